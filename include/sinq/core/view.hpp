@@ -14,15 +14,14 @@ struct MatrixView {
   std::int64_t stride = 0;
 
   MatrixView() = default;
-  MatrixView(T* data, std::int64_t rows, std::int64_t cols) : MatrixView(data, rows, cols, cols) {}
-  MatrixView(T* data, std::int64_t rows, std::int64_t cols, std::int64_t stride)
-      : data(data), rows(rows), cols(cols), stride(stride) {}
+  MatrixView(T* first, std::int64_t n_rows, std::int64_t n_cols) : MatrixView(first, n_rows, n_cols, n_cols) {}
+  MatrixView(T* first, std::int64_t n_rows, std::int64_t n_cols, std::int64_t row_stride)
+      : data(first), rows(n_rows), cols(n_cols), stride(row_stride) {}
 
   /// Row-major Eigen matrices, maps, refs and blocks with unit inner stride.
   template <class Derived>
-  requires std::is_base_of_v<Eigen::DenseBase<std::remove_const_t<Derived>>, std::remove_const_t<Derived>> &&
-      bool(Derived::IsRowMajor) &&
-      (int(Derived::InnerStrideAtCompileTime) == 1) MatrixView(Derived& m)
+  requires(std::is_base_of_v<Eigen::DenseBase<std::remove_const_t<Derived>>, std::remove_const_t<Derived>>&&
+               Derived::IsRowMajor&& Derived::InnerStrideAtCompileTime == 1) MatrixView(Derived& m)
       : MatrixView(m.data(), m.rows(), m.cols(), m.outerStride()) {}
 
   /// A view of mutable elements is a view of constant ones.
@@ -50,10 +49,10 @@ struct WeightView {
   std::int64_t stride = 0;
 
   WeightView() = default;
-  WeightView(const void* data, DType dtype, std::int64_t rows, std::int64_t cols)
-      : WeightView(data, dtype, rows, cols, cols) {}
-  WeightView(const void* data, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride)
-      : data(data), dtype(dtype), rows(rows), cols(cols), stride(stride) {}
+  WeightView(const void* first, DType type, std::int64_t n_rows, std::int64_t n_cols)
+      : WeightView(first, type, n_rows, n_cols, n_cols) {}
+  WeightView(const void* first, DType type, std::int64_t n_rows, std::int64_t n_cols, std::int64_t row_stride)
+      : data(first), dtype(type), rows(n_rows), cols(n_cols), stride(row_stride) {}
   template <Element T>
   WeightView(const MatrixRef<T>& m) : WeightView(m.data(), DTypeOf<T>::value, m.rows(), m.cols(), m.outerStride()) {}
   template <class T>
