@@ -9,8 +9,8 @@ namespace detail::core {
 
 /// Row-major Eigen matrices, maps, refs and blocks with unit inner stride.
 template <class Derived>
-concept RowMajorEigen = static_cast<bool>(std::remove_const_t<Derived>::IsRowMajor) &&
-                        static_cast<int>(std::remove_const_t<Derived>::InnerStrideAtCompileTime) == 1;
+concept RowMajorEigen = static_cast<bool>(std::remove_cvref_t<Derived>::IsRowMajor) &&
+                        static_cast<int>(std::remove_cvref_t<Derived>::InnerStrideAtCompileTime) == 1;
 
 template <class U, class T>
 concept SameWithoutConst = std::is_same_v<T, const U>;
