@@ -28,7 +28,9 @@ TEST(Error, RequireNamesTheArgumentItsValueAndTheLimit) {
             "sinq: bits = 7: allowed are 2, 3, 4, 5, 6, 8");
 }
 
-TEST(Error, RequireLetsAGoodValuePass) { EXPECT_NO_THROW(require(true, "bits", 4, "")); }
+TEST(Error, RequireLetsAGoodValuePass) {
+  EXPECT_NO_THROW(require(true, "bits", 4, ""));
+}
 
 TEST(Error, FormatErrorCarriesTheByteOffset) {
   try {
