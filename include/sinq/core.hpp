@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Stage `core`: what every other stage stands on.
+//
+//   error        the exceptions, and the hook that replaces them under -fno-exceptions
+//   types, view  element types; matrices that somebody else owns
+//   bits         the widths of a code, and the step from a run-time width to a compile-time one
+//   levels       what a code means
+//   executor     the caller's threads (thread_pool.hpp, not included here, adapts an Eigen::ThreadPool)
+
+#include "core/bits.hpp"
+#include "core/error.hpp"
+#include "core/executor.hpp"
+#include "core/levels.hpp"
+#include "core/types.hpp"
+#include "core/view.hpp"

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+#include "error.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// Bits per code that exist.
+inline constexpr std::array<int, 6> kBitWidths = {2, 3, 4, 5, 6, 8};
+
+namespace detail::core {
+
+inline void require_bits(int bits) {
+  bool known = false;
+  for (int width : kBitWidths) known |= bits == width;
+  require(known, "bits", bits, "allowed are 2, 3, 4, 5, 6, 8");
+}
+
+/// Calls `visit(std::integral_constant<int, bits>{})` for `bits` in 2..8 (7 occurs as the width of an auxiliary).
+template <class Visitor>
+decltype(auto) with_bits(int bits, Visitor&& visit) {
+  switch (bits) {
+    case 2:
+      return visit(std::integral_constant<int, 2>{});
+    case 3:
+      return visit(std::integral_constant<int, 3>{});
+    case 4:
+      return visit(std::integral_constant<int, 4>{});
+    case 5:
+      return visit(std::integral_constant<int, 5>{});
+    case 6:
+      return visit(std::integral_constant<int, 6>{});
+    case 7:
+      return visit(std::integral_constant<int, 7>{});
+    default:
+      return visit(std::integral_constant<int, 8>{});
+  }
+}
+
+}  // namespace detail::core
+}  // namespace sinq::inline SINQ_ABI

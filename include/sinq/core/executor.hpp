@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+#include "../version.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// What an executor runs: `task(index, worker)`. A reference (two pointers, no allocation) to a callable that outlives
+/// the call.
+class TaskRef {
+ public:
+  template <class F>
+  requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
+      TaskRef(F&& task)  // NOLINT(google-explicit-constructor): made from a lambda at the call
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(task)))),
+        call_([](void* object, std::int64_t index, int worker) {
+          (*static_cast<std::remove_reference_t<F>*>(object))(index, worker);
+        }) {}
+
+  void operator()(std::int64_t index, int worker) const { call_(object_, index, worker); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, std::int64_t, int);
+};
+
+/// The caller's threads. The library starts none of its own.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  /// How many tasks may run at once, at least 1.
+  [[nodiscard]] virtual int width() const noexcept = 0;
+
+  /// Runs `task(index, worker)` once for every index in [0, count) and returns when all have finished. `worker` lies
+  /// in [0, width()), and no two tasks that run at the same time share one: it names a piece of scratch memory.
+  /// Tasks do not throw. Which worker runs which index, and in what order, is up to the executor: results never
+  /// depend on it.
+  virtual void run(std::int64_t count, TaskRef task) = 0;
+};
+
+/// Everything on the calling thread.
+class SerialExecutor final : public Executor {
+ public:
+  [[nodiscard]] int width() const noexcept override { return 1; }
+  void run(std::int64_t count, TaskRef task) override {
+    for (std::int64_t i = 0; i < count; ++i) task(i, 0);
+  }
+};
+
+}  // namespace sinq::inline SINQ_ABI

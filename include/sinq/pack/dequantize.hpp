@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "row_reader.hpp"
+
+namespace sinq::inline SINQ_ABI {
+namespace detail::pack {
+
+/// Restores groups [group, group + 1) of a row: out[j] = (level - zero) * scale * col_scale[j], evaluated from left to
+/// right in float. `col_scale` points at the group's first column.
+inline void restore_group(const RowReader& reader, std::int64_t i, std::int64_t g, float scale, float zero,
+                          const float* col_scale, float* out) noexcept {
+  std::uint8_t codes[256];
+  const auto& levels = reader.levels();
+  const std::int64_t begin = reader.tiling().group_begin(g);
+  const std::int64_t cols = reader.tiling().group_cols(g);
+  for (std::int64_t at = 0; at < cols; at += 256) {
+    const std::int64_t count = std::min<std::int64_t>(256, cols - at);
+    read_codes(reader.format().bits, reader.code_stream(i), begin + at, count, codes);
+    for (std::int64_t k = 0; k < count; ++k) out[at + k] = (levels[codes[k]] - zero) * scale * col_scale[at + k];
+  }
+}
+
+}  // namespace detail::pack
+
+/// W ~= (level(code) - zero) * scale * col_scale, as rows x cols of T. Evaluated in float and rounded to T once, so
+/// the result is the same on every machine.
+template <Element T>
+void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor = nullptr) {
+  validate(q);
+  detail::core::require(out.rows == q.rows, "out.rows", out.rows, "must equal the rows of the matrix");
+  detail::core::require(out.cols == q.cols, "out.cols", out.cols, "must equal the cols of the matrix");
+  const detail::pack::RowReader reader(q);
+  const Tiling& t = reader.tiling();
+  SerialExecutor serial;
+  Executor& threads = executor ? *executor : serial;
+  // One piece of scratch per worker: scales and zeros of a row, column scales and restored weights.
+  const std::int64_t per_worker = 2 * t.groups() + 2 * t.cols;
+  std::vector<float> scratch(static_cast<std::size_t>(threads.width() * per_worker));
+  threads.run(q.rows, [&](std::int64_t i, int worker) {
+    float* scales = scratch.data() + worker * per_worker;
+    float* zeros = scales + t.groups();
+    float* col_scale = zeros + t.groups();
+    float* row = col_scale + t.cols;
+    reader.scales(i, scales);
+    reader.zeros(i, zeros);
+    reader.col_scales(t.panel_of(i), 0, t.cols, col_scale);
+    for (std::int64_t g = 0; g < t.groups(); ++g) {
+      const std::int64_t j = t.group_begin(g);
+      detail::pack::restore_group(reader, i, g, scales[g], zeros[g], col_scale + j, row + j);
+    }
+    for (std::int64_t j = 0; j < t.cols; ++j) out.row(i)[j] = static_cast<T>(row[j]);
+  });
+}
+
+/// The same as a new row-major Eigen matrix.
+template <Element T = float>
+[[nodiscard]] Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> dequantize(
+    const QuantizedMatrix& q, Executor* executor = nullptr) {
+  Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> out(q.rows, q.cols);
+  dequantize(q, MatrixView<T>(out), executor);
+  return out;
+}
+
+}  // namespace sinq::inline SINQ_ABI

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "../tile.hpp"
+#include "bitstream.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// How an auxiliary (scale, zero, col_scale) is stored. Values 4 to 8 are the bits of an integer encoding.
+enum class Aux : std::uint8_t { none = 0, u4 = 4, u5 = 5, u6 = 6, u7 = 7, u8 = 8, f16 = 16, bf16 = 17, f32 = 32 };
+
+[[nodiscard]] constexpr bool is_integer(Aux aux) noexcept {
+  return aux >= Aux::u4 && aux <= Aux::u8;
+}
+[[nodiscard]] constexpr bool is_float(Aux aux) noexcept {
+  return aux == Aux::f16 || aux == Aux::bf16 || aux == Aux::f32;
+}
+[[nodiscard]] constexpr int bits_of(Aux aux) noexcept {
+  return aux == Aux::bf16 ? 16 : static_cast<int>(aux);
+}
+
+/// Everything about a quantized matrix that is not a number of its own.
+///
+/// Float auxiliaries are the values themselves. An integer `scale` of n bits is a share of a coarse scale that
+/// `coarse_groups` consecutive groups of a row have in common; an integer `zero` of n bits is a point on an even grid
+/// over the span of the levels ([0, 2^bits) for uniform, [-1, 1) for NF, [-128, 128) for a table), so it needs no
+/// second level:
+///
+///   scale[i,g] = coarse_scale[i, g / coarse_groups] * m / 2^n         0 <= m < 2^n        (signed_scale == false)
+///   scale[i,g] = coarse_scale[i, g / coarse_groups] * m / 2^(n-1)     -2^(n-1) <= m < 2^(n-1), two's complement
+///   zero[i,g]  = span.low + m * span.width / 2^n                      0 <= m < 2^n
+struct Format {
+  int bits = 4;
+  Levels levels = Levels::uniform;
+  std::int64_t group_size = 64;
+  Tile tile = Tile::stripe;
+  Aux scale = Aux::f16;
+  Aux zero = Aux::f16;             // none: there is no zero (it is 0)
+  Aux col_scale = Aux::f16;        // f16, bf16, f32, or none: the second axis is absent (all 1)
+  bool signed_scale = false;       // integer scales only; float scales carry their sign
+  std::int64_t coarse_groups = 0;  // integer scales only; 0: one coarse scale for the whole row
+
+  friend bool operator==(const Format&, const Format&) = default;
+};
+
+namespace detail::pack {
+
+inline void validate(const Format& f) {
+  using core::require;
+  core::require_bits(f.bits);
+  require(f.levels <= Levels::table, "levels", static_cast<int>(f.levels), "no such kind of levels");
+  require(f.levels != Levels::nf4 || f.bits == 4, "bits", f.bits, "NF4 has 4 bits");
+  require(f.levels != Levels::nf3 || f.bits == 3, "bits", f.bits, "NF3 has 3 bits");
+  require(f.levels != Levels::table || f.bits <= 4, "bits", f.bits, "a level table has 2, 3 or 4 bits");
+  const auto aux = [](Aux a) { return static_cast<int>(a); };
+  require(is_integer(f.scale) || is_float(f.scale), "scale", aux(f.scale), "allowed are u4 to u8, f16, bf16 and f32");
+  require(f.zero == Aux::none || is_integer(f.zero) || is_float(f.zero), "zero", aux(f.zero),
+          "allowed are none, u4 to u8, f16, bf16 and f32");
+  require(f.levels != Levels::uniform || f.zero != Aux::none, "zero", "none", "uniform levels have a zero");
+  require(f.levels != Levels::symmetric || f.zero == Aux::none, "zero", aux(f.zero), "symmetric levels have no zero");
+  require(f.col_scale == Aux::none || is_float(f.col_scale), "col_scale", aux(f.col_scale),
+          "allowed are none, f16, bf16 and f32");
+  require(!f.signed_scale || is_integer(f.scale), "signed_scale", f.signed_scale, "only for integer scales");
+  require(f.coarse_groups >= 0 && f.coarse_groups <= 0x7fff'ffff && (f.coarse_groups == 0 || is_integer(f.scale)),
+          "coarse_groups", f.coarse_groups, "0 to 2^31 - 1, and 0 unless the scale is an integer");
+}
+
+[[nodiscard]] inline std::int64_t coarse_per_row(const Format& f, const Tiling& t) noexcept {
+  if (!is_integer(f.scale)) return 0;
+  return f.coarse_groups == 0 ? 1 : (t.groups() + f.coarse_groups - 1) / f.coarse_groups;
+}
+
+/// Bytes of each array of a matrix. All of them are row-major; rows of codes and of integer auxiliaries are bit
+/// streams that end at a byte.
+struct Extents {
+  std::int64_t code_row;    // bytes of one row of codes
+  std::int64_t scale_row;   // bytes of one row of scales
+  std::int64_t zero_row;    // bytes of one row of zeros
+  std::int64_t coarse_row;  // bytes of one row of coarse scales (f16)
+  std::int64_t col_row;     // bytes of one panel of column scales
+};
+
+[[nodiscard]] inline Extents extents(const Format& f, const Tiling& t) noexcept {
+  return {stream_bytes(t.cols, f.bits), stream_bytes(t.groups(), bits_of(f.scale)),
+          stream_bytes(t.groups(), bits_of(f.zero)), 2 * coarse_per_row(f, t),
+          stream_bytes(t.cols, bits_of(f.col_scale))};
+}
+
+}  // namespace detail::pack
+}  // namespace sinq::inline SINQ_ABI

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "auxiliary.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// A quantized matrix in canonical bit order: what is stored, and what every kernel's order is made from.
+///
+///   W[i,j]  ~=  (level(code[i,j]) - zero[i,g]) * scale[i,g] * col_scale[p,j]        g = group of j, p = panel of i
+///
+/// The arrays are row-major bytes, little-endian (sizes: `detail::pack::extents`):
+///
+///   codes         rows   x cols     bit streams of `bits` bits (pack/bitstream.hpp), one per row
+///   scale, zero   rows   x groups   f16/bf16/f32, or bit streams of 4 to 8 bits, one per row
+///   coarse_scale  rows   x coarse   f16; only beside integer scales
+///   col_scale     panels x cols     f16/bf16/f32; empty where there is no second axis
+///   table         2^bits levels; only for Levels::table
+///
+/// A plain struct, so that an engine with a container of its own can fill it; whoever receives one calls `validate`.
+struct QuantizedMatrix {
+  Format format;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::vector<std::uint8_t> codes;
+  std::vector<std::uint8_t> scale;
+  std::vector<std::uint8_t> zero;
+  std::vector<std::uint8_t> coarse_scale;
+  std::vector<std::uint8_t> col_scale;
+  LevelTable table{};
+
+  [[nodiscard]] Tiling tiling() const { return sinq::tiling(rows, cols, format.group_size, format.tile); }
+
+  /// Bytes of everything that is stored: codes, auxiliaries, column scales, level table, padding of rows included.
+  [[nodiscard]] std::int64_t bytes() const noexcept {
+    return static_cast<std::int64_t>(codes.size() + scale.size() + zero.size() + coarse_scale.size() +
+                                     col_scale.size()) +
+           (format.levels == Levels::table ? 1 << format.bits : 0);
+  }
+
+  /// Exact stored size: 8 bytes() / (rows cols).
+  [[nodiscard]] double bits_per_weight() const noexcept {
+    return 8.0 * static_cast<double>(bytes()) / (static_cast<double>(rows) * static_cast<double>(cols));
+  }
+
+  friend bool operator==(const QuantizedMatrix&, const QuantizedMatrix&) = default;
+};
+
+/// Throws InvalidArgument unless the format is a legal one, every array has the size that the format, rows and cols
+/// ask for, and all coarse scales, float auxiliaries and column scales are finite.
+inline void validate(const QuantizedMatrix& q) {
+  using detail::core::is_finite;
+  using detail::core::require;
+  detail::pack::validate(q.format);
+  const Tiling t = q.tiling();
+  const auto e = detail::pack::extents(q.format, t);
+  const auto sized = [](const std::vector<std::uint8_t>& array, const char* name, std::int64_t rows, std::int64_t row) {
+    if (static_cast<std::int64_t>(array.size()) != rows * row)
+      detail::core::raise<InvalidArgument>(
+          detail::core::text("sinq: ", name, " has ", array.size(), " bytes, the format asks for ", rows * row));
+  };
+  sized(q.codes, "codes", q.rows, e.code_row);
+  sized(q.scale, "scale", q.rows, e.scale_row);
+  sized(q.zero, "zero", q.rows, e.zero_row);
+  sized(q.coarse_scale, "coarse_scale", q.rows, e.coarse_row);
+  sized(q.col_scale, "col_scale", t.panels(), e.col_row);
+  const auto finite = [](const std::vector<std::uint8_t>& array, const char* name, Aux aux) {
+    if (!is_float(aux)) return;
+    const auto count = static_cast<std::int64_t>(array.size()) * 8 / bits_of(aux);
+    for (std::int64_t k = 0; k < count; ++k) {
+      float value = 0;
+      detail::pack::read_floats(aux, array.data(), k, 1, &value);
+      if (!is_finite(value))
+        detail::core::raise<InvalidArgument>(detail::core::text("sinq: ", name, "[", k, "] is not finite"));
+    }
+  };
+  finite(q.scale, "scale", q.format.scale);
+  finite(q.zero, "zero", q.format.zero);
+  finite(q.coarse_scale, "coarse_scale", Aux::f16);
+  finite(q.col_scale, "col_scale", q.format.col_scale);
+}
+
+/// A matrix of the given format and size with every array allocated and zero.
+[[nodiscard]] inline QuantizedMatrix make_quantized_matrix(const Format& format, std::int64_t rows, std::int64_t cols) {
+  detail::pack::validate(format);
+  QuantizedMatrix q;
+  q.format = format;
+  q.rows = rows;
+  q.cols = cols;
+  const Tiling t = q.tiling();
+  const auto e = detail::pack::extents(format, t);
+  q.codes.resize(static_cast<std::size_t>(rows * e.code_row));
+  q.scale.resize(static_cast<std::size_t>(rows * e.scale_row));
+  q.zero.resize(static_cast<std::size_t>(rows * e.zero_row));
+  q.coarse_scale.resize(static_cast<std::size_t>(rows * e.coarse_row));
+  q.col_scale.resize(static_cast<std::size_t>(t.panels() * e.col_row));
+  return q;
+}
+
+}  // namespace sinq::inline SINQ_ABI
