@@ -69,4 +69,15 @@ struct WeightView {
   }
 };
 
+namespace detail::core {
+
+/// InvalidArgument naming row and column of the first NaN or infinity in weights [first, first + count) of a row.
+inline void require_finite(const float* weights, std::int64_t count, std::int64_t row, std::int64_t first) {
+  for (std::int64_t j = 0; j < count; ++j)
+    if (!is_finite(weights[j])) [[unlikely]]
+      raise<InvalidArgument>(
+          text("sinq: weights(", row, ", ", first + j, ") = ", weights[j], ": must be finite (as float)"));
+}
+
+}  // namespace detail::core
 }  // namespace sinq::inline SINQ_ABI
