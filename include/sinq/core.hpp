@@ -7,9 +7,11 @@
 //   types, view  element types; matrices that somebody else owns
 //   bits         the widths of a code, and the step from a run-time width to a compile-time one
 //   levels       what a code means
+//   cpu          instruction sets: detect, name, list, force
 //   executor     the caller's threads (thread_pool.hpp, not included here, adapts an Eigen::ThreadPool)
 
 #include "core/bits.hpp"
+#include "core/cpu.hpp"
 #include "core/error.hpp"
 #include "core/executor.hpp"
 #include "core/levels.hpp"

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "../tile.hpp"
+#include "sweep.hpp"
+
+namespace sinq::inline SINQ_ABI {
+namespace detail::balance {
+
+/// Sample standard deviation (n - 1 in the denominator, as torch.std) from sums in double. Needs n >= 2.
+[[nodiscard]] inline double deviation(double sum, double square, std::int64_t n) noexcept {
+  const double count = static_cast<double>(n);
+  const double mean_part = sum * sum / count;  // the division keeps this from fusing with the subtraction
+  return std::sqrt(std::max(0.0, square - mean_part) / (count - 1));
+}
+
+/// Standard deviations along both axes of a tile. An axis along which there is a single element has none: `row` is
+/// empty where cols == 1, `col` where rows == 1.
+struct Deviations {
+  std::vector<double> row;
+  std::vector<double> col;
+
+  [[nodiscard]] bool empty() const noexcept { return row.empty() && col.empty(); }
+  /// Smallest and largest value of `of` over both axes; the axes must not both be empty.
+  template <class F>
+  [[nodiscard]] double least(F of) const {
+    double best = INFINITY;
+    for (const auto* axis : {&row, &col})
+      for (double d : *axis) best = std::min(best, of(d));
+    return best;
+  }
+
+  /// max / min over both axes (paper, section 2.2). The smallest is taken as at least 1e-12, so that a zero row or
+  /// column gives a huge but finite number.
+  [[nodiscard]] double imbalance() const {
+    if (empty()) return 1;
+    const double smallest = least([](double d) { return d; });
+    const double largest = -least([](double d) { return -d; });
+    return largest / std::max(smallest, 1e-12);
+  }
+};
+
+/// Measures tiles; keeps its scratch between calls.
+class DeviationMeter {
+ public:
+  /// `load(first, count)` returns rows [first, first + count) as floats, `padded(cols)` apart and padded with zeros.
+  /// They are measured as multiplied by row_inverse[i] * col_inverse[j]; col_inverse is padded as well.
+  template <class Load>
+  void measure(std::int64_t rows, std::int64_t cols, const float* row_inverse, const float* col_inverse, Load&& load,
+               Deviations& out) {
+    const std::int64_t stride = padded(cols);
+    const Sweep sweep = choose_sweep();
+    row_.assign(2 * kSweepRows, 0);
+    col_.assign(static_cast<std::size_t>(2 * stride), 0);
+    total_.assign(static_cast<std::size_t>(2 * stride), 0);
+    out.row.resize(cols >= 2 ? static_cast<std::size_t>(rows) : 0);
+    out.col.resize(rows >= 2 ? static_cast<std::size_t>(cols) : 0);
+    for (std::int64_t first = 0; first < rows; first += kSweepRows) {
+      const std::int64_t count = std::min(kSweepRows, rows - first);
+      std::fill(col_.begin(), col_.end(), 0.0f);
+      sweep(load(first, count), count, stride, row_inverse + first, col_inverse,
+            {row_.data(), row_.data() + kSweepRows, col_.data(), col_.data() + stride});
+      for (std::size_t k = 0; k < col_.size(); ++k) total_[k] += double{col_[k]};
+      if (cols < 2) continue;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto k = static_cast<std::size_t>(i);
+        out.row[static_cast<std::size_t>(first) + k] =
+            double{row_inverse[first + i]} * deviation(row_[k], row_[k + kSweepRows], cols);
+      }
+    }
+    for (std::size_t j = 0; j < out.col.size(); ++j)
+      out.col[j] = double{col_inverse[j]} * deviation(total_[j], total_[j + static_cast<std::size_t>(stride)], rows);
+  }
+
+ private:
+  std::vector<float> row_;
+  std::vector<float> col_;
+  std::vector<double> total_;
+};
+
+}  // namespace detail::balance
+
+/// Imbalance of a whole matrix: the largest standard deviation of a row or column over the smallest (at least 1e-12).
+/// 1 for a single weight; an axis of one element does not count. Memory: 128 rows of floats.
+[[nodiscard]] inline double imbalance(const WeightView& w) {
+  using namespace detail::balance;
+  (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
+  const auto stride = static_cast<std::size_t>(padded(w.cols));
+  std::vector<float> buffer(static_cast<std::size_t>(kSweepRows) * stride);
+  const std::vector<float> ones(std::max(stride, static_cast<std::size_t>(w.rows)), 1.0f);
+  Deviations deviations;
+  DeviationMeter().measure(
+      w.rows, w.cols, ones.data(), ones.data(),
+      [&](std::int64_t first, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i)
+          w.load(first + i, 0, w.cols, buffer.data() + static_cast<std::size_t>(i) * stride);
+        return buffer.data();
+      },
+      deviations);
+  return deviations.imbalance();
+}
+
+}  // namespace sinq::inline SINQ_ABI

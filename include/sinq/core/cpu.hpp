@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "error.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// Instruction sets with code of their own. The choice is made at run time from feature bits (and what the operating
+/// system saves), never from a model number. Quantizing gives the same bits on all of them.
+enum class Isa : std::uint8_t { portable, avx2, avx512 };
+
+[[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
+  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
+}
+
+namespace detail::core {
+
+[[nodiscard]] inline bool supported(Isa isa) noexcept {
+#if defined(__x86_64__)
+  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#endif
+  return isa == Isa::portable;
+}
+
+[[nodiscard]] inline Isa best_isa() noexcept {
+  return supported(Isa::avx512) ? Isa::avx512 : supported(Isa::avx2) ? Isa::avx2 : Isa::portable;
+}
+
+inline std::atomic<Isa>& chosen_isa() noexcept {
+  static std::atomic<Isa> chosen{best_isa()};
+  return chosen;
+}
+
+}  // namespace detail::core
+
+/// What this machine can run, slowest first.
+[[nodiscard]] inline std::vector<Isa> supported_isas() {
+  std::vector<Isa> found;
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+    if (detail::core::supported(isa)) found.push_back(isa);
+  return found;
+}
+
+/// The instruction set in use: the best one, or the one last forced.
+[[nodiscard]] inline Isa current_isa() noexcept {
+  return detail::core::chosen_isa().load(std::memory_order_relaxed);
+}
+
+/// Uses `isa` from now on, in every thread: for tests and comparisons. InvalidArgument if the machine lacks it.
+inline void force_isa(Isa isa) {
+  detail::core::require(detail::core::supported(isa), "isa", name_of(isa), "this machine does not have it");
+  detail::core::chosen_isa().store(isa, std::memory_order_relaxed);
+}
+
+}  // namespace sinq::inline SINQ_ABI
