@@ -136,14 +136,17 @@ template <int kChunks>
       col_square[k] = _mm512_fmadd_ps(u, u, col_square[k]);
     }
     // Both folds at once: 16 -> 8 each, side by side in one register, then 8 -> 4 -> 2 -> 1.
-    const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
-    const __m256 q8 = _mm256_add_ps(_mm512_castps512_ps256(square), _mm512_extractf32x8_ps(square, 1));
-    __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(s8), q8, 1);
-    both = _mm512_add_ps(both, _mm512_shuffle_f32x4(both, both, 0b10'11'00'01));
-    both = _mm512_add_ps(both, _mm512_permute_ps(both, 0b01'00'11'10));
-    both = _mm512_add_ps(both, _mm512_permute_ps(both, 0b10'11'00'01));
-    sums.row_sum[i] = _mm512_cvtss_f32(both);
-    sums.row_square[i] = _mm_cvtss_f32(_mm512_extractf32x4_ps(both, 2));
+    // (Shuffles are the compiler's own: g++ 12 warns inside the headers of several intrinsics.)
+    const __m256 s8 = __builtin_shufflevector(sum, sum, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(sum, sum, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m256 q8 = __builtin_shufflevector(square, square, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(square, square, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512 both = __builtin_shufflevector(s8, q8, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    both += __builtin_shufflevector(both, both, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    both += __builtin_shufflevector(both, both, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    both += __builtin_shufflevector(both, both, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    sums.row_sum[i] = both[0];
+    sums.row_square[i] = both[8];
   }
   for (int k = 0; k < kChunks; ++k) {
     _mm512_storeu_ps(sums.col_sum + 16 * k, col_sum[k]);

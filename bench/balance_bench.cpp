@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <map>
+#include <sinq/balance.hpp>
+
+#include "machine.hpp"
+
+// balance/sinkhorn: all tiles of a matrix, 16 looks each, one tile after another in the same buffers.
+
+namespace {
+
+using namespace sinq_bench;
+
+void sinkhorn(benchmark::State& state, std::int64_t rows, std::int64_t cols, int width) {
+  const RowMajor w = weights(rows, 64);  // tiles are alike: one serves for all
+  const Threads threads(width);
+  for (auto _ : state) {
+    threads.get()->run(cols / 64, [&](std::int64_t, int) {
+      benchmark::DoNotOptimize(sinq::detail::balance::sinkhorn_tile(w.data(), rows, 64, {}));
+    });
+  }
+  count_weights(state, rows * cols);
+}
+
+const bool registered = [] {
+  for (auto [rows, cols] : {std::pair{4096, 4096}, std::pair{14336, 4096}})
+    for (int width : {1, 2})
+      add("balance/sinkhorn/" + shape(rows, cols, width),
+          [rows = rows, cols = cols, width](benchmark::State& s) { sinkhorn(s, rows, cols, width); });
+  return true;
+}();
+
+}  // namespace
+
+BENCHMARK_MAIN();
