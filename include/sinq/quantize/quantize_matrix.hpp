@@ -38,7 +38,7 @@ struct Factors {
   std::vector<float> col_scale;
   std::vector<double> imbalance_before;  // per tile
   std::vector<double> imbalance_after;   //
-  std::atomic<bool> beyond_f16{false};   // a scale that matters does not fit f16
+  std::atomic<bool> beyond_aux{false};   // a scale does not fit the type asked for
 };
 
 /// First pass, one tile: balance, then choose scale and zero of each of its rows.
@@ -83,9 +83,10 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
     const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
     out.scale[at] = balanced ? chosen[k].scale * row_factor[k] : chosen[k].scale;
     out.zero[at] = chosen[k].zero;
-    const auto values = group(i);
-    const bool zero_group = std::all_of(values.begin(), values.end(), [](float v) { return v == 0; });
-    if (!zero_group && !fits_f16(out.scale[at])) out.beyond_f16.store(true, std::memory_order_relaxed);
+    if (!core::is_finite(out.scale[at]) || !core::is_finite(out.zero[at]))  // factors far beyond the defaults
+      core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", out.scale[at],
+                                              " in the group from column ", first_col, ": must be finite"));
+    if (out.scale[at] != 0 && !fits(c.scale, out.scale[at])) out.beyond_aux.store(true, std::memory_order_relaxed);
   }
 }
 
@@ -163,7 +164,7 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   buffers.clear();
 
   Format format = quantize::format_of(config, balanced);
-  const bool widened = format.scale == Aux::f16 && factors.beyond_f16;
+  const bool widened = factors.beyond_aux;
   if (widened) format.scale = Aux::f32;
   QuantizedMatrix q = make_quantized_matrix(format, t.rows, t.cols);
   const pack::Extents e = pack::extents(format, t);
