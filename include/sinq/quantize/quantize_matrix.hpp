@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <thread>
 
 #include "encode.hpp"
 #include "hqq.hpp"
@@ -9,24 +10,36 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::quantize {
 
-/// Counts finished tasks and asks the caller's callback, from worker 0 only, whether to go on.
+/// Counts finished tasks and asks the caller's callback, on the calling thread only, whether to go on.
 class Progress {
  public:
   Progress(const std::function<bool(double)>& callback, std::int64_t total) : callback_(callback), total_(total) {}
 
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
-  void finished_one(int worker) {
+  void finished_one() {
     const auto done = done_.fetch_add(1, std::memory_order_relaxed) + 1;
-    if (worker == 0 && callback_ && !cancelled() && !callback_(static_cast<double>(done) / static_cast<double>(total_)))
-      cancelled_.store(true, std::memory_order_relaxed);
+    if (callback_ && std::this_thread::get_id() == caller_) report(done);
+  }
+  /// The last task may have been another thread's.
+  void finished_all() {
+    if (callback_ && reported_ < total_) report(total_);
   }
   void require_not_cancelled() const {
     if (cancelled()) core::raise<Cancelled>("sinq: quantize was cancelled by its progress callback");
   }
 
  private:
+  void report(std::int64_t done) {
+    if (cancelled()) return;
+    reported_ = done;
+    if (!callback_(static_cast<double>(done) / static_cast<double>(total_)))
+      cancelled_.store(true, std::memory_order_relaxed);
+  }
+
   const std::function<bool(double)>& callback_;
   std::int64_t total_;
+  std::int64_t reported_ = 0;  // the calling thread's alone
+  std::thread::id caller_ = std::this_thread::get_id();
   std::atomic<std::int64_t> done_{0};
   std::atomic<bool> cancelled_{false};
 };
@@ -158,7 +171,7 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   core::run_throwing(threads, tiles, [&](std::int64_t tile, int worker) {
     if (progress.cancelled()) return;
     quantize::choose_factors(weights, config, t, balanced, tile, buffers[static_cast<std::size_t>(worker)], factors);
-    progress.finished_one(worker);
+    progress.finished_one();
   });
   progress.require_not_cancelled();
   buffers.clear();
@@ -176,8 +189,9 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
     if (progress.cancelled()) return;
     quantize::encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
-    progress.finished_one(worker);
+    progress.finished_one();
   });
+  progress.finished_all();
   progress.require_not_cancelled();
 
   if (options.report) {
