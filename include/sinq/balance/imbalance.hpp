@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -44,14 +45,21 @@ struct Deviations {
   }
 };
 
+/// The unit in which a matrix is measured, a power of two: 1, or near the largest weight where squares of floats would
+/// overflow or vanish.
+[[nodiscard]] inline float unit_of(float largest) noexcept {
+  if (largest == 0 || (largest >= 0x1p-40f && largest <= 0x1p16f)) return 1;
+  return std::bit_cast<float>(std::max(core::magnitude_bits(largest) & 0x7f80'0000u, 0x0080'0000u));
+}
+
 /// Measures tiles; keeps its scratch between calls.
 class DeviationMeter {
  public:
   /// `load(first, count)` returns rows [first, first + count) as floats, `padded(cols)` apart and padded with zeros.
-  /// They are measured as multiplied by row_inverse[i] * col_inverse[j]; col_inverse is padded as well.
+  /// They are measured as multiplied by unit * row_inverse[i] * col_inverse[j]; col_inverse is padded as well.
   template <class Load>
-  void measure(std::int64_t rows, std::int64_t cols, const float* row_inverse, const float* col_inverse, Load&& load,
-               Deviations& out) {
+  void measure(std::int64_t rows, std::int64_t cols, const float* row_inverse, const float* col_inverse, float unit,
+               Load&& load, Deviations& out) {
     const std::int64_t stride = padded(cols);
     const Sweep sweep = choose_sweep();
     row_.assign(2 * kSweepRows, 0);
@@ -69,11 +77,12 @@ class DeviationMeter {
       for (std::int64_t i = 0; i < count; ++i) {
         const auto k = static_cast<std::size_t>(i);
         out.row[static_cast<std::size_t>(first) + k] =
-            double{row_inverse[first + i]} * deviation(row_[k], row_[k + kSweepRows], cols);
+            double{unit} * double{row_inverse[first + i]} * deviation(row_[k], row_[k + kSweepRows], cols);
       }
     }
     for (std::size_t j = 0; j < out.col.size(); ++j)
-      out.col[j] = double{col_inverse[j]} * deviation(total_[j], total_[j + static_cast<std::size_t>(stride)], rows);
+      out.col[j] = double{unit} * double{col_inverse[j]} *
+                   deviation(total_[j], total_[j + static_cast<std::size_t>(stride)], rows);
   }
 
  private:
@@ -85,19 +94,30 @@ class DeviationMeter {
 }  // namespace detail::balance
 
 /// Imbalance of a whole matrix: the largest standard deviation of a row or column over the smallest (at least 1e-12).
-/// 1 for a single weight; an axis of one element does not count. Memory: 128 rows of floats.
+/// 1 for a single weight; an axis of one element does not count. Memory: 128 rows of floats. InvalidArgument on an empty
+/// matrix or a weight that is not finite.
 [[nodiscard]] inline double imbalance(const WeightView& w) {
   using namespace detail::balance;
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
   const auto stride = static_cast<std::size_t>(padded(w.cols));
   std::vector<float> buffer(static_cast<std::size_t>(kSweepRows) * stride);
+  float largest = 0;
+  for (std::int64_t i = 0; i < w.rows; ++i) {
+    w.load(i, 0, w.cols, buffer.data());
+    largest = std::max(largest, detail::core::require_finite(buffer.data(), w.cols, i, 0));
+  }
+  std::fill(buffer.begin(), buffer.end(), 0.0f);
+  const float unit = unit_of(largest);
   const std::vector<float> ones(std::max(stride, static_cast<std::size_t>(w.rows)), 1.0f);
   Deviations deviations;
   DeviationMeter().measure(
-      w.rows, w.cols, ones.data(), ones.data(),
+      w.rows, w.cols, ones.data(), ones.data(), unit,
       [&](std::int64_t first, std::int64_t count) {
-        for (std::int64_t i = 0; i < count; ++i)
-          w.load(first + i, 0, w.cols, buffer.data() + static_cast<std::size_t>(i) * stride);
+        for (std::int64_t i = 0; i < count; ++i) {
+          float* row = buffer.data() + static_cast<std::size_t>(i) * stride;
+          w.load(first + i, 0, w.cols, row);
+          for (std::int64_t j = 0; j < w.cols; ++j) row[j] /= unit;
+        }
         return buffer.data();
       },
       deviations);

@@ -10,6 +10,7 @@ namespace sinq::inline SINQ_ABI {
 
 /// Pearson kurtosis of all weights, E[(x - mean)^4] / E[(x - mean)^2]^2: 3 for a normal distribution, large where a few
 /// outliers stand out. 0 for a constant matrix. Two passes in double.
+/// InvalidArgument on an empty matrix or a weight that is not finite.
 [[nodiscard]] inline double kurtosis(const WeightView& w) {
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
   std::vector<float> row(static_cast<std::size_t>(w.cols));
@@ -17,6 +18,7 @@ namespace sinq::inline SINQ_ABI {
   double sum = 0;
   for (std::int64_t i = 0; i < w.rows; ++i) {
     w.load(i, 0, w.cols, row.data());
+    detail::core::require_finite(row.data(), w.cols, i, 0);
     for (float x : row) sum += double{x};
   }
   const double mean = sum / count;

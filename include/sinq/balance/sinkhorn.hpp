@@ -34,9 +34,11 @@ inline void validate(const SinkhornOptions& o) {
   require(o.min_deviation > 0 && o.min_deviation <= o.max_deviation, "sinkhorn.min_deviation", o.min_deviation,
           "must be in (0, max_deviation]");
   require(o.max_deviation <= 1e30, "sinkhorn.max_deviation", o.max_deviation, "must be at most 1e30");
-  require(o.min_factor > 1e-30 && o.min_factor <= 1, "sinkhorn.min_factor", o.min_factor, "must be in (1e-30, 1]");
-  require(o.max_factor >= 1 && o.max_factor <= 1e30, "sinkhorn.max_factor", o.max_factor, "must be in [1, 1e30]");
+  require(o.min_factor >= 1e-9 && o.min_factor <= 1, "sinkhorn.min_factor", o.min_factor, "must be in [1e-9, 1]");
+  require(o.max_factor >= 1 && o.max_factor <= 1e9, "sinkhorn.max_factor", o.max_factor, "must be in [1, 1e9]");
 }
+
+inline constexpr double kRounding = 1e-5;
 
 /// Balances one tile: `tile` holds rows x padded(cols) floats, padding zero.
 ///
@@ -52,8 +54,6 @@ inline void validate(const SinkhornOptions& o) {
 /// bit of a float decides whether the iteration goes on (seen: stuck at 1.12 where 1.007 was five updates away).
 ///
 /// `look(row, col, imbalance)` sees every iterate.
-inline constexpr double kRounding = 1e-5;
-
 template <class Look>
 [[nodiscard]] Balance sinkhorn_tile(const float* tile, std::int64_t rows, std::int64_t cols, const SinkhornOptions& o,
                                     Look&& look) {
@@ -67,11 +67,20 @@ template <class Look>
   std::vector<float> col_inverse(static_cast<std::size_t>(stride), 1.0f);
   DeviationMeter meter;
   Deviations now;
+  std::uint32_t largest = 0;
+  for (std::int64_t k = 0; k < rows * stride; ++k) largest = std::max(largest, core::magnitude_bits(tile[k]));
+  const float unit = unit_of(std::bit_cast<float>(largest));
+  std::vector<float> in_units;
+  if (unit != 1) {
+    in_units.assign(tile, tile + rows * stride);
+    for (float& v : in_units) v /= unit;
+    tile = in_units.data();
+  }
   const auto clamped = [&](double d) { return std::clamp(d, o.min_deviation, o.max_deviation); };
   double target = 0;
   for (int k = 0; k < std::max(o.iterations, 1); ++k) {
     meter.measure(
-        rows, cols, row_inverse.data(), col_inverse.data(),
+        rows, cols, row_inverse.data(), col_inverse.data(), unit,
         [&](std::int64_t first, std::int64_t) { return tile + first * stride; }, now);
     const double imbalance = now.imbalance();
     if (k == 0) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+
 #include "types.hpp"
 
 namespace sinq::inline SINQ_ABI {
@@ -82,12 +84,27 @@ struct WeightView {
 
 namespace detail::core {
 
-/// InvalidArgument naming row and column of the first NaN or infinity in weights [first, first + count) of a row.
-inline void require_finite(const float* weights, std::int64_t count, std::int64_t row, std::int64_t first) {
-  for (std::int64_t j = 0; j < count; ++j)
-    if (!is_finite(weights[j])) [[unlikely]]
-      raise<InvalidArgument>(
-          text("sinq: weights(", row, ", ", first + j, ") = ", weights[j], ": must be finite (as float)"));
+/// The bits of |value|: ordered like the values, infinity and NaN above all others.
+[[nodiscard]] inline std::uint32_t magnitude_bits(float value) noexcept {
+  return std::bit_cast<std::uint32_t>(value) & 0x7fff'ffffu;
+}
+
+/// Weights lie below this, so that neither a range of weights nor a weight over a column scale can overflow.
+inline constexpr float kWeightLimit = 0x1p120f;
+
+/// Largest magnitude of weights [first, first + count) of a row. InvalidArgument naming row and column of the first that
+/// is a NaN, an infinity or beyond the limit.
+inline float require_finite(const float* weights, std::int64_t count, std::int64_t row, std::int64_t first) {
+  std::uint32_t largest = 0;
+  for (std::int64_t j = 0; j < count; ++j) largest = std::max(largest, magnitude_bits(weights[j]));
+  const std::uint32_t limit = magnitude_bits(kWeightLimit);
+  if (largest >= limit) [[unlikely]]
+    for (std::int64_t j = 0; j < count; ++j)
+      if (magnitude_bits(weights[j]) >= limit)
+        raise<InvalidArgument>(text("sinq: weights(", row, ", ", first + j, ") = ", weights[j],
+                                    is_finite(weights[j]) ? ": must be below 2^120 in magnitude"
+                                                          : ": must be finite (as float)"));
+  return std::bit_cast<float>(largest);
 }
 
 }  // namespace detail::core

@@ -49,7 +49,8 @@ struct QuantizedMatrix {
 };
 
 /// Throws InvalidArgument unless the format is a legal one, every array has the size that the format, rows and cols
-/// ask for, and all coarse scales, float auxiliaries and column scales are finite.
+/// ask for, all coarse scales, float auxiliaries and column scales are finite, and the table is ascending up to entry
+/// 2^bits and zero from there on (and where there is none).
 inline void validate(const QuantizedMatrix& q) {
   using detail::core::is_finite;
   using detail::core::require;
@@ -80,6 +81,11 @@ inline void validate(const QuantizedMatrix& q) {
   finite(q.zero, "zero", q.format.zero);
   finite(q.coarse_scale, "coarse_scale", Aux::f16);
   finite(q.col_scale, "col_scale", q.format.col_scale);
+  const std::size_t levels = q.format.levels == Levels::table ? std::size_t{1} << q.format.bits : 0;
+  for (std::size_t k = 0; k < q.table.size(); ++k) {
+    const bool ok = k >= levels ? q.table[k] == 0 : k == 0 || q.table[k] >= q.table[k - 1];
+    require(ok, "table", int{q.table[k]}, k >= levels ? "unused entries are zero" : "levels are ascending");
+  }
 }
 
 /// A matrix of the given format and size with every array allocated and zero.

@@ -61,7 +61,8 @@ struct QuantizeReport {
 struct QuantizeOptions {
   /// The caller's threads; null: the calling thread alone. The result has the same bits either way.
   Executor* executor = nullptr;
-  /// Called now and then on the calling thread with the share done, 0 to 1; returning false cancels (throws Cancelled).
+  /// Called now and then on the calling thread with the share done, never falling, and 1 at last; returning false
+  /// cancels (throws Cancelled).
   std::function<bool(double)> progress{};
   /// Filled in if given.
   QuantizeReport* report = nullptr;
@@ -103,6 +104,10 @@ inline void validate(const QuantizeConfig& c) {
   require(c.hqq.beta > 0 && c.hqq.beta <= 1e30, "hqq.beta", c.hqq.beta, "must be in (0, 1e30]");
   require(c.kurtosis_gate >= 0, "kurtosis_gate", c.kurtosis_gate, "must be at least 0");
   balance::validate(c.sinkhorn);
+  require(c.col_scale != Aux::f16 || c.sinkhorn.max_factor <= 65504, "sinkhorn.max_factor", c.sinkhorn.max_factor,
+          "a col_scale in f16 allows at most 65504");
+  require(c.col_scale != Aux::f16 || c.sinkhorn.min_factor >= 0x1p-14, "sinkhorn.min_factor", c.sinkhorn.min_factor,
+          "a col_scale in f16 allows at least 2^-14");
   pack::validate(format_of(c, true));
 }
 

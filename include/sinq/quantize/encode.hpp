@@ -8,12 +8,19 @@
 
 namespace sinq::inline SINQ_ABI::detail::quantize {
 
-/// f16 keeps 11 bits from 2^-14 on and overflows beyond 65504. A scale outside loses precision, vanishes or becomes
-/// infinite: the matrix then stores its scales as f32.
-[[nodiscard]] inline bool fits_f16(float scale) noexcept {
+/// Whether a float auxiliary keeps a scale's precision: f16 has its 11 bits from 2^-14 to 65504, bf16 its 8 bits from
+/// 2^-126 to just below 2^128. A scale outside loses precision, vanishes or becomes infinite: the matrix then stores its
+/// scales as f32.
+[[nodiscard]] inline bool fits(Aux aux, float scale) noexcept {
   const float size = std::abs(scale);
-  return size >= 6.103515625e-5f && size <= 65504.0f;
+  if (aux == Aux::f16) return size >= 0x1p-14f && size <= 65504.0f;
+  if (aux == Aux::bf16) return size >= 0x1p-126f && size <= 0x1.fep127f;
+  return true;
 }
+
+/// What is stored as the scale of a group of zeros (0 until here): exact in every type, and not 0, since codes are
+/// chosen by dividing by it.
+inline constexpr float kScaleOfZeros = 0x1p-14f;
 
 /// The smallest f16 that is at least `value` (value >= 0): rounding a coarse scale up never clips its largest group.
 [[nodiscard]] inline float round_up_f16(float value) noexcept {
@@ -28,7 +35,10 @@ inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64
   std::uint8_t* row = q.scale.data() + i * e.scale_row;
   const auto groups = static_cast<std::int64_t>(scales.size());
   if (is_float(aux)) {
-    for (std::int64_t g = 0; g < groups; ++g) pack::write_float(aux, row, g, scales[static_cast<std::size_t>(g)]);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const float scale = scales[static_cast<std::size_t>(g)];
+      pack::write_float(aux, row, g, scale == 0 ? kScaleOfZeros : scale);
+    }
     return;
   }
   // Integers: the largest scale of a block meets the largest integer. A group that is not lost keeps at least 1.
@@ -42,6 +52,7 @@ inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64
         scales.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(block, groups - first)));
     float largest = 0;
     for (float s : part) largest = std::max(largest, std::abs(s));
+    if (largest == 0) largest = kScaleOfZeros;
     const float coarse = round_up_f16(largest / most * unit);
     if (!core::is_finite(coarse) || largest < 5.9604645e-8f)
       core::raise<InvalidArgument>(core::text("sinq: row ", i, " has a scale of ", largest,

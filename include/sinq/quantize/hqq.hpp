@@ -19,9 +19,9 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 /// The reference's first choice for HQQ: as min_max, with a fractional zero. (The reference also bounds 1 / scale by
 /// 2e4 and gives up on ranges below 1e-4; both would flatten matrices of small weights, so neither is done here.)
 [[nodiscard]] inline ScaleZero hqq_first_choice(std::span<const float> x, int bits, Aux zero_aux) noexcept {
-  const float scale = min_max(x, bits, zero_aux).scale;
-  const float low = *std::min_element(x.begin(), x.end());
-  return {scale, -low / scale};
+  const ScaleZero a = min_max(x, bits, zero_aux);
+  if (a.scale == 0) return a;
+  return {a.scale, -*std::min_element(x.begin(), x.end()) / a.scale};
 }
 
 struct HqqRound {
@@ -76,6 +76,7 @@ inline HqqRound hqq_round_portable(const float* x, std::int64_t count, ScaleZero
 }
 
 /// Refines the zeros of one tile in place. `x(i)` is row i of the tile, `cols` long; `rows[i]` its scale and zero.
+/// Groups of zeros, and groups so small that 1 / scale would overflow, keep what they have.
 template <class RowOf>
 void refine_hqq(RowOf&& x, std::int64_t cols, std::span<ScaleZero> rows, int bits, const HqqOptions& o) {
   const HqqRoundFunction round = choose_hqq_round();
@@ -83,15 +84,17 @@ void refine_hqq(RowOf&& x, std::int64_t cols, std::span<ScaleZero> rows, int bit
   const auto exponent = static_cast<float>(o.p - 1);
   const auto beta_inverse = static_cast<float>(1 / o.beta);
   std::vector<float> best(rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) best[i] = rows[i].zero;
   double best_error = INFINITY;
   for (int k = 0; k < o.iterations; ++k) {
     double error = 0;
     for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].scale < std::numeric_limits<float>::min()) continue;
       const HqqRound r = round(x(static_cast<std::int64_t>(i)), cols, rows[i], last_code, exponent, beta_inverse);
       error += double{r.error};
       rows[i].zero = r.new_zero;
     }
-    if (error >= best_error) continue;
+    if (!(error < best_error)) continue;
     best_error = error;
     for (std::size_t i = 0; i < rows.size(); ++i) best[i] = rows[i].zero;
   }

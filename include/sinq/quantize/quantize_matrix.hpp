@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <thread>
 
 #include "encode.hpp"
 #include "hqq.hpp"
@@ -9,24 +10,36 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::quantize {
 
-/// Counts finished tasks and asks the caller's callback, from worker 0 only, whether to go on.
+/// Counts finished tasks and asks the caller's callback, on the calling thread only, whether to go on.
 class Progress {
  public:
   Progress(const std::function<bool(double)>& callback, std::int64_t total) : callback_(callback), total_(total) {}
 
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
-  void finished_one(int worker) {
+  void finished_one() {
     const auto done = done_.fetch_add(1, std::memory_order_relaxed) + 1;
-    if (worker == 0 && callback_ && !cancelled() && !callback_(static_cast<double>(done) / static_cast<double>(total_)))
-      cancelled_.store(true, std::memory_order_relaxed);
+    if (callback_ && std::this_thread::get_id() == caller_) report(done);
+  }
+  /// The last task may have been another thread's.
+  void finished_all() {
+    if (callback_ && reported_ < total_) report(total_);
   }
   void require_not_cancelled() const {
     if (cancelled()) core::raise<Cancelled>("sinq: quantize was cancelled by its progress callback");
   }
 
  private:
+  void report(std::int64_t done) {
+    if (cancelled()) return;
+    reported_ = done;
+    if (!callback_(static_cast<double>(done) / static_cast<double>(total_)))
+      cancelled_.store(true, std::memory_order_relaxed);
+  }
+
   const std::function<bool(double)>& callback_;
   std::int64_t total_;
+  std::int64_t reported_ = 0;  // the calling thread's alone
+  std::thread::id caller_ = std::this_thread::get_id();
   std::atomic<std::int64_t> done_{0};
   std::atomic<bool> cancelled_{false};
 };
@@ -38,7 +51,7 @@ struct Factors {
   std::vector<float> col_scale;
   std::vector<double> imbalance_before;  // per tile
   std::vector<double> imbalance_after;   //
-  std::atomic<bool> beyond_f16{false};   // a scale that matters does not fit f16
+  std::atomic<bool> beyond_aux{false};   // a scale does not fit the type asked for
 };
 
 /// First pass, one tile: balance, then choose scale and zero of each of its rows.
@@ -83,9 +96,10 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
     const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
     out.scale[at] = balanced ? chosen[k].scale * row_factor[k] : chosen[k].scale;
     out.zero[at] = chosen[k].zero;
-    const auto values = group(i);
-    const bool zero_group = std::all_of(values.begin(), values.end(), [](float v) { return v == 0; });
-    if (!zero_group && !fits_f16(out.scale[at])) out.beyond_f16.store(true, std::memory_order_relaxed);
+    if (!core::is_finite(out.scale[at]) || !core::is_finite(out.zero[at]))  // factors far beyond the defaults
+      core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", out.scale[at],
+                                              " in the group from column ", first_col, ": must be finite"));
+    if (out.scale[at] != 0 && !fits(c.scale, out.scale[at])) out.beyond_aux.store(true, std::memory_order_relaxed);
   }
 }
 
@@ -157,13 +171,13 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   core::run_throwing(threads, tiles, [&](std::int64_t tile, int worker) {
     if (progress.cancelled()) return;
     quantize::choose_factors(weights, config, t, balanced, tile, buffers[static_cast<std::size_t>(worker)], factors);
-    progress.finished_one(worker);
+    progress.finished_one();
   });
   progress.require_not_cancelled();
   buffers.clear();
 
   Format format = quantize::format_of(config, balanced);
-  const bool widened = format.scale == Aux::f16 && factors.beyond_f16;
+  const bool widened = factors.beyond_aux;
   if (widened) format.scale = Aux::f32;
   QuantizedMatrix q = make_quantized_matrix(format, t.rows, t.cols);
   const pack::Extents e = pack::extents(format, t);
@@ -175,8 +189,9 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
     if (progress.cancelled()) return;
     quantize::encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
-    progress.finished_one(worker);
+    progress.finished_one();
   });
+  progress.finished_all();
   progress.require_not_cancelled();
 
   if (options.report) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "config.hpp"
@@ -26,9 +27,12 @@ struct ScaleZero {
   return aux == Aux::f16 ? 2048.0f : aux == Aux::bf16 ? 256.0f : 16777216.0f;
 }
 
-/// The range of a constant group, as in the reference. (The reference widens every narrower range to it as well, which
-/// flattens matrices of small weights; a narrow range that is not empty is kept here.)
-inline constexpr float kConstantRange = 1e-4f;
+/// The smallest step between levels: subnormal weights are whole multiples of it.
+inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
+
+// A group of zeros gets scale 0 and zero 0 here, and any scale when it is stored (encode.hpp). A constant group that is
+// not zero gets the value itself as its step. (The reference gives both a range of 1e-4, and widens every narrower range
+// to it as well, which flattens matrices of small weights.)
 
 /// Uniform rounding between minimum and maximum (reference: quantize_rtn).
 [[nodiscard]] inline ScaleZero min_max(std::span<const float> x, int bits, Aux zero_aux) noexcept {
@@ -38,8 +42,9 @@ inline constexpr float kConstantRange = 1e-4f;
     low = std::min(low, 0.0f);
     high = std::max(high, 0.0f);
   }
+  if (low == 0 && high == 0) return {0.0f, 0.0f};
   const auto steps = static_cast<float>((1 << bits) - 1);
-  float scale = (high > low ? high - low : kConstantRange) / steps;
+  float scale = std::max(high > low ? (high - low) / steps : std::abs(low), kLeastScale);
   if (is_float(zero_aux)) scale = std::max(scale, std::max(std::abs(low), std::abs(high)) / largest_zero(zero_aux));
   return {scale, -std::nearbyint(low / scale)};
 }
@@ -51,8 +56,8 @@ inline constexpr float kConstantRange = 1e-4f;
   for (float v : x)
     if (std::abs(v) > std::abs(extreme)) extreme = v;
   const auto levels = static_cast<float>(1 << (bits - 1));
-  if (extreme == 0) return {kConstantRange / levels, 0.0f};
-  return {-extreme / levels, 0.0f};
+  if (extreme == 0) return {0.0f, 0.0f};
+  return {std::copysign(std::max(std::abs(extreme) / levels, kLeastScale), -extreme), 0.0f};
 }
 
 /// NormalFloat with mean shift (reference: quantize_rtn, mode nf4 / nf3): levels around the mean, the farthest weight
@@ -63,7 +68,8 @@ inline constexpr float kConstantRange = 1e-4f;
   const auto mean = static_cast<float>(sum / static_cast<double>(x.size()));
   float reach = 0;
   for (float v : x) reach = std::max(reach, std::abs(v - mean));
-  if (reach == 0) reach = kConstantRange;
+  if (reach == 0) reach = std::abs(mean);
+  if (reach == 0) return {0.0f, 0.0f};
   if (is_integer(zero_aux)) {  // the zero lies in [-1, 1): the mean must not be farther out than the reach
     reach = std::max(reach, std::abs(mean));
   } else {
