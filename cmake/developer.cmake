@@ -1,0 +1,53 @@
+# Flags and tools for the tests, benchmarks and programs of this repository. Nothing here reaches a consumer: all of it
+# hangs on the target sinq_developer, which is neither installed nor linked by sinq::sinq.
+option(SINQ_WARNINGS_AS_ERRORS "Treat warnings as errors" OFF)
+option(SINQ_CUDA "Build the .cu files where nvcc allows it" ON)
+option(SINQ_FUZZ "Link the fuzz targets with libFuzzer (clang only) instead of the replay program" OFF)
+set(SINQ_SANITIZE "" CACHE STRING "Value of -fsanitize= (address,undefined or thread)")
+set(SINQ_STAGES core tile pack balance quantize store matmul cuda)
+
+find_package(Threads REQUIRED)
+add_library(sinq_developer INTERFACE)
+target_link_libraries(sinq_developer INTERFACE sinq::sinq Threads::Threads)
+
+# Sign conversions stay out: Eigen's signed indices and the standard library's unsigned sizes meet on every line.
+# nvcc passes its own generated code to the host compiler, which is not pedantic.
+# g++ counts a constructor's parameter named like the public member it fills as shadowing; clang does not.
+set(cxx $<COMPILE_LANGUAGE:CXX>)
+set(cuda $<COMPILE_LANGUAGE:CUDA>)
+target_compile_options(sinq_developer INTERFACE
+  $<${cxx}:-Wall -Wextra -Wpedantic -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Woverloaded-virtual
+    -Wshadow$<$<CXX_COMPILER_ID:GNU>:=local>>
+  $<${cuda}:-Xcompiler=-Wall,-Wextra>)
+if(SINQ_WARNINGS_AS_ERRORS)
+  target_compile_options(sinq_developer INTERFACE $<${cxx}:-Werror> "$<${cuda}:SHELL:-Werror all-warnings>")
+endif()
+if(SINQ_SANITIZE)
+  # Eigen's thread pool uses atomic_thread_fence, which thread sanitizer does not model and g++ warns about.
+  set(no_tsan_warning $<$<AND:$<CXX_COMPILER_ID:GNU>,$<STREQUAL:${SINQ_SANITIZE},thread>>:-Wno-tsan>)
+  target_compile_options(sinq_developer INTERFACE
+    $<${cxx}:-fsanitize=${SINQ_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer ${no_tsan_warning}>)
+  target_link_options(sinq_developer INTERFACE -fsanitize=${SINQ_SANITIZE})
+  set(SINQ_CUDA OFF)
+endif()
+
+# Turns the CUDA language on for the .cu files of this repository; sinq_have_cuda says whether that worked.
+set(sinq_have_cuda FALSE)
+if(SINQ_CUDA AND TARGET sinq::cuda)
+  set(level "${CMAKE_MESSAGE_LOG_LEVEL}")
+  set(CMAKE_MESSAGE_LOG_LEVEL WARNING)
+  include(CheckLanguage)
+  check_language(CUDA)
+  set(CMAKE_MESSAGE_LOG_LEVEL "${level}")
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-virtual 90a-real)  # any GPU since Ampere, and Hopper with all it has
+    endif()
+    enable_language(CUDA)
+    set(sinq_have_cuda TRUE)
+  else()
+    message(STATUS "sinq: without CUDA (nvcc is found, but cannot compile and link a program)")
+  endif()
+endif()
+
+include(${CMAKE_CURRENT_LIST_DIR}/lint.cmake)

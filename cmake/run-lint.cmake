@@ -1,0 +1,40 @@
+# cmake -DMODE=format|format-check|tidy -DSOURCE=... -P run-lint.cmake: clang-format or clang-tidy over the repository.
+cmake_minimum_required(VERSION 3.22)
+set(patterns "")
+foreach(folder include tests bench examples)
+  foreach(suffix hpp cuh cpp cu)
+    list(APPEND patterns ${SOURCE}/${folder}/*.${suffix})
+  endforeach()
+endforeach()
+file(GLOB_RECURSE files ${patterns})
+list(FILTER files EXCLUDE REGEX "/build/")
+
+if(MODE MATCHES "^format")
+  if(NOT CLANG_FORMAT)
+    message(FATAL_ERROR "clang-format is not installed")
+  endif()
+  set(flags -i)
+  if(MODE STREQUAL "format-check")
+    set(flags --dry-run -Werror)
+  endif()
+  execute_process(COMMAND ${CLANG_FORMAT} ${flags} ${files} RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR "some files are not formatted (target format does it)")
+  endif()
+  return()
+endif()
+
+# Headers too: each is checked alone, without a compile database, so that no precompiled header is in the way.
+if(NOT CLANG_TIDY)
+  message(FATAL_ERROR "clang-tidy is not installed")
+endif()
+list(FILTER files EXCLUDE REGEX "[.]cuh?$|/tests/consumer/")
+list(TRANSFORM SYSTEM_INCLUDES PREPEND -isystem)
+string(REPLACE ";" " " joined "${files}")
+execute_process(RESULT_VARIABLE failed WORKING_DIRECTORY ${SOURCE}
+  COMMAND sh -c "printf '%s\\n' \"$@\" | xargs -P 2 -I@ ${CLANG_TIDY} --quiet --warnings-as-errors='*' @ -- \
+-x c++ -std=c++20 -Wno-pragma-once-outside-header -Iinclude -Itests -Iexamples ${SYSTEM_INCLUDES} \
+-DSINQ_DATA_DIR='\"\"' -DSINQ_GOLDEN_DIR='\"\"' -DSINQ_SOURCE_DIR='\"\"' -DSINQ_PROGRAM_DIR='\"\"'" sh ${files})
+if(failed)
+  message(FATAL_ERROR "clang-tidy found something")
+endif()
