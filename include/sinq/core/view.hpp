@@ -21,7 +21,7 @@ struct MatrixView {
   /// Row-major Eigen matrices, maps, refs and blocks with unit inner stride.
   template <class Derived>
   requires(std::is_base_of_v<Eigen::DenseBase<std::remove_const_t<Derived>>, std::remove_const_t<Derived>>&&
-               Derived::IsRowMajor&& Derived::InnerStrideAtCompileTime == 1) MatrixView(Derived& m)
+               bool(Derived::IsRowMajor) && Derived::InnerStrideAtCompileTime == 1) MatrixView(Derived& m)
       : MatrixView(m.data(), m.rows(), m.cols(), m.outerStride()) {}
 
   /// A view of mutable elements is a view of constant ones.
