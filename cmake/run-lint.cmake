@@ -1,4 +1,4 @@
-# cmake -DMODE=format|format-check|tidy -DSOURCE=... -P run-lint.cmake: clang-format or clang-tidy over the repository.
+# cmake -DMODE=format|format-check|tidy -DSOURCE=... ... -P run-lint.cmake: clang-format or clang-tidy over the repository.
 cmake_minimum_required(VERSION 3.22)
 set(patterns "")
 foreach(folder include tests bench examples)
@@ -24,17 +24,39 @@ if(MODE MATCHES "^format")
   return()
 endif()
 
-# Headers too: each is checked alone, without a compile database, so that no precompiled header is in the way.
+# All headers of the library in one file (checking them one by one would report a shared header thirty times), then the
+# rest. Without a compile database, so that no precompiled header is in the way.
 if(NOT CLANG_TIDY)
   message(FATAL_ERROR "clang-tidy is not installed")
 endif()
-list(FILTER files EXCLUDE REGEX "[.]cuh?$|/tests/consumer/")
+set(headers "${files}")
+list(FILTER headers INCLUDE REGEX "/include/.*[.]hpp$")
+list(TRANSFORM headers REPLACE "^.*/include/(.*)$" "#include <\\1>")
+list(JOIN headers "\n" text)
+file(WRITE ${BINARY}/tidy/all_headers.cpp "${text}\n")
+configure_file(${SOURCE}/.clang-tidy ${BINARY}/tidy/.clang-tidy COPYONLY)
+list(FILTER files INCLUDE REGEX "[.]cpp$")
+list(FILTER files EXCLUDE REGEX "/tests/consumer/|/tests/headers/[a-z_]*(all_together|exceptions)[.]cpp$")
 list(TRANSFORM SYSTEM_INCLUDES PREPEND -isystem)
-string(REPLACE ";" " " joined "${files}")
-execute_process(RESULT_VARIABLE failed WORKING_DIRECTORY ${SOURCE}
-  COMMAND sh -c "printf '%s\\n' \"$@\" | xargs -P 2 -I@ ${CLANG_TIDY} --quiet --warnings-as-errors='*' @ -- \
--x c++ -std=c++20 -Wno-pragma-once-outside-header -Iinclude -Itests -Iexamples ${SYSTEM_INCLUDES} \
--DSINQ_DATA_DIR='\"\"' -DSINQ_GOLDEN_DIR='\"\"' -DSINQ_SOURCE_DIR='\"\"' -DSINQ_PROGRAM_DIR='\"\"'" sh ${files})
-if(failed)
+set(flags -std=c++20 -I${SOURCE}/include -I${SOURCE}/tests -I${SOURCE}/examples ${SYSTEM_INCLUDES})
+foreach(macro DATA_DIR GOLDEN_DIR SOURCE_DIR PROGRAM_DIR EXAMPLES_DIR)
+  list(APPEND flags -DSINQ_${macro}="")
+endforeach()
+
+set(found FALSE)
+set(tidy ${CLANG_TIDY} --quiet --warnings-as-errors=*)
+foreach(file ${BINARY}/tidy/all_headers.cpp ${files})
+  set(headers "/(tests|examples|bench)/")
+  if(file MATCHES "/tidy/all_headers.cpp$")
+    set(headers "/include/sinq/")
+  endif()
+  execute_process(COMMAND ${tidy} --header-filter=${headers} ${file} -- ${flags} WORKING_DIRECTORY ${SOURCE} RESULT_VARIABLE failed
+    OUTPUT_VARIABLE output ERROR_VARIABLE noise)
+  if(failed)
+    message("${output}${noise}")
+    set(found TRUE)
+  endif()
+endforeach()
+if(found)
   message(FATAL_ERROR "clang-tidy found something")
 endif()

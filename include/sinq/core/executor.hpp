@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <type_traits>
 
 #include "../version.hpp"
@@ -52,4 +55,33 @@ class SerialExecutor final : public Executor {
   }
 };
 
+namespace detail::core {
+
+/// Runs tasks that may throw. The exception of the lowest failing index comes out on the calling thread: every lower
+/// index has run by then, so it is the same one whatever the number of threads.
+template <class Task>
+void run_throwing(Executor& executor, std::int64_t count, Task&& task) {
+#if SINQ_EXCEPTIONS
+  std::atomic<std::int64_t> failed{count};
+  std::exception_ptr error;
+  std::mutex guard;
+  executor.run(count, [&](std::int64_t index, int worker) {
+    if (index > failed.load(std::memory_order_relaxed)) return;
+    try {
+      task(index, worker);
+    } catch (...) {
+      const std::lock_guard lock(guard);
+      if (index < failed.load(std::memory_order_relaxed)) {
+        failed.store(index, std::memory_order_relaxed);
+        error = std::current_exception();
+      }
+    }
+  });
+  if (error) std::rethrow_exception(error);
+#else
+  executor.run(count, task);
+#endif
+}
+
+}  // namespace detail::core
 }  // namespace sinq::inline SINQ_ABI

@@ -5,6 +5,21 @@
 
 namespace sinq::inline SINQ_ABI {
 
+namespace detail::core {
+
+/// Row-major Eigen matrices, maps, refs and blocks with unit inner stride.
+template <class Derived>
+concept RowMajorEigen = static_cast<bool>(std::remove_cvref_t<Derived>::IsRowMajor) &&
+                        static_cast<int>(std::remove_cvref_t<Derived>::InnerStrideAtCompileTime) == 1;
+
+template <class U, class T>
+concept SameWithoutConst = std::is_same_v<T, const U>;
+
+template <class T>
+concept MaybeConstElement = Element<std::remove_const_t<T>>;
+
+}  // namespace detail::core
+
 /// A row-major matrix that somebody else owns; `stride` elements lie between the starts of two rows.
 template <class T>
 struct MatrixView {
@@ -18,16 +33,12 @@ struct MatrixView {
   MatrixView(T* first, std::int64_t n_rows, std::int64_t n_cols, std::int64_t row_stride)
       : data(first), rows(n_rows), cols(n_cols), stride(row_stride) {}
 
-  /// Row-major Eigen matrices, maps, refs and blocks with unit inner stride.
-  template <class Derived>
-  requires(std::is_base_of_v<Eigen::DenseBase<std::remove_const_t<Derived>>, std::remove_const_t<Derived>>&&
-               bool(Derived::IsRowMajor) && Derived::InnerStrideAtCompileTime == 1) MatrixView(Derived& m)
-      : MatrixView(m.data(), m.rows(), m.cols(), m.outerStride()) {}
+  template <detail::core::RowMajorEigen Derived>
+  MatrixView(Derived& m) : MatrixView(m.data(), m.rows(), m.cols(), m.outerStride()) {}
 
   /// A view of mutable elements is a view of constant ones.
-  template <class U>
-  requires std::is_same_v<T, const U> MatrixView(const MatrixView<U>& other)
-      : MatrixView(other.data, other.rows, other.cols, other.stride) {}
+  template <detail::core::SameWithoutConst<T> U>
+  MatrixView(const MatrixView<U>& other) : MatrixView(other.data, other.rows, other.cols, other.stride) {}
 
   [[nodiscard]] T* row(std::int64_t i) const noexcept { return data + i * stride; }
 };
@@ -55,8 +66,8 @@ struct WeightView {
       : data(first), dtype(type), rows(n_rows), cols(n_cols), stride(row_stride) {}
   template <Element T>
   WeightView(const MatrixRef<T>& m) : WeightView(m.data(), DTypeOf<T>::value, m.rows(), m.cols(), m.outerStride()) {}
-  template <class T>
-  requires Element<std::remove_const_t<T>> WeightView(const MatrixView<T>& m)
+  template <detail::core::MaybeConstElement T>
+  WeightView(const MatrixView<T>& m)
       : WeightView(m.data, DTypeOf<std::remove_const_t<T>>::value, m.rows, m.cols, m.stride) {}
 
   /// Copies `count` weights of row `row`, beginning with column `first`, to `out` as float.

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Stage `matmul` (CPU): y = x W^T with a packed matrix.
+//
+//   y[t,i] = sum_j x[t,j] W[i,j] = sum_j (level(code[i,j]) - zero[i,g]) scale[i,g] x'[t,j],   x'[t,j] = col_scale[p,j]
+//   x[t,j]
+//
+// The second axis costs one multiplication per activation, not per weight.
+//
+//   problem     what may be asked for, and its one validation
+//   reference   double precision, the yardstick
+//   strip       the portable kernel and its instruction sets
+//   matmul      activations, threads, workspace
+
+#include "matmul/matmul.hpp"
+#include "matmul/reference.hpp"

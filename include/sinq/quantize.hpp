@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Stage `quantize`: weights in, QuantizedMatrix out.
+//
+//   W[i,j]  ~=  (level(code[i,j]) - zero[i,g]) * scale[i,g] * col_scale[p,j]
+//
+//          tile by tile                                   row by row
+//   W --> balance --> x = W / (row col) --> scale, zero --> round them to their stored types --> codes --> bits
+//                          per group: min/max, symmetric or mean shift; then HQQ if asked for
+//
+// Every published calibration-free method is one configuration (config.hpp): RTN, HQQ, NF4, NF3, and each of them on
+// the balanced matrix. `measure` compares a result with its original.
+//
+// Auxiliaries of 8 bits: a scale is an 8-bit share of one fp16 scale per row; a zero is a point on an even grid of 256
+// over the levels. Linear rather than logarithmic, because kernels can then multiply integers; per row rather than per
+// column or block, because balancing makes the scales of a row alike (a group is off by 1/2 of 255 steps at most), so
+// that 16 / cols bits per weight buy what a second level can give. A group that lies wholly on one side of 0 is widened
+// to contain it, since its zero must be a code; balanced groups practically always do.
+//
+// Why the codes come last: a coarse auxiliary is an error that every weight of the group shares, and choosing the codes
+// against the stored value removes most of it for free.
+
+#include "quantize/config.hpp"
+#include "quantize/metrics.hpp"
+#include "quantize/quantize_matrix.hpp"

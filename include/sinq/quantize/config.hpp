@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+
+#include "../balance.hpp"
+#include "../pack.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// How weights become codes.
+///
+///   uniform    2^bits even levels between the group's minimum and maximum, integer zero (RTN, SINQ)
+///   symmetric  2^bits even levels around 0, no zero, signed scale; all levels are used (the reference uses 13 of 16)
+///   nf4, nf3   NormalFloat codebooks around the group's mean (mean shift)
+enum class Rounding : std::uint8_t { uniform, symmetric, nf4, nf3 };
+
+/// What is improved after the first choice of scale and zero.
+///
+///   hqq   Half-Quadratic Quantization (zero only): robust to outliers; uniform rounding only; makes zeros fractional
+enum class Refine : std::uint8_t { none, hqq };
+
+/// Whether the second axis of scales is used.
+enum class Balancing : std::uint8_t { sinkhorn, none };
+
+/// HQQ's proximal iteration; the defaults are those of the Python reference.
+struct HqqOptions {
+  int iterations = 20;  // 1 to 1000
+  double p = 0.7;       // norm of the error that is minimised, in (0, 1]
+  double beta = 10;     // weight of the proximal term, above 0
+};
+
+/// What `quantize` shall make. RTN is `.balance = Balancing::none`; HQQ that and `.refine = Refine::hqq`; NF4 that and
+/// `.rounding = Rounding::nf4`; the same with balancing are SINQ, SINQ + HQQ and SINQ-NF4.
+struct QuantizeConfig {
+  int bits = 4;                  // 2, 3, 4, 5, 6, 8; NF4 asks for 4, NF3 for 3
+  std::int64_t group_size = 64;  // a multiple of 16 from 16 to 256, or kWholeRow
+  Tile tile = Tile::stripe;
+  Rounding rounding = Rounding::uniform;
+  Refine refine = Refine::none;
+  Balancing balance = Balancing::sinkhorn;
+  Aux scale = Aux::f16;            // f16, bf16, f32, or u4 to u8 below one coarse f16 scale per coarse_groups groups
+  Aux zero = Aux::f16;             // f16, bf16, f32, or u4 to u8; ignored by symmetric rounding, which has no zero
+  Aux col_scale = Aux::f16;        // f16, bf16 or f32; ignored without balancing
+  std::int64_t coarse_groups = 0;  // groups per coarse scale; 0: the whole row
+  SinkhornOptions sinkhorn{};
+  HqqOptions hqq{};
+  /// Matrices whose kurtosis exceeds this are not balanced; 0: the gate is open for all. (The reference: 5, on.)
+  double kurtosis_gate = 0;
+};
+
+/// What `quantize` did besides.
+struct QuantizeReport {
+  double imbalance_before = 1;  // mean over tiles
+  double imbalance_after = 1;   //
+  bool balanced = false;        // false: not asked for, or the kurtosis gate was closed
+  bool widened = false;         // scales did not fit the type asked for and took a wider one (see the result's format)
+};
+
+/// How `quantize` runs.
+struct QuantizeOptions {
+  /// The caller's threads; null: the calling thread alone. The result has the same bits either way.
+  Executor* executor = nullptr;
+  /// Called now and then on the calling thread with the share done, 0 to 1; returning false cancels (throws Cancelled).
+  std::function<bool(double)> progress{};
+  /// Filled in if given.
+  QuantizeReport* report = nullptr;
+};
+
+namespace detail::quantize {
+
+/// The format that a configuration leads to on a matrix with (or without) a second axis.
+[[nodiscard]] inline Format format_of(const QuantizeConfig& c, bool balanced) noexcept {
+  Format f;
+  f.bits = c.bits;
+  f.group_size = c.group_size;
+  f.tile = c.tile;
+  f.levels = c.rounding == Rounding::symmetric ? Levels::symmetric
+             : c.rounding == Rounding::nf4     ? Levels::nf4
+             : c.rounding == Rounding::nf3     ? Levels::nf3
+                                               : Levels::uniform;
+  f.scale = c.scale;
+  f.zero = c.rounding == Rounding::symmetric ? Aux::none : c.zero;
+  f.col_scale = balanced ? c.col_scale : Aux::none;
+  f.signed_scale = c.rounding == Rounding::symmetric && is_integer(c.scale);
+  f.coarse_groups = c.coarse_groups;
+  return f;
+}
+
+inline void validate(const QuantizeConfig& c) {
+  using core::require;
+  const auto number = [](auto e) { return static_cast<int>(e); };
+  require(c.rounding <= Rounding::nf3, "rounding", number(c.rounding), "allowed are uniform, symmetric, nf4 and nf3");
+  require(c.refine <= Refine::hqq, "refine", number(c.refine), "allowed are none and hqq");
+  require(c.balance <= Balancing::none, "balance", number(c.balance), "allowed are sinkhorn and none");
+  require(c.refine != Refine::hqq || c.rounding == Rounding::uniform, "refine", "hqq", "needs uniform rounding");
+  require(c.rounding == Rounding::symmetric || c.zero != Aux::none, "zero", "none",
+          "only symmetric rounding has no zero");
+  require(is_float(c.col_scale), "col_scale", number(c.col_scale), "allowed are f16, bf16 and f32");
+  require(c.hqq.iterations >= 1 && c.hqq.iterations <= 1000, "hqq.iterations", c.hqq.iterations,
+          "allowed are 1 to 1000");
+  require(c.hqq.p > 0 && c.hqq.p <= 1, "hqq.p", c.hqq.p, "must be in (0, 1]");
+  require(c.hqq.beta > 0 && c.hqq.beta <= 1e30, "hqq.beta", c.hqq.beta, "must be in (0, 1e30]");
+  require(c.kurtosis_gate >= 0, "kurtosis_gate", c.kurtosis_gate, "must be at least 0");
+  balance::validate(c.sinkhorn);
+  pack::validate(format_of(c, true));
+}
+
+}  // namespace detail::quantize
+}  // namespace sinq::inline SINQ_ABI

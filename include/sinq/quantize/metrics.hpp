@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include "config.hpp"
+
+namespace sinq::inline SINQ_ABI {
+
+/// How far a quantized matrix is from its original.
+struct ErrorMetrics {
+  double relative_error = 0;  // Frobenius norm of the difference over that of the original (0 / 0 = 0)
+  double max_error = 0;       // largest |difference|
+  /// sqrt(sum_j m_j sum_i d_ij^2 / sum_j m_j sum_i w_ij^2): the relative error of the output W x for inputs whose
+  /// columns are uncorrelated with second moments m. Without moments, the same as relative_error.
+  double output_error = 0;
+};
+
+/// Compares `q` with the weights it was made from. `second_moments`: empty, or E[x_j^2] per input column, not negative.
+/// InvalidArgument if the sizes differ.
+[[nodiscard]] inline ErrorMetrics measure(const QuantizedMatrix& q, const WeightView& weights,
+                                          std::span<const double> second_moments = {}) {
+  using detail::core::require;
+  validate(q);
+  require(weights.rows == q.rows, "weights.rows", weights.rows, "must equal the rows of the matrix");
+  require(weights.cols == q.cols, "weights.cols", weights.cols, "must equal the cols of the matrix");
+  require(second_moments.empty() || static_cast<std::int64_t>(second_moments.size()) == q.cols, "second_moments.size()",
+          second_moments.size(), "must be 0 or the cols of the matrix");
+  for (double m : second_moments) require(m >= 0, "second_moments", m, "must not be negative");
+  const auto restored = dequantize<float>(q);
+  std::vector<float> row(static_cast<std::size_t>(q.cols));
+  double error = 0, norm = 0, output_error = 0, output_norm = 0;
+  ErrorMetrics result;
+  for (std::int64_t i = 0; i < q.rows; ++i) {
+    weights.load(i, 0, q.cols, row.data());
+    for (std::int64_t j = 0; j < q.cols; ++j) {
+      const double w = double{row[static_cast<std::size_t>(j)]};
+      const double d = double{restored(i, j)} - w;
+      const double m = second_moments.empty() ? 1.0 : second_moments[static_cast<std::size_t>(j)];
+      error += d * d;
+      norm += w * w;
+      output_error += m * (d * d);
+      output_norm += m * (w * w);
+      result.max_error = std::max(result.max_error, std::abs(d));
+    }
+  }
+  result.relative_error = norm == 0 ? 0 : std::sqrt(error / norm);
+  result.output_error = output_norm == 0 ? 0 : std::sqrt(output_error / output_norm);
+  return result;
+}
+
+}  // namespace sinq::inline SINQ_ABI

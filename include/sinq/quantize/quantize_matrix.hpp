@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <numeric>
+
+#include "encode.hpp"
+#include "hqq.hpp"
+
+namespace sinq::inline SINQ_ABI {
+namespace detail::quantize {
+
+/// Counts finished tasks and asks the caller's callback, from worker 0 only, whether to go on.
+class Progress {
+ public:
+  Progress(const std::function<bool(double)>& callback, std::int64_t total) : callback_(callback), total_(total) {}
+
+  [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
+  void finished_one(int worker) {
+    const auto done = done_.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (worker == 0 && callback_ && !cancelled() && !callback_(static_cast<double>(done) / static_cast<double>(total_)))
+      cancelled_.store(true, std::memory_order_relaxed);
+  }
+  void require_not_cancelled() const {
+    if (cancelled()) core::raise<Cancelled>("sinq: quantize was cancelled by its progress callback");
+  }
+
+ private:
+  const std::function<bool(double)>& callback_;
+  std::int64_t total_;
+  std::atomic<std::int64_t> done_{0};
+  std::atomic<bool> cancelled_{false};
+};
+
+/// What the first pass leaves behind for the whole matrix: rows x groups scales and zeros, panels x cols column scales.
+struct Factors {
+  std::vector<float> scale;
+  std::vector<float> zero;
+  std::vector<float> col_scale;
+  std::vector<double> imbalance_before;  // per tile
+  std::vector<double> imbalance_after;   //
+  std::atomic<bool> beyond_f16{false};   // a scale that matters does not fit f16
+};
+
+/// First pass, one tile: balance, then choose scale and zero of each of its rows.
+inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const Tiling& t, bool balanced,
+                           std::int64_t tile, std::vector<float>& buffer, Factors& out) {
+  const std::int64_t g = tile % t.groups();
+  const std::int64_t p = tile / t.groups();
+  const std::int64_t first_row = t.panel_begin(p);
+  const std::int64_t rows = t.panel_rows(p);
+  const std::int64_t first_col = t.group_begin(g);
+  const std::int64_t cols = t.group_cols(g);
+  const std::int64_t stride = balance::padded(cols);
+  buffer.assign(static_cast<std::size_t>(rows * stride), 0.0f);
+  const auto x = [&](std::int64_t i) { return buffer.data() + i * stride; };
+  for (std::int64_t i = 0; i < rows; ++i) {
+    w.load(first_row + i, first_col, cols, x(i));
+    core::require_finite(x(i), cols, first_row + i, first_col);
+  }
+
+  std::vector<float> row_factor;
+  if (balanced) {
+    Balance b = balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
+    out.imbalance_before[static_cast<std::size_t>(tile)] = b.imbalance_before;
+    out.imbalance_after[static_cast<std::size_t>(tile)] = b.imbalance_after;
+    for (float& f : b.col) f = pack::round_to(c.col_scale, f);
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < cols; ++j)
+        x(i)[j] = x(i)[j] / b.col[static_cast<std::size_t>(j)] / b.row[static_cast<std::size_t>(i)];
+    std::copy(b.col.begin(), b.col.end(), out.col_scale.begin() + p * t.cols + first_col);
+    row_factor = std::move(b.row);
+  }
+
+  std::vector<ScaleZero> chosen(static_cast<std::size_t>(rows));
+  const auto group = [&](std::int64_t i) { return std::span<const float>(x(i), static_cast<std::size_t>(cols)); };
+  for (std::int64_t i = 0; i < rows; ++i)
+    chosen[static_cast<std::size_t>(i)] = c.refine == Refine::hqq ? hqq_first_choice(group(i), c.bits, c.zero)
+                                                                  : first_choice(c.rounding, group(i), c.bits, c.zero);
+  if (c.refine == Refine::hqq) refine_hqq(x, cols, chosen, c.bits, c.hqq);
+
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
+    out.scale[at] = balanced ? chosen[k].scale * row_factor[k] : chosen[k].scale;
+    out.zero[at] = chosen[k].zero;
+    const auto values = group(i);
+    const bool zero_group = std::all_of(values.begin(), values.end(), [](float v) { return v == 0; });
+    if (!zero_group && !fits_f16(out.scale[at])) out.beyond_f16.store(true, std::memory_order_relaxed);
+  }
+}
+
+/// Second pass, one row: write scales and zeros, read back what a reader will see, choose the codes against it.
+struct RowScratch {
+  std::vector<float> scales, zeros, weights;
+  std::vector<std::uint8_t> codes;
+};
+
+inline void encode_row(const WeightView& w, const Tiling& t, const Factors& factors, const pack::RowReader& reader,
+                       const pack::Extents& e, const Coder& coder, std::int64_t i, RowScratch& s, QuantizedMatrix& q) {
+  const auto groups = static_cast<std::size_t>(t.groups());
+  const auto first = static_cast<std::size_t>(i) * groups;
+  encode_scales(q, e, i, std::span(factors.scale).subspan(first, groups));
+  encode_zeros(q, e, i, std::span(factors.zero).subspan(first, groups));
+  s.scales.resize(groups);
+  s.zeros.resize(groups);
+  s.weights.resize(static_cast<std::size_t>(t.cols));
+  s.codes.resize(static_cast<std::size_t>(t.cols));
+  reader.scales(i, s.scales.data());
+  reader.zeros(i, s.zeros.data());
+  w.load(i, 0, t.cols, s.weights.data());
+  if (!factors.col_scale.empty()) {
+    const float* col_scale = factors.col_scale.data() + t.panel_of(i) * t.cols;
+    for (std::int64_t j = 0; j < t.cols; ++j) s.weights[static_cast<std::size_t>(j)] /= col_scale[j];
+  }
+  for (std::size_t g = 0; g < groups; ++g) {
+    const auto begin = static_cast<std::size_t>(t.group_begin(static_cast<std::int64_t>(g)));
+    const auto cols = static_cast<std::size_t>(t.group_cols(static_cast<std::int64_t>(g)));
+    coder.encode(std::span<const float>(s.weights).subspan(begin, cols), {s.scales[g], s.zeros[g]},
+                 s.codes.data() + begin);
+  }
+  pack::write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, t.cols, s.codes.data());
+}
+
+}  // namespace detail::quantize
+
+/// Quantizes a matrix.
+///
+/// Two passes: every tile is balanced and its groups get scale and zero (paper, Algorithm 1); then the auxiliaries are
+/// rounded to their stored types and the codes chosen against the rounded ones. Memory: the result, two floats per
+/// group, and one tile of floats per thread.
+///
+/// Throws InvalidArgument if the configuration or the size is out of range, or a weight is not finite (naming row and
+/// column); Cancelled if the progress callback says so. The result has the same bits whatever the thread count and the
+/// instruction set.
+[[nodiscard]] inline QuantizedMatrix quantize(const WeightView& weights, const QuantizeConfig& config = {},
+                                              const QuantizeOptions& options = {}) {
+  using namespace detail;
+  quantize::validate(config);
+  const Tiling t = tiling(weights.rows, weights.cols, config.group_size, config.tile);
+  core::require(weights.data != nullptr, "weights.data", "null", "must not be null");
+  core::require(weights.stride >= weights.cols || weights.rows == 1, "weights.stride", weights.stride,
+                "must be at least weights.cols");
+  const bool balanced =
+      config.balance == Balancing::sinkhorn && !(config.kurtosis_gate > 0 && kurtosis(weights) > config.kurtosis_gate);
+  SerialExecutor serial;
+  Executor& threads = options.executor ? *options.executor : serial;
+  const std::int64_t tiles = t.panels() * t.groups();
+  quantize::Progress progress(options.progress, tiles + t.rows);
+
+  quantize::Factors factors;
+  factors.scale.resize(static_cast<std::size_t>(t.rows * t.groups()));
+  factors.zero.resize(factors.scale.size());
+  factors.col_scale.resize(balanced ? static_cast<std::size_t>(t.panels() * t.cols) : 0);
+  factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
+  factors.imbalance_after.resize(static_cast<std::size_t>(tiles), 1.0);
+  std::vector<std::vector<float>> buffers(static_cast<std::size_t>(threads.width()));
+  core::run_throwing(threads, tiles, [&](std::int64_t tile, int worker) {
+    if (progress.cancelled()) return;
+    quantize::choose_factors(weights, config, t, balanced, tile, buffers[static_cast<std::size_t>(worker)], factors);
+    progress.finished_one(worker);
+  });
+  progress.require_not_cancelled();
+  buffers.clear();
+
+  Format format = quantize::format_of(config, balanced);
+  const bool widened = format.scale == Aux::f16 && factors.beyond_f16;
+  if (widened) format.scale = Aux::f32;
+  QuantizedMatrix q = make_quantized_matrix(format, t.rows, t.cols);
+  const pack::Extents e = pack::extents(format, t);
+  for (std::size_t k = 0; k < factors.col_scale.size(); ++k)
+    pack::write_float(format.col_scale, q.col_scale.data(), static_cast<std::int64_t>(k), factors.col_scale[k]);
+  const pack::RowReader reader(q);
+  const quantize::Coder coder(format);
+  std::vector<quantize::RowScratch> scratch(static_cast<std::size_t>(threads.width()));
+  core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
+    if (progress.cancelled()) return;
+    quantize::encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
+    progress.finished_one(worker);
+  });
+  progress.require_not_cancelled();
+
+  if (options.report) {
+    const auto mean = [&](const std::vector<double>& v) {
+      return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+    };
+    *options.report = {mean(factors.imbalance_before), mean(factors.imbalance_after), balanced, widened};
+  }
+  return q;
+}
+
+/// The same for any Eigen matrix, map, block or expression of float, double, half or bfloat16.
+template <class Derived>
+[[nodiscard]] QuantizedMatrix quantize(const Eigen::DenseBase<Derived>& weights, const QuantizeConfig& config = {},
+                                       const QuantizeOptions& options = {}) {
+  return quantize(WeightView(MatrixRef<typename Derived::Scalar>(weights.derived())), config, options);
+}
+
+}  // namespace sinq::inline SINQ_ABI
