@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// A line plot with a linear x axis and a logarithmic y axis as SVG text. Every series is labelled where it ends, so that
-// nobody has to match colours with a legend; markers differ in shape, too. The picture brings its own background and
-// switches colours with the reader's light or dark theme.
+// A line plot with a linear x axis and a logarithmic y axis as SVG text. Every series is labelled where it ends, so
+// that nobody has to match colours with a legend; markers differ in shape, too. The picture brings its own background
+// and switches colours with the reader's light or dark theme.
 
 #include <algorithm>
 #include <cmath>

@@ -5,9 +5,7 @@
 // compute differently from what the file asks for is an error that names the key, never a silent default.
 
 #include <cmath>
-#include <cstdint>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <sinq/store.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -21,6 +19,7 @@ class ModelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// "a = 1, b = 2" from its pieces.
 template <class... Pieces>
 std::string text(const Pieces&... pieces) {
   std::ostringstream out;
@@ -66,56 +65,37 @@ struct ModelConfig {
 
 namespace detail {
 
-using nlohmann::json;
+using sinq::store::Config;
 
-inline const json* find(const json& object, const char* key) {
-  const auto at = object.find(key);
-  return at == object.end() || at->is_null() ? nullptr : &*at;  // null means "not given", as in Python
+/// A whole number from 1 on.
+inline int count(const Config& config, const char* name) {
+  return static_cast<int>(config.integer(name, 1, 0x7fff'ffff));
+}
+inline int count_or(const Config& config, const char* name, int fallback) {
+  return config.has(name) ? count(config, name) : fallback;
 }
 
-inline double number(const json& object, const char* key, double otherwise) {
-  const json* value = find(object, key);
-  if (!value) return otherwise;
-  if (!value->is_number()) throw ModelError(text("config.json: ", key, " is ", value->dump(), ", expected a number"));
-  return value->get<double>();
+inline double positive(const Config& config, const char* name) {
+  const double value = config.number(name);
+  if (!(value > 0)) config.refuse(name, text("is ", value, ", must be above 0"));
+  return value;
+}
+inline double positive_or(const Config& config, const char* name, double fallback) {
+  return config.has(name) ? positive(config, name) : fallback;
 }
 
-inline double required_number(const json& object, const char* key) {
-  if (!find(object, key)) throw ModelError(text("config.json: ", key, " is missing"));
-  return number(object, key, 0);
-}
-
-inline int count(const json& object, const char* key, int otherwise = 0) {
-  const double value = otherwise ? number(object, key, otherwise) : required_number(object, key);
-  if (!(value >= 1 && value <= 0x7fff'ffff && value == std::floor(value)))
-    throw ModelError(text("config.json: ", key, " = ", value, ", expected a whole number from 1"));
-  return static_cast<int>(value);
-}
-
-inline bool flag(const json& object, const char* key, bool otherwise) {
-  const json* value = find(object, key);
-  if (!value) return otherwise;
-  if (!value->is_boolean()) throw ModelError(text("config.json: ", key, " is ", value->dump(), ", expected a boolean"));
-  return value->get<bool>();
-}
-
-inline std::string word(const json& object, const char* key, const char* otherwise) {
-  const json* value = find(object, key);
-  if (!value) return otherwise;
-  if (!value->is_string()) throw ModelError(text("config.json: ", key, " is ", value->dump(), ", expected a string"));
-  return value->get<std::string>();
-}
-
-inline Family family(const json& config) {
-  const json* list = find(config, "architectures");
-  const std::string name = list && list->is_array() && !list->empty() && list->front().is_string()
-                               ? list->front().get<std::string>()
-                               : word(config, "model_type", "(none)");
+inline Family family(const Config& config) {
+  const bool listed = config.has("architectures");
+  const char* key = listed ? "architectures" : "model_type";
+  const std::vector<std::string> names = listed ? config.texts(key) : std::vector<std::string>{config.text(key)};
+  if (names.empty()) config.refuse(key, "is empty");
+  const std::string& name = names.front();
   if (name == "LlamaForCausalLM" || name == "llama") return Family::llama;
   if (name == "Qwen2ForCausalLM" || name == "qwen2") return Family::qwen2;
   if (name == "Qwen3ForCausalLM" || name == "qwen3") return Family::qwen3;
-  throw ModelError(text("config.json: architecture ", name,
-                        " is not supported; supported are LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"));
+  config.refuse(key, text("is \"", name,
+                          "\", which is not supported; supported are LlamaForCausalLM, Qwen2ForCausalLM and "
+                          "Qwen3ForCausalLM"));
 }
 
 /// YaRN's correction of the attention temperature (arXiv 2309.00071, section 3.4).
@@ -123,78 +103,77 @@ inline double yarn_scale(double factor, double weight) {
   return factor <= 1 ? 1.0 : 0.1 * weight * std::log(factor) + 1.0;
 }
 
-/// `rope_theta` + `rope_scaling` of the older files, or the one object `rope_parameters` of the newer ones.
-inline RopeConfig rope(const json& config, int max_positions) {
-  RopeConfig r;
-  r.theta = number(config, "rope_theta", r.theta);
-  r.original_positions = max_positions;
-  const json* scaling = find(config, "rope_parameters");
-  const char* name = scaling ? "rope_parameters" : "rope_scaling";
-  if (!scaling) scaling = find(config, "rope_scaling");
-  if (!scaling) return r;
-  if (!scaling->is_object()) throw ModelError(text("config.json: ", name, " is not an object"));
+inline void refuse_partial_rotary(const Config& config) {
+  if (config.number_or("partial_rotary_factor", 1) != 1)
+    config.refuse("partial_rotary_factor", "is not 1, which is not supported");
+}
 
-  r.theta = number(*scaling, "rope_theta", r.theta);
-  if (number(*scaling, "partial_rotary_factor", 1.0) != 1.0)
-    throw ModelError(text("config.json: ", name, ".partial_rotary_factor other than 1 is not supported"));
-  const std::string type = word(*scaling, "rope_type", word(*scaling, "type", "default").c_str());
+/// `rope_theta` + `rope_scaling` of the older files, or the one object `rope_parameters` of the newer ones.
+inline RopeConfig rope(const Config& config, int max_positions) {
+  RopeConfig r;
+  r.theta = positive_or(config, "rope_theta", r.theta);
+  r.original_positions = max_positions;
+  refuse_partial_rotary(config);
+  const char* name = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (!config.has(name)) return r;
+  const Config scaling = config.object(name);
+  r.theta = positive_or(scaling, "rope_theta", r.theta);
+  refuse_partial_rotary(scaling);
+  const char* type_name = scaling.has("rope_type") ? "rope_type" : "type";
+  const std::string type = scaling.text_or(type_name, "default");
   if (type == "default") return r;
 
-  r.factor = required_number(*scaling, "factor");
-  if (!(r.factor >= 1)) throw ModelError(text("config.json: ", name, ".factor = ", r.factor, ", expected at least 1"));
-  if (type == "linear") {
-    r.type = RopeConfig::Type::linear;
-  } else if (type == "dynamic") {
-    r.type = RopeConfig::Type::dynamic;
-  } else if (type == "llama3") {
-    r.type = RopeConfig::Type::llama3;
-    r.original_positions = required_number(*scaling, "original_max_position_embeddings");
-    r.low_freq_factor = required_number(*scaling, "low_freq_factor");
-    r.high_freq_factor = required_number(*scaling, "high_freq_factor");
-    if (!(r.low_freq_factor > 0 && r.high_freq_factor > r.low_freq_factor))
-      throw ModelError(text("config.json: ", name, ": low_freq_factor = ", r.low_freq_factor,
-                            ", high_freq_factor = ", r.high_freq_factor, ", expected 0 < low < high"));
-  } else if (type == "yarn") {
-    r.type = RopeConfig::Type::yarn;
-    r.original_positions = number(*scaling, "original_max_position_embeddings", max_positions);
-    r.beta_fast = number(*scaling, "beta_fast", r.beta_fast);
-    r.beta_slow = number(*scaling, "beta_slow", r.beta_slow);
-    r.truncate = flag(*scaling, "truncate", true);
-    const double mscale = number(*scaling, "mscale", 0);
-    const double mscale_all = number(*scaling, "mscale_all_dim", 0);
-    const double otherwise = mscale != 0 && mscale_all != 0
-                                 ? yarn_scale(r.factor, mscale) / yarn_scale(r.factor, mscale_all)
-                                 : yarn_scale(r.factor, 1);
-    r.attention_factor = number(*scaling, "attention_factor", otherwise);
-  } else {
-    throw ModelError(text("config.json: ", name, ".rope_type \"", type,
-                          "\" is not supported; supported are default, linear, dynamic, llama3, yarn"));
+  constexpr std::pair<const char*, RopeConfig::Type> kTypes[] = {{"linear", RopeConfig::Type::linear},
+                                                                 {"dynamic", RopeConfig::Type::dynamic},
+                                                                 {"llama3", RopeConfig::Type::llama3},
+                                                                 {"yarn", RopeConfig::Type::yarn}};
+  for (const auto& [known, value] : kTypes)
+    if (type == known) r.type = value;
+  if (r.type == RopeConfig::Type::plain)
+    scaling.refuse(type_name, text("is \"", type,
+                                   "\", which is not supported; supported are default, linear, dynamic, llama3 and "
+                                   "yarn"));
+  r.factor = scaling.number("factor");
+  if (!(r.factor >= 1)) scaling.refuse("factor", text("is ", r.factor, ", must be at least 1"));
+  if (r.type == RopeConfig::Type::llama3) {
+    r.original_positions = positive(scaling, "original_max_position_embeddings");
+    r.low_freq_factor = positive(scaling, "low_freq_factor");
+    r.high_freq_factor = positive(scaling, "high_freq_factor");
+    if (r.high_freq_factor <= r.low_freq_factor) scaling.refuse("high_freq_factor", "must be above low_freq_factor");
+  } else if (r.type == RopeConfig::Type::yarn) {
+    r.original_positions = positive_or(scaling, "original_max_position_embeddings", max_positions);
+    r.beta_fast = positive_or(scaling, "beta_fast", r.beta_fast);
+    r.beta_slow = positive_or(scaling, "beta_slow", r.beta_slow);
+    r.truncate = scaling.flag_or("truncate", true);
+    r.attention_factor = yarn_scale(r.factor, 1);
+    if (scaling.has("mscale") && scaling.has("mscale_all_dim"))
+      r.attention_factor =
+          yarn_scale(r.factor, scaling.number("mscale")) / yarn_scale(r.factor, scaling.number("mscale_all_dim"));
+    r.attention_factor = positive_or(scaling, "attention_factor", r.attention_factor);
   }
-  if (!(r.original_positions >= 1))
-    throw ModelError(text("config.json: ", name, ".original_max_position_embeddings = ", r.original_positions));
   return r;
 }
 
 /// Which layers look back only so far: Qwen's `use_sliding_window` from layer `max_window_layers` on, or `layer_types`.
-inline std::vector<int> windows(const json& config, Family family, int layers) {
+inline std::vector<int> windows(const Config& config, Family family, int layers) {
   std::vector<int> result(static_cast<std::size_t>(layers), 0);
-  if (family == Family::llama || !flag(config, "use_sliding_window", false) || !find(config, "sliding_window"))
+  if (family == Family::llama || !config.flag_or("use_sliding_window", false) || !config.has("sliding_window"))
     return result;
   const int window = count(config, "sliding_window");
-  const json* types = find(config, "layer_types");
-  if (types && (!types->is_array() || types->size() != result.size()))
-    throw ModelError(text("config.json: layer_types must list the ", layers, " layers"));
-  const int first = static_cast<int>(number(config, "max_window_layers", 28));  // the default of both families
-  for (int i = 0; i < layers; ++i) {
-    const auto n = static_cast<std::size_t>(i);
-    if (!types) {
-      result[n] = i >= first ? window : 0;
-    } else if ((*types)[n] == "sliding_attention") {
-      result[n] = window;
-    } else if ((*types)[n] != "full_attention") {
-      throw ModelError(text("config.json: layer_types[", i, "] is ", (*types)[n].dump(),
-                            ", supported are full_attention and sliding_attention"));
-    }
+  if (!config.has("layer_types")) {
+    const auto first = config.integer_or("max_window_layers", 28, 0);  // 28: the default of both families
+    for (std::int64_t i = first; i < layers; ++i) result[static_cast<std::size_t>(i)] = window;
+    return result;
+  }
+  const std::vector<std::string> types = config.texts("layer_types");
+  if (types.size() != result.size())
+    config.refuse("layer_types", text("lists ", types.size(), " layers, num_hidden_layers is ", layers));
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    if (types[i] != "sliding_attention" && types[i] != "full_attention")
+      config.refuse("layer_types", text("has \"", types[i],
+                                        "\", which is not supported; supported are full_attention and "
+                                        "sliding_attention"));
+    if (types[i] == "sliding_attention") result[i] = window;
   }
   return result;
 }
@@ -202,54 +181,38 @@ inline std::vector<int> windows(const json& config, Family family, int layers) {
 }  // namespace detail
 
 /// The defaults are those of the families' configuration classes.
-inline ModelConfig parse_config(const nlohmann::json& json) {
+inline ModelConfig parse_config(const sinq::store::Config& config) {
   using namespace detail;
-  if (!json.is_object()) throw ModelError("config.json is not an object");
   ModelConfig c;
-  c.family = family(json);
-  c.hidden_size = count(json, "hidden_size");
-  c.intermediate_size = count(json, "intermediate_size");
-  c.layers = count(json, "num_hidden_layers");
-  c.heads = count(json, "num_attention_heads");
-  c.kv_heads = count(json, "num_key_value_heads", c.heads);
+  c.family = family(config);
+  c.hidden_size = count(config, "hidden_size");
+  c.intermediate_size = count(config, "intermediate_size");
+  c.layers = count(config, "num_hidden_layers");
+  c.heads = count(config, "num_attention_heads");
+  c.kv_heads = count_or(config, "num_key_value_heads", c.heads);
   if (c.heads % c.kv_heads != 0)
-    throw ModelError(
-        text("config.json: num_key_value_heads = ", c.kv_heads, " does not divide num_attention_heads = ", c.heads));
-  if (find(json, "head_dim")) {
-    c.head_dim = count(json, "head_dim");
-  } else if (c.family == Family::qwen3) {
-    c.head_dim = 128;
-  } else if (c.hidden_size % c.heads == 0) {
-    c.head_dim = c.hidden_size / c.heads;
-  } else {
-    throw ModelError(text("config.json: num_attention_heads = ", c.heads,
-                          " does not divide hidden_size = ", c.hidden_size, ", and there is no head_dim"));
-  }
-  if (c.head_dim % 2 != 0) throw ModelError(text("config.json: head_dim = ", c.head_dim, ", expected an even number"));
-  c.vocab_size = count(json, "vocab_size");
-  c.max_positions = count(json, "max_position_embeddings", c.family == Family::llama ? 2048 : 32768);
-  c.rms_norm_eps = static_cast<float>(number(json, "rms_norm_eps", 1e-6));
-  c.tied = flag(json, "tie_word_embeddings", false);
-  const bool attention_bias = flag(json, "attention_bias", false);
+    config.refuse("num_key_value_heads",
+                  text("is ", c.kv_heads, ", must divide num_attention_heads, which is ", c.heads));
+  if (!config.has("head_dim") && c.family != Family::qwen3 && c.hidden_size % c.heads != 0)
+    config.refuse("num_attention_heads", text("is ", c.heads, ", must divide hidden_size, which is ", c.hidden_size,
+                                              ", where there is no head_dim"));
+  c.head_dim = count_or(config, "head_dim", c.family == Family::qwen3 ? 128 : c.hidden_size / c.heads);
+  if (c.head_dim % 2 != 0)
+    config.refuse("head_dim",
+                  text("(hidden_size / num_attention_heads where it is not given) is ", c.head_dim, ", must be even"));
+  c.vocab_size = count(config, "vocab_size");
+  c.max_positions = count_or(config, "max_position_embeddings", c.family == Family::llama ? 2048 : 32768);
+  c.rms_norm_eps = static_cast<float>(positive_or(config, "rms_norm_eps", 1e-6));
+  c.tied = config.flag_or("tie_word_embeddings", false);
+  const bool attention_bias = config.flag_or("attention_bias", false);
   c.qkv_bias = c.family == Family::qwen2 || attention_bias;
   c.o_bias = c.family != Family::qwen2 && attention_bias;
-  c.mlp_bias = flag(json, "mlp_bias", false);
-  if (const std::string act = word(json, "hidden_act", "silu"); act != "silu" && act != "swish")
-    throw ModelError(text("config.json: hidden_act \"", act, "\" is not supported; supported is silu"));
-  if (number(json, "partial_rotary_factor", 1.0) != 1.0)
-    throw ModelError("config.json: partial_rotary_factor other than 1 is not supported");
-  c.rope = rope(json, c.max_positions);
-  c.window = windows(json, c.family, c.layers);
+  c.mlp_bias = config.flag_or("mlp_bias", false);
+  if (const std::string act = config.text_or("hidden_act", "silu"); act != "silu" && act != "swish")
+    config.refuse("hidden_act", text("is \"", act, "\", which is not supported; supported is silu"));
+  c.rope = rope(config, c.max_positions);
+  c.window = windows(config, c.family, c.layers);
   return c;
-}
-
-inline ModelConfig read_config(const std::string& directory) {
-  const std::string path = directory + "/config.json";
-  std::ifstream file(path);
-  if (!file) throw ModelError(text(path, ": cannot be opened"));
-  const auto json = nlohmann::json::parse(file, nullptr, false);
-  if (json.is_discarded()) throw ModelError(text(path, " is not valid JSON"));
-  return parse_config(json);
 }
 
 }  // namespace engine

@@ -2,13 +2,18 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <sinq/core/thread_pool.hpp>
 
 #include "engine/build.hpp"
 #include "examples/reference_decoder.hpp"
 
 namespace {
 
-using nlohmann::json;
+using json = sinq::store::Json;
+
+engine::ModelConfig parse(const json& config) {
+  return engine::parse_config({config, "config.json"});
+}
 
 /// Small numbers that no mistake in a shape survives: all sizes differ.
 json tiny_config(const std::string& architecture) {
@@ -104,7 +109,7 @@ double difference(const engine::Matrix& logits, const reference::Rows& expected)
 
 /// Prefill and steps of one token, against the reference.
 void expect_same_as_reference(const json& json_config) {
-  const engine::ModelConfig config = engine::parse_config(json_config);
+  const engine::ModelConfig config = parse(json_config);
   reference::Decoder reference{config, random_tensors(config), {}, config.rope.attention_factor};
   reference.frequencies = engine::rope_frequencies(config.rope, config.head_dim, 0);  // tested below
   MapSource source{reference.tensors};
@@ -139,23 +144,23 @@ TEST(Engine, LlamaDerivesHeadDimAndKvHeads) {
   json config = tiny_config("LlamaForCausalLM");
   config.erase("head_dim");
   config.erase("num_key_value_heads");
-  EXPECT_EQ(engine::parse_config(config).head_dim, 4);
-  EXPECT_EQ(engine::parse_config(config).kv_heads, 6);
+  EXPECT_EQ(parse(config).head_dim, 4);
+  EXPECT_EQ(parse(config).kv_heads, 6);
   expect_same_as_reference(config);
 }
 TEST(Engine, Qwen2AgreesWithTheReference) {
   const json config = tiny_config("Qwen2ForCausalLM");
-  EXPECT_TRUE(engine::parse_config(config).qkv_bias);
+  EXPECT_TRUE(parse(config).qkv_bias);
   expect_same_as_reference(config);
   expect_same_as_reference(with(config, {{"tie_word_embeddings", false}}));
 }
 TEST(Engine, Qwen2SlidingWindow) {
   const json config = with(tiny_config("Qwen2ForCausalLM"),
                            {{"use_sliding_window", true}, {"sliding_window", 4}, {"max_window_layers", 1}});
-  EXPECT_EQ(engine::parse_config(config).window, (std::vector<int>{0, 4}));
+  EXPECT_EQ(parse(config).window, (std::vector<int>{0, 4}));
   expect_same_as_reference(config);
   const json types = with(config, {{"layer_types", {"sliding_attention", "full_attention"}}});
-  EXPECT_EQ(engine::parse_config(types).window, (std::vector<int>{4, 0}));
+  EXPECT_EQ(parse(types).window, (std::vector<int>{4, 0}));
   expect_same_as_reference(types);
 }
 TEST(Engine, Qwen3AgreesWithTheReference) {
@@ -170,7 +175,7 @@ TEST(Engine, ScaledRopeReachesTheLogits) {
 }
 
 TEST(Engine, ThreadsDoNotChangeABit) {
-  const engine::ModelConfig config = engine::parse_config(tiny_config("Qwen3ForCausalLM"));
+  const engine::ModelConfig config = parse(tiny_config("Qwen3ForCausalLM"));
   const auto tensors = random_tensors(config);
   MapSource source{tensors};
   const engine::Model model = engine::build_model(config, source);
@@ -192,7 +197,7 @@ TEST(Engine, TokenOutsideTheVocabulary) {
 // --- positions -----------------------------------------------------------------------------------------------------
 
 engine::RopeConfig parse_rope(const json& changes) {
-  return engine::parse_config(with(tiny_config("LlamaForCausalLM"), changes)).rope;
+  return parse(with(tiny_config("LlamaForCausalLM"), changes)).rope;
 }
 
 void expect_frequencies(const engine::RopeConfig& rope, int head_dim, std::int64_t length,
@@ -233,7 +238,7 @@ TEST(Rope, Llama3KeepsShortWavesAndStretchesLongOnes) {
   const double f = 2.5 * 2 * std::numbers::pi / 8192;
   expect_frequencies(parse_rope({{"rope_theta", 1 / (f * f)}, {"rope_scaling", scaling}}), 4, 1, {1, f * 0.5625});
   scaling.erase("low_freq_factor");
-  EXPECT_THROW(parse_rope({{"rope_scaling", scaling}}), engine::ModelError);
+  EXPECT_THROW(parse_rope({{"rope_scaling", scaling}}), sinq::FormatError);
 }
 
 TEST(Rope, Yarn) {
@@ -261,26 +266,32 @@ TEST(Rope, Yarn) {
 
 void expect_error(const json& changes, const std::string& part) {
   try {
-    (void)engine::parse_config(with(tiny_config("LlamaForCausalLM"), changes));
+    (void)parse(with(tiny_config("LlamaForCausalLM"), changes));
     ADD_FAILURE() << "no error for " << changes;
-  } catch (const engine::ModelError& e) {
+  } catch (const sinq::FormatError& e) {
     EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
   }
 }
 
 TEST(ModelConfig, ErrorsNameTheKeyAndWhatIsSupported) {
-  expect_error({{"architectures", {"GemmaForCausalLM"}}}, "GemmaForCausalLM is not supported; supported are Llama");
-  expect_error({{"hidden_size", nullptr}}, "hidden_size is missing");
-  expect_error({{"hidden_size", "24"}}, "hidden_size is \"24\", expected a number");
-  expect_error({{"hidden_size", -24}}, "hidden_size = -24");
-  expect_error({{"num_key_value_heads", 4}}, "num_key_value_heads = 4 does not divide");
-  expect_error({{"head_dim", 7}}, "head_dim = 7, expected an even number");
-  expect_error({{"hidden_act", "gelu"}}, "hidden_act \"gelu\" is not supported");
-  expect_error({{"rope_scaling", {{"type", "longrope"}}}}, "factor is missing");
-  expect_error({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}}, "supported are default, linear, dynamic");
-  expect_error({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, "factor = 0.5");
-  expect_error({{"partial_rotary_factor", 0.5}}, "partial_rotary_factor");
-  expect_error({{"tie_word_embeddings", 1}}, "tie_word_embeddings is 1, expected a boolean");
+  expect_error({{"architectures", {"GemmaForCausalLM"}}},
+               "\"architectures\" is \"GemmaForCausalLM\", which is not supported; supported are LlamaForCausalLM");
+  expect_error({{"architectures", nullptr}}, "\"model_type\" is missing");
+  expect_error({{"architectures", json::array()}}, "\"architectures\" is empty");
+  expect_error({{"hidden_size", nullptr}}, "\"hidden_size\" is missing");
+  expect_error({{"hidden_size", "24"}}, "\"hidden_size\" is not an integer");
+  expect_error({{"hidden_size", -24}}, "\"hidden_size\" is -24, allowed are 1 to");
+  expect_error({{"num_key_value_heads", 4}}, "\"num_key_value_heads\" is 4, must divide");
+  expect_error({{"num_attention_heads", 7}, {"head_dim", nullptr}, {"num_key_value_heads", 1}},
+               "must divide hidden_size, which is 24");
+  expect_error({{"head_dim", 7}}, "is 7, must be even");
+  expect_error({{"hidden_act", "gelu"}}, "\"hidden_act\" is \"gelu\", which is not supported");
+  expect_error({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}},
+               "\"rope_scaling.type\" is \"longrope\", which is not supported; supported are default, linear");
+  expect_error({{"rope_scaling", {{"type", "linear"}}}}, "\"rope_scaling.factor\" is missing");
+  expect_error({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, "\"rope_scaling.factor\" is 0.5");
+  expect_error({{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}, "\"rope_parameters.partial_rotary_factor\"");
+  expect_error({{"tie_word_embeddings", 1}}, "\"tie_word_embeddings\" is neither true nor false");
 }
 
 }  // namespace
