@@ -95,8 +95,12 @@ class ProgressBar {
   explicit ProgressBar(std::string label) : label_(std::move(label)), shown_(isatty(STDERR_FILENO) != 0) {}
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
-  ~ProgressBar() {
+  ~ProgressBar() { clear(); }
+
+  /// Leaves an empty line for what comes next.
+  void clear() {
     if (drawn_) std::fprintf(stderr, "\r\033[K");
+    drawn_ = false;
   }
 
   /// From any thread; `share` lies in [0, 1].
