@@ -52,8 +52,8 @@ template <int kBits>
   } else {
     x = (x & lane_mask(16, kBits)) | (x >> (8 - kBits) & lane_mask(16, kBits) << kBits);
     x = (x & lane_mask(32, 2 * kBits)) | (x >> (16 - 2 * kBits) & lane_mask(32, 2 * kBits) << (2 * kBits));
-    x = (x & lane_mask(64, 4 * kBits)) | x >> (32 - 4 * kBits);
-    return x & ((std::uint64_t{1} << 8 * kBits) - 1);
+    x = (x & lane_mask(64, 4 * kBits)) | (x >> (32 - 4 * kBits) & lane_mask(64, 4 * kBits) << (4 * kBits));
+    return x;
   }
 }
 

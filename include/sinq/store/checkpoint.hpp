@@ -64,7 +64,7 @@ class Checkpoint {
   /// FormatError where there is no tensor of that name.
   [[nodiscard]] const Tensor& at(std::string_view name) const {
     const Tensor* t = find(name);
-    if (t == nullptr) detail::store::fail(name_, "there is no tensor " + detail::store::quoted(name));
+    if (t == nullptr) detail::store::fail(name_, "there is no tensor " + detail::store::in_quotes(name));
     return *t;
   }
 
@@ -97,7 +97,7 @@ class Checkpoint {
   void open_shards(const std::filesystem::path& index) {
     using detail::core::text;
     using detail::store::fail;
-    using detail::store::quoted;
+    using detail::store::in_quotes;
     name_ = index.string();
     const Json document = read_json(index);
     const auto* root = document.get_ptr<const Json::object_t*>();
@@ -111,9 +111,9 @@ class Checkpoint {
     std::vector<std::string> order;
     for (const auto& [tensor, value] : *members) {
       const auto* shard = value.get_ptr<const std::string*>();
-      if (shard == nullptr) fail(name_, text("the shard of tensor ", quoted(tensor), " is not a string"));
+      if (shard == nullptr) fail(name_, text("the shard of tensor ", in_quotes(tensor), " is not a string"));
       if (!detail::store::stays_inside(*shard))
-        fail(name_, text("the shard ", quoted(*shard), " of tensor ", quoted(tensor),
+        fail(name_, text("the shard ", in_quotes(*shard), " of tensor ", in_quotes(tensor),
                          " is not a relative path inside the directory"));
       if (shards.emplace(*shard, order.size()).second) order.push_back(*shard);
     }
@@ -122,17 +122,17 @@ class Checkpoint {
     for (const std::string& shard : order) {
       const auto path = index.parent_path() / shard;
       std::error_code ignored;
-      if (!std::filesystem::exists(path, ignored)) fail(name_, text("the shard ", quoted(shard), " is missing"));
+      if (!std::filesystem::exists(path, ignored)) fail(name_, text("the shard ", in_quotes(shard), " is missing"));
       files_.emplace_back(path);
       for (const Tensor& t : files_.back().tensors())
         if (const auto [other, is_new] = holder.emplace(t.name, &files_.back()); !is_new)
           fail(files_.back().path(), t.offset,
-               text("tensor ", quoted(t.name), " is also in ", quoted(other->second->path())));
+               text("tensor ", in_quotes(t.name), " is also in ", in_quotes(other->second->path())));
     }
     for (const auto& [tensor, value] : *members) {
       const auto& shard = *value.get_ptr<const std::string*>();
       if (files_[shards.at(shard)].find(tensor) == nullptr)
-        fail(name_, text("tensor ", quoted(tensor), " is not in its shard ", quoted(shard)));
+        fail(name_, text("tensor ", in_quotes(tensor), " is not in its shard ", in_quotes(shard)));
     }
   }
 

@@ -106,7 +106,7 @@ class Config {
 
   /// For what only the caller can know to be wrong.
   [[noreturn]] void refuse(std::string_view name, const std::string& what) const {
-    detail::store::fail(file_, detail::store::quoted(prefix_ + std::string(name)) + " " + what);
+    detail::store::fail(file_, detail::store::in_quotes(prefix_ + std::string(name)) + " " + what);
   }
 
  private:

@@ -11,7 +11,7 @@
 namespace sinq::inline SINQ_ABI::detail::store {
 
 /// A name out of a file, fit for a message: in quotation marks, of bounded length, without control characters.
-inline std::string quoted(std::string_view name) {
+inline std::string in_quotes(std::string_view name) {
   constexpr std::size_t kMost = 120;
   std::string out = "\"";
   for (char c : name.substr(0, kMost)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;

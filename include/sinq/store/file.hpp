@@ -41,7 +41,7 @@ class File {
   /// FormatError where there is no tensor of that name.
   [[nodiscard]] const Tensor& at(std::string_view name) const {
     const Tensor* t = find(name);
-    if (t == nullptr) detail::store::fail(*path_, "there is no tensor " + detail::store::quoted(name));
+    if (t == nullptr) detail::store::fail(*path_, "there is no tensor " + detail::store::in_quotes(name));
     return *t;
   }
 

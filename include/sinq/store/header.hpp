@@ -100,7 +100,7 @@ class HeaderReader {
       metadata.push_back({std::move(key_), std::move(value), 8 + at});
     } else if (place_ == Place::tensor && key_ == "dtype") {
       const auto type = sinq::store::element_type(value);
-      if (!type) refuse(at, core::text("dtype ", quoted(value), " is unknown"));
+      if (!type) refuse(at, core::text("dtype ", in_quotes(value), " is unknown"));
       tensor_.type = *type;
     } else {
       misplaced(at, "a string");
@@ -112,19 +112,19 @@ class HeaderReader {
     const std::uint64_t at = trace_.token();
     switch (place_) {
       case Place::root:
-        if (!tensor_names_.insert(name).second) refuse(at, core::text("the name ", quoted(name), " occurs twice"));
+        if (!tensor_names_.insert(name).second) refuse(at, core::text("the name ", in_quotes(name), " occurs twice"));
         entry_ = {.name_at = at};
         tensor_ = {};
         tensor_.name = name;
         break;
       case Place::metadata:
         if (!metadata_names_.insert(name).second)
-          refuse(at, core::text("the name ", quoted(name), " occurs twice in __metadata__"));
+          refuse(at, core::text("the name ", in_quotes(name), " occurs twice in __metadata__"));
         break;
       default: {
         const unsigned bit = name == "dtype" ? 1u : name == "shape" ? 2u : name == "data_offsets" ? 4u : 0u;
-        if (bit == 0) refuse(at, core::text(quoted(name), " is no part of a tensor's description"));
-        if ((entry_.seen & bit) != 0) refuse(at, core::text(quoted(name), " occurs twice"));
+        if (bit == 0) refuse(at, core::text(in_quotes(name), " is no part of a tensor's description"));
+        if ((entry_.seen & bit) != 0) refuse(at, core::text(in_quotes(name), " occurs twice"));
         entry_.seen |= bit;
       }
     }
@@ -207,7 +207,7 @@ class HeaderReader {
   /// `at` counts from the beginning of the header's text.
   [[noreturn]] void refuse(std::uint64_t at, const std::string& what) const {
     const bool in_tensor = place_ == Place::tensor || place_ == Place::shape || place_ == Place::offsets;
-    fail(path_, 8 + at, in_tensor ? core::text("tensor ", quoted(tensor_.name), ": ", what) : what);
+    fail(path_, 8 + at, in_tensor ? core::text("tensor ", in_quotes(tensor_.name), ": ", what) : what);
   }
 
   [[noreturn]] void misplaced(std::uint64_t at, const char* found) const {
@@ -217,13 +217,13 @@ class HeaderReader {
         case Place::after:
           return std::string("one object");
         case Place::root:
-          return core::text("an object as the value of ", quoted(key_));
+          return core::text("an object as the value of ", in_quotes(key_));
         case Place::metadata:
-          return core::text("a string as the value of ", quoted(key_), " in __metadata__");
+          return core::text("a string as the value of ", in_quotes(key_), " in __metadata__");
         case Place::tensor:
-          return core::text(key_ == "dtype" ? "a string" : "an array", " as the value of ", quoted(key_));
+          return core::text(key_ == "dtype" ? "a string" : "an array", " as the value of ", in_quotes(key_));
         default:
-          return core::text("a number from 0 to 2^63 - 1 in ", quoted(key_));
+          return core::text("a number from 0 to 2^63 - 1 in ", in_quotes(key_));
       }
     };
     refuse(at, core::text("expected ", expected(), ", found ", found));
@@ -268,10 +268,10 @@ class HeaderReader {
       Tensor& t = tensors[entry.index];
       if (t.offset < covered)
         fail(path_, 8 + entry.offsets_at,
-             core::text("tensor ", quoted(t.name), ": its data overlaps that of ", quoted(sorted.back().name)));
+             core::text("tensor ", in_quotes(t.name), ": its data overlaps that of ", in_quotes(sorted.back().name)));
       if (t.offset > covered)
         fail(path_, covered,
-             core::text(t.offset - covered, " bytes before tensor ", quoted(t.name), " belong to no tensor"));
+             core::text(t.offset - covered, " bytes before tensor ", in_quotes(t.name), " belong to no tensor"));
       covered += t.data.size();
       sorted.push_back(std::move(t));
     }

@@ -116,6 +116,7 @@ struct JsonOrigin {
   std::string_view file;
   std::uint64_t offset = 0;
   bool embedded = false;
+  std::string part = {};  // what it is there, for messages
 };
 
 /// Builds a document from the parser's events.
@@ -143,7 +144,7 @@ class DocumentBuilder {
 
   bool key(std::string& name) {
     const std::uint64_t at = trace_.token();
-    if (!open_.back().names.insert(name).second) refuse(at, core::text("the name ", quoted(name), " occurs twice"));
+    if (!open_.back().names.insert(name).second) refuse(at, core::text("the name ", in_quotes(name), " occurs twice"));
     open_.back().name = std::move(name);
     return true;
   }
@@ -160,7 +161,7 @@ class DocumentBuilder {
   };
 
   [[noreturn]] void refuse(std::uint64_t at, const std::string& what) {
-    fail(origin_.file, origin_.embedded ? origin_.offset : origin_.offset + at, what);
+    fail(origin_.file, origin_.embedded ? origin_.offset : origin_.offset + at, origin_.part + what);
   }
 
   bool add(Json value) { return place(std::move(value)) != nullptr; }

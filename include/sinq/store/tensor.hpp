@@ -45,7 +45,7 @@ using sinq::store::Tensor;
 
 /// The tensor itself is fine but not what is needed here.
 [[noreturn, gnu::cold]] inline void refuse(const Tensor& t, const std::string& what) {
-  fail(t.file, t.offset, core::text("tensor ", quoted(t.name), " is ", describe(t), ": ", what));
+  fail(t.file, t.offset, core::text("tensor ", in_quotes(t.name), " is ", describe(t), ": ", what));
 }
 
 }  // namespace detail::store
