@@ -35,11 +35,11 @@ void run(const Arguments& a, program::Threads& threads) {
 
   program::ProgressBar bar("evaluating");
   const program::Stopwatch time;
-  const engine::Evaluation e = engine::evaluate(
-      model, windows, threads.executor(), {reference ? &*reference : nullptr, {}},
-      [&](std::int64_t done, std::int64_t total) {
-        bar.update(static_cast<double>(done) / static_cast<double>(total));
-      });
+  const engine::Evaluation e =
+      engine::evaluate(model, windows, threads.executor(), {reference ? &*reference : nullptr, {}},
+                       [&](std::int64_t done, std::int64_t total) {
+                         bar.update(static_cast<double>(done) / static_cast<double>(total));
+                       });
   const double speed = static_cast<double>(e.predicted) / time.seconds();
   const double bits = bits_per_weight(a.model);
 
@@ -69,9 +69,10 @@ void run(const Arguments& a, program::Threads& threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Perplexity of a model over windows of tokens, each evaluated alone; with --reference also the mean KL "
-               "divergence from the reference's predictions and how often the most likely token differs.",
-               "sinq_perplexity");
+  CLI::App app(
+      "Perplexity of a model over windows of tokens, each evaluated alone; with --reference also the mean KL "
+      "divergence from the reference's predictions and how often the most likely token differs.",
+      "sinq_perplexity");
   Arguments a;
   program::Threads threads;
   app.add_option("MODEL_DIR", a.model, "Model directory, full-precision or quantized")

@@ -88,6 +88,14 @@ class Model {
     return (head ? *head : embedding)(hidden, executor);
   }
 
+  /// What the weights take in memory, and how many they are; norms and biases, which are floats here, left out.
+  [[nodiscard]] std::int64_t bytes() const {
+    return sum([](const Linear& l) { return l.bytes(); });
+  }
+  [[nodiscard]] std::int64_t parameters() const {
+    return sum([](const Linear& l) { return l.rows() * l.cols(); });
+  }
+
   void check_tokens(std::span<const std::int32_t> tokens) const {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       if (tokens[i] < 0 || tokens[i] >= config.vocab_size)
@@ -96,6 +104,14 @@ class Model {
   }
 
  private:
+  template <class F>
+  [[nodiscard]] std::int64_t sum(F of) const {
+    std::int64_t total = of(embedding) + (head ? of(*head) : 0);
+    for (const Layer& l : layers)
+      for (const Linear* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) total += of(*w);
+    return total;
+  }
+
   [[nodiscard]] Matrix attention(std::size_t l, const Matrix& n, const RopeTable& table, KvCache& cache,
                                  sinq::Executor& executor) const {
     const Layer& layer = layers[l];
