@@ -3,6 +3,9 @@
 
 #include <cmath>
 #include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "../core.hpp"
 
@@ -77,17 +80,91 @@ inline void sweep_portable(const float* w, std::int64_t rows, std::int64_t strid
 }
 
 #if defined(__x86_64__)
+
 [[gnu::target("avx2,fma")]] inline void sweep_avx2(const float* w, std::int64_t rows, std::int64_t stride,
                                                    const float* row_inverse, const float* col_inverse,
                                                    SweepSums sums) noexcept {
-  sweep_body(w, rows, stride, row_inverse, col_inverse, sums);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const __m256 r = _mm256_set1_ps(row_inverse[i]);
+    __m256 sum[2] = {};
+    __m256 square[2] = {};
+    for (std::int64_t j = 0; j < stride; j += kLanes) {
+      for (int h = 0; h < 2; ++h) {
+        const std::int64_t at = j + 8 * h;
+        const __m256 v = _mm256_loadu_ps(w + i * stride + at);
+        const __m256 c = _mm256_loadu_ps(col_inverse + at);
+        const __m256 t = _mm256_mul_ps(v, c);
+        const __m256 u = _mm256_mul_ps(v, r);
+        sum[h] = _mm256_fmadd_ps(v, c, sum[h]);
+        square[h] = _mm256_fmadd_ps(t, t, square[h]);
+        _mm256_storeu_ps(sums.col_sum + at, _mm256_fmadd_ps(v, r, _mm256_loadu_ps(sums.col_sum + at)));
+        _mm256_storeu_ps(sums.col_square + at, _mm256_fmadd_ps(u, u, _mm256_loadu_ps(sums.col_square + at)));
+      }
+    }
+    alignas(32) float lanes[2][kLanes];
+    for (int h = 0; h < 2; ++h) {
+      _mm256_store_ps(lanes[0] + 8 * h, sum[h]);
+      _mm256_store_ps(lanes[1] + 8 * h, square[h]);
+    }
+    sums.row_sum[i] = fold(lanes[0]);
+    sums.row_square[i] = fold(lanes[1]);
+  }
 }
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")]] inline void sweep_avx512(const float* w, std::int64_t rows,
-                                                                                   std::int64_t stride,
-                                                                                   const float* row_inverse,
-                                                                                   const float* col_inverse,
-                                                                                   SweepSums sums) noexcept {
-  sweep_body(w, rows, stride, row_inverse, col_inverse, sums);
+
+/// A tile of kChunks * 16 columns, whose column sums stay in registers.
+template <int kChunks>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]] inline void sweep_avx512_narrow(
+    const float* w, std::int64_t rows, const float* row_inverse, const float* col_inverse, SweepSums sums) noexcept {
+  __m512 col_sum[kChunks];
+  __m512 col_square[kChunks];
+  for (int k = 0; k < kChunks; ++k) {
+    col_sum[k] = _mm512_loadu_ps(sums.col_sum + 16 * k);
+    col_square[k] = _mm512_loadu_ps(sums.col_square + 16 * k);
+  }
+  for (std::int64_t i = 0; i < rows; ++i, w += 16 * kChunks) {
+    const __m512 r = _mm512_set1_ps(row_inverse[i]);
+    __m512 sum = _mm512_setzero_ps();
+    __m512 square = _mm512_setzero_ps();
+    for (int k = 0; k < kChunks; ++k) {
+      const __m512 v = _mm512_loadu_ps(w + 16 * k);
+      const __m512 c = _mm512_loadu_ps(col_inverse + 16 * k);
+      const __m512 t = _mm512_mul_ps(v, c);
+      const __m512 u = _mm512_mul_ps(v, r);
+      sum = _mm512_fmadd_ps(v, c, sum);
+      square = _mm512_fmadd_ps(t, t, square);
+      col_sum[k] = _mm512_fmadd_ps(v, r, col_sum[k]);
+      col_square[k] = _mm512_fmadd_ps(u, u, col_square[k]);
+    }
+    // Both folds at once: 16 -> 8 each, side by side in one register, then 8 -> 4 -> 2 -> 1.
+    const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
+    const __m256 q8 = _mm256_add_ps(_mm512_castps512_ps256(square), _mm512_extractf32x8_ps(square, 1));
+    __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(s8), q8, 1);
+    both = _mm512_add_ps(both, _mm512_shuffle_f32x4(both, both, 0b10'11'00'01));
+    both = _mm512_add_ps(both, _mm512_permute_ps(both, 0b01'00'11'10));
+    both = _mm512_add_ps(both, _mm512_permute_ps(both, 0b10'11'00'01));
+    sums.row_sum[i] = _mm512_cvtss_f32(both);
+    sums.row_square[i] = _mm_cvtss_f32(_mm512_extractf32x4_ps(both, 2));
+  }
+  for (int k = 0; k < kChunks; ++k) {
+    _mm512_storeu_ps(sums.col_sum + 16 * k, col_sum[k]);
+    _mm512_storeu_ps(sums.col_square + 16 * k, col_square[k]);
+  }
+}
+
+inline void sweep_avx512(const float* w, std::int64_t rows, std::int64_t stride, const float* row_inverse,
+                         const float* col_inverse, SweepSums sums) noexcept {
+  switch (stride) {
+    case 16:
+      return sweep_avx512_narrow<1>(w, rows, row_inverse, col_inverse, sums);
+    case 32:
+      return sweep_avx512_narrow<2>(w, rows, row_inverse, col_inverse, sums);
+    case 64:
+      return sweep_avx512_narrow<4>(w, rows, row_inverse, col_inverse, sums);
+    case 128:
+      return sweep_avx512_narrow<8>(w, rows, row_inverse, col_inverse, sums);
+    default:
+      return sweep_avx2(w, rows, stride, row_inverse, col_inverse, sums);
+  }
 }
 #endif
 
