@@ -9,6 +9,7 @@
 //   Tensor           name, element type, shape, bytes; as weights, floats, integers     (tensor.hpp)
 //   Config           config.json with checked questions                                 (config.hpp)
 //   Writer           writes a file tensor by tensor and replaces the old one at the end (writer.hpp)
+//   DirectoryWriter  a quantized copy of a model directory                              (directory.hpp)
 //   save, load       all quantized matrices of a file at once                           (quantized.hpp)
 //   write, read_quantized, contents   one at a time, and what there is                  (quantized.hpp)
 //
@@ -24,6 +25,7 @@
 
 #include "store/checkpoint.hpp"
 #include "store/config.hpp"
+#include "store/directory.hpp"
 #include "store/file.hpp"
 #include "store/quantized.hpp"
 #include "store/tensor.hpp"

@@ -8,6 +8,7 @@ namespace detail::store {
 
 inline constexpr const char* kModelName = "model.safetensors";
 inline constexpr const char* kIndexName = "model.safetensors.index.json";
+inline constexpr const char* kConfigName = "config.json";
 
 /// A shard is named by a relative path that does not leave the directory. (By its text: a symbolic link may lead
 /// anywhere, as in the Hugging Face cache, where every file is one.)
@@ -46,8 +47,13 @@ class Checkpoint {
     } else {
       open(path);
     }
-    for (const File& file : files_)
-      for (const Tensor& t : file.tensors()) tensors_.push_back(&t);
+    list_tensors();
+  }
+
+  /// A file that is already open, such as one in memory.
+  explicit Checkpoint(File file) : name_(file.path()) {
+    files_.push_back(std::move(file));
+    list_tensors();
   }
 
   [[nodiscard]] std::span<const File> files() const noexcept { return files_; }
@@ -88,9 +94,13 @@ class Checkpoint {
   /// The file or index, for messages.
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
 
+  /// Where config.json and the other files of the model are; empty for a model in memory.
+  [[nodiscard]] const std::filesystem::path& directory() const noexcept { return directory_; }
+
  private:
   void open(const std::filesystem::path& path) {
     name_ = path.string();
+    directory_ = path.has_parent_path() ? path.parent_path() : ".";
     files_.emplace_back(path);
   }
 
@@ -99,6 +109,7 @@ class Checkpoint {
     using detail::store::fail;
     using detail::store::in_quotes;
     name_ = index.string();
+    directory_ = index.has_parent_path() ? index.parent_path() : ".";
     const Json document = read_json(index);
     const auto* root = document.get_ptr<const Json::object_t*>();
     const auto map = root == nullptr ? Json::object_t::const_iterator{} : root->find("weight_map");
@@ -120,7 +131,7 @@ class Checkpoint {
     std::unordered_map<std::string_view, const File*> holder;
     files_.reserve(order.size());
     for (const std::string& shard : order) {
-      const auto path = index.parent_path() / shard;
+      const auto path = directory_ / shard;
       std::error_code ignored;
       if (!std::filesystem::exists(path, ignored)) fail(name_, text("the shard ", in_quotes(shard), " is missing"));
       files_.emplace_back(path);
@@ -136,7 +147,13 @@ class Checkpoint {
     }
   }
 
+  void list_tensors() {
+    for (const File& file : files_)
+      for (const Tensor& t : file.tensors()) tensors_.push_back(&t);
+  }
+
   std::string name_;
+  std::filesystem::path directory_;
   std::vector<File> files_;
   std::vector<const Tensor*> tensors_;
 };

@@ -36,8 +36,8 @@
 //   coarse_groups   0 to 2^31 - 1; 0: one coarse scale for the whole row
 //
 // A stack NAME of matrices (the fused experts of a mixture model, [experts, rows, cols]) is the matrices NAME.0,
-// NAME.1, ... in one file, and under "sinq:NAME" an object with exactly the members version and stack (their number,
-// 0 to 2^31 - 1).
+// NAME.1, ... in the same file or other files of the model, and under "sinq:NAME" an object with exactly the members
+// version and stack (their number, 0 to 2^31 - 1).
 //
 // A reader refuses other versions, members and names, tensors that are missing or of another type or shape, bits set
 // in the filling, and auxiliaries that are not finite: what it accepts passes `sinq::validate`, and equal matrices have

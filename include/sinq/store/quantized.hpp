@@ -73,7 +73,7 @@ inline Description read_description(const File& file, const sinq::store::Metadat
 
 /// About what a matrix adds to the header of a file.
 inline std::int64_t header_bytes(std::string_view name) {
-  return 6 * (static_cast<std::int64_t>(name.size()) + 90) + 340;
+  return 6 * static_cast<std::int64_t>(name.size()) + 740;
 }
 
 }  // namespace detail::store
@@ -107,8 +107,8 @@ inline void write(Writer& out, std::string_view name, const QuantizedMatrix& q) 
   return detail::core::text(name, ".", index);
 }
 
-/// Says that `name` is a stack of `count` matrices, each of which `write` adds to the same file under its
-/// `name_in_stack`.
+/// Says that `name` is a stack of `count` matrices, each of which `write` adds under its `name_in_stack`, to the
+/// same file or another of the same model.
 inline void write_stack(Writer& out, std::string_view name, std::int64_t count) {
   detail::core::require(count >= 0 && count <= INT32_MAX, "count", count, "allowed are 0 to 2^31 - 1");
   out.metadata(detail::store::key_of(name), Json({{"version", kFormatVersion}, {"stack", count}}).dump());
@@ -192,7 +192,7 @@ struct Contents {
       const Description d = read_description(file, entry);
       if (d.stack >= 0) {
         for (std::int64_t k = 0; k < d.stack; ++k)
-          if (!is_quantized(file, name_in_stack(name, k)))
+          if (!is_quantized(checkpoint, name_in_stack(name, k)))
             fail(file.path(), entry.offset,
                  detail::core::text("matrix ", k, " of the stack ", in_quotes(name), " is missing"));
         out.stacks.push_back({name, d.stack});
