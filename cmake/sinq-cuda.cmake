@@ -36,6 +36,7 @@ if(NOT TARGET sinq::cuda)
       return()
     endif()
     add_library(sinq::cuda INTERFACE IMPORTED GLOBAL)
+    set_target_properties(sinq::cuda PROPERTIES SINQ_NVCC "${nvcc}")
     # Headers only: a target with .cu files links the runtime of its own choice anyway.
     target_link_libraries(sinq::cuda INTERFACE sinq::sinq CUDA::toolkit)
     # The one requirement that is spelled as a flag, for .cu files only. CMake before 3.26 knows no C++20 for nvcc.
