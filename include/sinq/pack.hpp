@@ -7,12 +7,13 @@
 //   QuantizedMatrix   canonical bit order, what files hold            (quantized_matrix.hpp)
 //   PackedMatrix      a kernel's order, made once at load by `pack`   (packed_matrix.hpp)
 //   Format            bits, levels, grouping, how auxiliaries are stored
-//   dequantize        the scalar way back
+//   dequantize        the scalar way back; dequantize_row: one row, as an embedding needs it
 //
 // Limits: 2, 3, 4, 5, 6 or 8 bits, always dense (3 bits take 3 bits); at most 16 levels in a table, each 8 bits, so
 // that one byte shuffle can look sixteen of them up.
 
 #include "pack/dequantize.hpp"
+#include "pack/dequantize_row.hpp"
 #include "pack/format.hpp"
 #include "pack/packed_matrix.hpp"
 #include "pack/quantized_matrix.hpp"

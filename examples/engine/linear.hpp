@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <sinq/sinq.hpp>
+#include <utility>
+#include <variant>
+
+#include "tensor.hpp"
+
+namespace engine {
+
+/// y = x W^T + b. W is dense, in the element type of its file and where the file is mapped, or quantized. A dense view
+/// must outlive the Linear (the Model keeps the files mapped).
+class Linear {
+ public:
+  Linear() = default;
+  explicit Linear(sinq::WeightView weight) : weight_(weight) {}
+  explicit Linear(sinq::PackedMatrix weight) : weight_(std::move(weight)) {}
+
+  void set_bias(Vector bias) { bias_ = std::move(bias); }
+
+  [[nodiscard]] bool quantized() const { return std::holds_alternative<sinq::PackedMatrix>(weight_); }
+
+  [[nodiscard]] std::int64_t rows() const {
+    return std::visit([](const auto& w) { return rows_of(w); }, weight_);
+  }
+  [[nodiscard]] std::int64_t cols() const {
+    return std::visit([](const auto& w) { return cols_of(w); }, weight_);
+  }
+
+  /// What the weights take in memory.
+  [[nodiscard]] std::int64_t bytes() const {
+    if (const auto* packed = std::get_if<sinq::PackedMatrix>(&weight_)) return packed->bytes();
+    return rows() * cols() * static_cast<std::int64_t>(sinq::size_of(std::get<sinq::WeightView>(weight_).dtype));
+  }
+
+  [[nodiscard]] Matrix operator()(const Matrix& x, sinq::Executor& executor) const {
+    Matrix y(x.rows(), rows());
+    if (const auto* packed = std::get_if<sinq::PackedMatrix>(&weight_)) {
+      sinq::matmul(*packed, x, y, {.executor = &executor});
+    } else {
+      multiply(std::get<sinq::WeightView>(weight_), x, y, executor);
+    }
+    if (bias_.size() != 0) y.rowwise() += bias_;
+    return y;
+  }
+
+  /// Row i as float: the look-up of an embedding.
+  void row(std::int64_t i, float* out) const {
+    if (const auto* packed = std::get_if<sinq::PackedMatrix>(&weight_)) {
+      sinq::dequantize_row(*packed, i, out);
+    } else {
+      std::get<sinq::WeightView>(weight_).load(i, 0, cols(), out);
+    }
+  }
+
+ private:
+  static std::int64_t rows_of(const sinq::WeightView& w) { return w.rows; }
+  static std::int64_t cols_of(const sinq::WeightView& w) { return w.cols; }
+  static std::int64_t rows_of(const sinq::PackedMatrix& w) { return w.rows(); }
+  static std::int64_t cols_of(const sinq::PackedMatrix& w) { return w.cols(); }
+
+  /// In blocks of rows, each converted to float first. Their size does not depend on the number of threads, so neither
+  /// does the result: the order of a sum may depend on the shape of the product it is part of.
+  static void multiply(const sinq::WeightView& w, const Matrix& x, Matrix& y, sinq::Executor& executor) {
+    constexpr std::int64_t kBlock = 128;
+    executor.run((w.rows + kBlock - 1) / kBlock, [&](std::int64_t block, int) {
+      const std::int64_t first = block * kBlock;
+      const std::int64_t count = std::min(kBlock, w.rows - first);
+      Matrix rows(count, w.cols);
+      for (std::int64_t i = 0; i < count; ++i) w.load(first + i, 0, w.cols, rows.row(i).data());
+      y.middleCols(first, count).noalias() = x * rows.transpose();
+    });
+  }
+
+  std::variant<sinq::WeightView, sinq::PackedMatrix> weight_;
+  Vector bias_;  // empty: none
+};
+
+}  // namespace engine

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Quantizes a model directory in Hugging Face layout.
+
+#include <fstream>
+#include <map>
+
+#include "quantize_model.hpp"
+
+namespace {
+
+struct Arguments {
+  std::string source;
+  std::string target;
+  sinq::QuantizeConfig config;
+  std::string tile = "stripe";
+  std::string rounding = "uniform";
+  std::string refine = "none";
+  std::string balance = "sinkhorn";
+  int aux_bits = 16;
+  std::string include;
+  std::string exclude;
+  std::string report;
+  bool json = false;
+};
+
+std::optional<std::regex> pattern(const std::string& text, const char* option) {
+  if (text.empty()) return std::nullopt;
+  try {
+    return std::regex(text);
+  } catch (const std::regex_error& e) {
+    throw program::UsageError(std::string(option) + " \"" + text + "\" is not a regular expression: " + e.what());
+  }
+}
+
+/// The words of the command line as a configuration. What CLI11 lets through is one of the words.
+sinq::QuantizeConfig configuration(const Arguments& a, bool bits_given) {
+  sinq::QuantizeConfig c = a.config;
+  c.tile = a.tile == "stripe" ? sinq::Tile::stripe : sinq::Tile::square;
+  c.rounding = a.rounding == "uniform"     ? sinq::Rounding::uniform
+               : a.rounding == "symmetric" ? sinq::Rounding::symmetric
+               : a.rounding == "nf4"       ? sinq::Rounding::nf4
+                                           : sinq::Rounding::nf3;
+  c.refine = a.refine == "none" ? sinq::Refine::none : sinq::Refine::hqq;
+  c.balance = a.balance == "sinkhorn" ? sinq::Balancing::sinkhorn : sinq::Balancing::none;
+  c.scale = c.zero = a.aux_bits == 16 ? sinq::Aux::f16 : sinq::Aux::u8;
+  if (a.rounding == "nf4" || a.rounding == "nf3") {
+    const int own = a.rounding == "nf4" ? 4 : 3;
+    if (bits_given && c.bits != own)
+      throw program::UsageError("--bits " + std::to_string(c.bits) + " does not go with --rounding " + a.rounding +
+                                ", which has " + std::to_string(own) + " bits");
+    c.bits = own;
+  }
+  if (a.refine == "hqq" && a.rounding != "uniform")
+    throw program::UsageError("--refine hqq does not go with --rounding " + a.rounding + ", only with uniform");
+  return c;
+}
+
+/// model.layers.7.mlp.up_proj.weight -> layers.*.mlp.up_proj
+std::string class_of(const std::string& name) {
+  static const std::regex number(R"(\.[0-9]+\.)");
+  static const std::regex ends(R"(^model\.|\.weight$)");
+  return std::regex_replace(std::regex_replace(name, number, ".*."), ends, "");
+}
+
+struct Class {
+  std::string name;
+  std::int64_t count = 0;
+  double weights = 0, bits = 0, square_error = 0, before = 0, after = 0;
+  bool widened = false;
+};
+
+std::vector<Class> classes(const quantize_model::Report& report) {
+  std::vector<Class> result;
+  std::map<std::string, std::size_t> at;
+  for (const auto& t : report.quantized) {
+    const auto [found, is_new] = at.emplace(class_of(t.name), result.size());
+    if (is_new) result.push_back({.name = found->first});
+    Class& c = result[found->second];
+    const auto n = static_cast<double>(t.matrices);
+    c.count += t.matrices;
+    c.weights += t.weights();
+    c.bits += 8.0 * static_cast<double>(t.bytes);
+    c.square_error += n * t.relative_error * t.relative_error;
+    c.before += n * t.imbalance_before;
+    c.after += n * t.imbalance_after;
+    c.widened |= t.widened;
+  }
+  return result;
+}
+
+void print(const quantize_model::Report& report, const Arguments& a, double seconds, std::ostream& out) {
+  using program::format;
+  const bool balanced = a.balance == "sinkhorn";
+  std::vector<std::string> head = {"quantized", "matrices", "weights", "bits/weight", "error"};
+  if (balanced) head.push_back("imbalance");
+  program::Table table(head);
+  bool widened = false;
+  for (const Class& c : classes(report)) {
+    const auto n = static_cast<double>(c.count);
+    std::vector<std::string> row = {c.name + (c.widened ? " (1)" : ""), std::to_string(c.count),
+                                    format("%.3g M", c.weights / 1e6), format("%.3f", c.bits / c.weights),
+                                    format("%.2f %%", 100 * std::sqrt(c.square_error / n))};
+    if (balanced) row.push_back(format("%.3g -> %.3g", c.before / n, c.after / n));
+    table.add(std::move(row));
+    widened |= c.widened;
+  }
+  table.print(out);
+  if (widened) out << "(1) scales beyond the range of 16 bits: stored in 32\n";
+
+  std::map<std::string, std::vector<std::string>> reasons;  // reason -> classes
+  std::map<std::string, int> counts;
+  for (const auto& t : report.left_alone) {
+    auto& names = reasons[t.reason];
+    const std::string name = class_of(t.name);
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    ++counts[t.reason];
+  }
+  out << "\n";
+  program::Table left({"left alone", "tensors", "because it is"});
+  for (const auto& [reason, names] : reasons) {
+    std::string list;
+    for (std::size_t i = 0; i < std::min<std::size_t>(names.size(), 3); ++i) list += (i ? ", " : "") + names[i];
+    if (names.size() > 3) list += ", ...";
+    left.add({list, std::to_string(counts[reason]), reason});
+  }
+  left.print(out);
+  out << format(
+      "\n%.4f bits per weight over the quantized tensors; %s holds %.2f MB; %.2f s, of which %.2f s quantizing\n",
+      report.bits_per_weight(), a.target.c_str(), static_cast<double>(report.model_bytes) / 1e6, seconds,
+      report.seconds());
+}
+
+sinq::store::Json to_json(const quantize_model::Report& report, const sinq::store::Json& settings) {
+  using sinq::store::Json;
+  Json quantized = Json::array();
+  for (const auto& t : report.quantized)
+    quantized.push_back({{"name", t.name},
+                         {"matrices", t.matrices},
+                         {"rows", t.rows},
+                         {"cols", t.cols},
+                         {"bytes", t.bytes},
+                         {"bits_per_weight", t.bits_per_weight()},
+                         {"relative_error", t.relative_error},
+                         {"imbalance_before", t.imbalance_before},
+                         {"imbalance_after", t.imbalance_after},
+                         {"widened", t.widened},
+                         {"seconds", t.seconds}});
+  Json left = Json::array();
+  for (const auto& t : report.left_alone) left.push_back({{"name", t.name}, {"tensor", t.shape}, {"reason", t.reason}});
+  return {{"settings", settings},
+          {"bits_per_weight", report.bits_per_weight()},
+          {"model_bytes", report.model_bytes},
+          {"quantize_seconds", report.seconds()},
+          {"quantized", std::move(quantized)},
+          {"left_alone", std::move(left)}};
+}
+
+void run(const Arguments& a, bool bits_given, program::Threads& threads) {
+  const sinq::QuantizeConfig config = configuration(a, bits_given);
+  const quantize_model::Selection selection{pattern(a.include, "--include"), pattern(a.exclude, "--exclude")};
+  const sinq::store::Json settings = {{"bits", config.bits},   {"group_size", config.group_size},
+                                      {"tile", a.tile},        {"rounding", a.rounding},
+                                      {"refine", a.refine},    {"balance", a.balance},
+                                      {"aux_bits", a.aux_bits}};
+  program::ProgressBar bar("quantizing");
+  const program::Stopwatch time;
+  const auto report = quantize_model::run(a.source, a.target, config, selection, settings, threads.executor(),
+                                          [&](double share, const std::string& name) { bar.update(share, name); });
+  bar.clear();
+  const sinq::store::Json json = to_json(report, settings);
+  if (!a.report.empty()) {
+    std::ofstream file(a.report);
+    file << json.dump(1) << "\n";
+    if (!file.flush()) throw std::runtime_error(a.report + ": the report cannot be written");
+  }
+  print(report, a, time.seconds(), a.json ? std::cerr : std::cout);
+  if (a.json) std::cout << json.dump() << "\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Quantizes the linear layers of a model's decoder; embeddings, heads and norms stay as they are. Where nothing "
+      "is "
+      "chosen: SINQ with 4 bits in groups of 64.",
+      "sinq_quantize");
+  Arguments a;
+  program::Threads threads;
+  app.add_option("MODEL_DIR", a.source, "Model directory in Hugging Face layout")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  app.add_option("OUT_DIR", a.target, "Directory to write")->required();
+  auto* bits = app.add_option("--bits", a.config.bits, "Bits of a code")
+                   ->check(CLI::IsMember({2, 3, 4, 5, 6, 8}))
+                   ->capture_default_str();
+  app.add_option("--group-size", a.config.group_size,
+                 "Weights of a row that share scale and zero: a multiple of 16 up to 256, or 0 for the whole row")
+      ->check(CLI::Validator(
+          [](const std::string& text) -> std::string {
+            std::int64_t n = 0;
+            if (CLI::detail::lexical_cast(text, n) && n >= 0 && n <= 256 && n % 16 == 0) return {};
+            return text + " is not a multiple of 16 from 16 to 256, or 0 for the whole row";
+          },
+          "INT:16..256"))
+      ->capture_default_str();
+  const auto words = [&](const char* name, std::string& value, std::vector<std::string> allowed, const char* help) {
+    app.add_option(name, value, help)->check(CLI::IsMember(std::move(allowed)))->capture_default_str();
+  };
+  words("--tile", a.tile, {"stripe", "square"}, "What is balanced at a time: all rows of a group, or a square");
+  words("--rounding", a.rounding, {"uniform", "symmetric", "nf4", "nf3"}, "Levels");
+  words("--refine", a.refine, {"none", "hqq"}, "Improvement of the zeros after the first choice");
+  words("--balance", a.balance, {"sinkhorn", "none"}, "Second axis of scales");
+  app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
+      ->check(CLI::IsMember({16, 8}))
+      ->capture_default_str();
+  app.add_option("--include", a.include, "Regular expression: tensors to quantize beside the decoder's linear layers");
+  app.add_option("--exclude", a.exclude, "Regular expression: tensors to leave alone, whatever else names them");
+  threads.add_option(app);
+  app.add_option("--report", a.report, "File to write a JSON report to, tensor by tensor");
+  app.add_flag("--json", a.json, "The same report as one JSON object on standard output");
+  return program::run(app, argc, argv, [&] { run(a, bits->count() != 0, threads); });
+}

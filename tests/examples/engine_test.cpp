@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <random>
+#include <sinq/core/thread_pool.hpp>
+
+#include "engine/build.hpp"
+#include "examples/reference_decoder.hpp"
+
+namespace {
+
+using json = sinq::store::Json;
+
+engine::ModelConfig parse(const json& config) {
+  return engine::parse_config({config, "config.json"});
+}
+
+/// Small numbers that no mistake in a shape survives: all sizes differ.
+json tiny_config(const std::string& architecture) {
+  return {{"architectures", {architecture}},
+          {"hidden_size", 24},
+          {"intermediate_size", 40},
+          {"num_hidden_layers", 2},
+          {"num_attention_heads", 6},
+          {"num_key_value_heads", 2},
+          {"head_dim", 8},
+          {"vocab_size", 37},
+          {"max_position_embeddings", 64},
+          {"rms_norm_eps", 1e-5},
+          {"tie_word_embeddings", true}};
+}
+
+json with(json config, const json& changes) {
+  config.update(changes);
+  return config;
+}
+
+/// Every tensor that the configuration asks for, random, of a size that keeps activations near 1.
+std::map<std::string, reference::Tensor> random_tensors(const engine::ModelConfig& c, unsigned seed = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::map<std::string, reference::Tensor> tensors;
+  const auto add = [&](const std::string& name, int rows, int cols, float scale, float mean) {
+    reference::Tensor t{rows, cols, std::vector<float>(static_cast<std::size_t>(rows * cols))};
+    for (float& x : t.values) x = mean + scale * normal(random);
+    tensors[name] = std::move(t);
+  };
+  const auto linear = [&](const std::string& name, int rows, int cols, bool bias) {
+    add(name + ".weight", rows, cols, 1 / std::sqrt(static_cast<float>(cols)), 0);
+    if (bias) add(name + ".bias", 1, rows, 0.3f, 0);
+  };
+  add("model.embed_tokens.weight", c.vocab_size, c.hidden_size, 1, 0);
+  add("model.norm.weight", 1, c.hidden_size, 0.2f, 1);
+  if (!c.tied) add("lm_head.weight", c.vocab_size, c.hidden_size, 0.3f, 0);
+  for (int l = 0; l < c.layers; ++l) {
+    const std::string layer = "model.layers." + std::to_string(l) + ".";
+    const std::string attention = layer + "self_attn.";
+    add(layer + "input_layernorm.weight", 1, c.hidden_size, 0.2f, 1);
+    add(layer + "post_attention_layernorm.weight", 1, c.hidden_size, 0.2f, 1);
+    linear(attention + "q_proj", c.heads * c.head_dim, c.hidden_size, c.qkv_bias);
+    linear(attention + "k_proj", c.kv_heads * c.head_dim, c.hidden_size, c.qkv_bias);
+    linear(attention + "v_proj", c.kv_heads * c.head_dim, c.hidden_size, c.qkv_bias);
+    linear(attention + "o_proj", c.hidden_size, c.heads * c.head_dim, c.o_bias);
+    linear(layer + "mlp.gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
+    linear(layer + "mlp.up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
+    linear(layer + "mlp.down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias);
+    if (c.family == engine::Family::qwen3) {
+      add(attention + "q_norm.weight", 1, c.head_dim, 0.2f, 1);
+      add(attention + "k_norm.weight", 1, c.head_dim, 0.2f, 1);
+    }
+  }
+  return tensors;
+}
+
+struct MapSource {
+  const std::map<std::string, reference::Tensor>& tensors;
+
+  [[nodiscard]] bool has(const std::string& name) const { return tensors.count(name) != 0; }
+  [[nodiscard]] engine::Vector vector(const std::string& name, int size) const {
+    return Eigen::Map<const engine::Vector>(tensors.at(name).values.data(), size);
+  }
+  [[nodiscard]] engine::Linear matrix(const std::string& name, int rows, int cols) const {
+    return engine::Linear(sinq::WeightView(tensors.at(name).values.data(), sinq::DType::f32, rows, cols));
+  }
+};
+
+const std::vector<std::int32_t> kTokens = {3, 14, 15, 9, 26, 5, 35, 8, 0, 36, 32, 3, 3};
+
+/// The float engine rounds every value to eps = 2^-24 relative, and a sum of n values to at most n eps of the sum of
+/// their magnitudes. With n <= 48 and about ten sums in a row per layer, two layers stay below 20 * 48 * 2^-24 = 6e-5
+/// of the largest value; a residual stream that keeps its size passes that on. Mistakes (a swapped head, a missing
+/// bias, cos for sin) move logits by more than a hundredth.
+constexpr double kTolerance = 1e-4;
+
+double largest(const reference::Rows& rows) {
+  double result = 0;
+  for (const auto& row : rows)
+    for (const double x : row) result = std::max(result, std::abs(x));
+  return result;
+}
+
+double difference(const engine::Matrix& logits, const reference::Rows& expected) {
+  double result = 0;
+  for (std::size_t t = 0; t < expected.size(); ++t)
+    for (std::size_t i = 0; i < expected[t].size(); ++i)
+      result = std::max(result, std::abs(expected[t][i] - double{logits(static_cast<int>(t), static_cast<int>(i))}));
+  return result;
+}
+
+/// Prefill and steps of one token, against the reference.
+void expect_same_as_reference(const json& json_config) {
+  const engine::ModelConfig config = parse(json_config);
+  reference::Decoder reference{config, random_tensors(config), {}, config.rope.attention_factor};
+  reference.frequencies = engine::rope_frequencies(config.rope, config.head_dim, 0);  // tested below
+  MapSource source{reference.tensors};
+  const engine::Model model = engine::build_model(config, source);
+  const reference::Rows expected = reference.logits(kTokens);
+  const double tolerance = kTolerance * largest(expected);
+
+  sinq::SerialExecutor serial;
+  engine::KvCache whole(config);
+  const engine::Matrix prefill = model.logits(model.hidden(kTokens, whole, serial), serial);
+  EXPECT_LT(difference(prefill, expected), tolerance);
+  EXPECT_EQ(whole.length(), static_cast<std::int64_t>(kTokens.size()));
+
+  // A prefill of five, then single tokens.
+  engine::KvCache cache(config);
+  const std::span<const std::int32_t> tokens(kTokens);
+  engine::Matrix steps(prefill.rows(), prefill.cols());
+  steps.topRows(5) = model.logits(model.hidden(tokens.first(5), cache, serial), serial);
+  for (std::size_t t = 5; t < kTokens.size(); ++t)
+    steps.row(static_cast<int>(t)) = model.logits(model.hidden(tokens.subspan(t, 1), cache, serial), serial);
+  EXPECT_LT(difference(steps, expected), tolerance);
+}
+
+TEST(Engine, LlamaAgreesWithTheReference) {
+  expect_same_as_reference(tiny_config("LlamaForCausalLM"));
+}
+TEST(Engine, LlamaWithBiasesAndHead) {
+  expect_same_as_reference(with(tiny_config("LlamaForCausalLM"),
+                                {{"attention_bias", true}, {"mlp_bias", true}, {"tie_word_embeddings", false}}));
+}
+TEST(Engine, LlamaDerivesHeadDimAndKvHeads) {
+  json config = tiny_config("LlamaForCausalLM");
+  config.erase("head_dim");
+  config.erase("num_key_value_heads");
+  EXPECT_EQ(parse(config).head_dim, 4);
+  EXPECT_EQ(parse(config).kv_heads, 6);
+  expect_same_as_reference(config);
+}
+TEST(Engine, Qwen2AgreesWithTheReference) {
+  const json config = tiny_config("Qwen2ForCausalLM");
+  EXPECT_TRUE(parse(config).qkv_bias);
+  expect_same_as_reference(config);
+  expect_same_as_reference(with(config, {{"tie_word_embeddings", false}}));
+}
+TEST(Engine, Qwen2SlidingWindow) {
+  const json config = with(tiny_config("Qwen2ForCausalLM"),
+                           {{"use_sliding_window", true}, {"sliding_window", 4}, {"max_window_layers", 1}});
+  EXPECT_EQ(parse(config).window, (std::vector<int>{0, 4}));
+  expect_same_as_reference(config);
+  const json types = with(config, {{"layer_types", {"sliding_attention", "full_attention"}}});
+  EXPECT_EQ(parse(types).window, (std::vector<int>{4, 0}));
+  expect_same_as_reference(types);
+}
+TEST(Engine, Qwen3AgreesWithTheReference) {
+  expect_same_as_reference(tiny_config("Qwen3ForCausalLM"));
+  expect_same_as_reference(
+      with(tiny_config("Qwen3ForCausalLM"), {{"tie_word_embeddings", false}, {"attention_bias", true}}));
+}
+TEST(Engine, ScaledRopeReachesTheLogits) {
+  const json llama = tiny_config("LlamaForCausalLM");
+  expect_same_as_reference(with(llama, {{"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}));
+  expect_same_as_reference(with(llama, {{"rope_parameters", {{"rope_type", "yarn"}, {"factor", 4.0}}}}));
+}
+
+TEST(Engine, ThreadsDoNotChangeABit) {
+  const engine::ModelConfig config = parse(tiny_config("Qwen3ForCausalLM"));
+  const auto tensors = random_tensors(config);
+  MapSource source{tensors};
+  const engine::Model model = engine::build_model(config, source);
+  Eigen::ThreadPool pool(3);
+  sinq::ThreadPoolExecutor threads(pool);
+  sinq::SerialExecutor serial;
+  engine::KvCache a(config), b(config);
+  EXPECT_EQ(model.logits(model.hidden(kTokens, a, serial), serial),
+            model.logits(model.hidden(kTokens, b, threads), threads));
+}
+
+TEST(Engine, TokenOutsideTheVocabulary) {
+  engine::Model model;
+  model.config.vocab_size = 37;
+  const std::vector<std::int32_t> tokens = {1, 37};
+  EXPECT_THROW(model.check_tokens(tokens), engine::ModelError);
+}
+
+// --- positions -----------------------------------------------------------------------------------------------------
+
+engine::RopeConfig parse_rope(const json& changes) {
+  return parse(with(tiny_config("LlamaForCausalLM"), changes)).rope;
+}
+
+void expect_frequencies(const engine::RopeConfig& rope, int head_dim, std::int64_t length,
+                        const std::vector<double>& expected) {
+  const std::vector<double> f = engine::rope_frequencies(rope, head_dim, length);
+  ASSERT_EQ(f.size(), expected.size());
+  for (std::size_t k = 0; k < f.size(); ++k) EXPECT_NEAR(f[k] / expected[k], 1, 1e-12) << k;
+}
+
+TEST(Rope, Plain) {
+  expect_frequencies(parse_rope(json::object()), 8, 1000, {1, 0.1, 0.01, 0.001});  // theta = 10000 by default
+  expect_frequencies(parse_rope({{"rope_theta", 1e6}}), 4, 1, {1, 1e-3});
+  expect_frequencies(parse_rope({{"rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "default"}}}}), 4, 1,
+                     {1, 1e-3});
+  expect_frequencies(parse_rope({{"rope_scaling", nullptr}}), 4, 1, {1, 0.01});
+}
+
+TEST(Rope, Linear) {
+  expect_frequencies(parse_rope({{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}}), 4, 1, {0.25, 0.0025});
+}
+
+TEST(Rope, DynamicStretchesBeyondTheTrainingLength) {
+  const json scaling = {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}};
+  expect_frequencies(parse_rope(scaling), 4, 64, {1, 0.01});
+  // 128 tokens: theta = 10^4 * (2 * 128 / 64 - 1)^(4 / 2) = 9 * 10^4
+  expect_frequencies(parse_rope(scaling), 4, 128, {1, 1.0 / 300});
+}
+
+TEST(Rope, Llama3KeepsShortWavesAndStretchesLongOnes) {
+  json scaling = {{"rope_type", "llama3"},
+                  {"factor", 8.0},
+                  {"low_freq_factor", 1.0},
+                  {"high_freq_factor", 4.0},
+                  {"original_max_position_embeddings", 8192}};
+  // 8192 positions are 1303 turns at frequency 1 (kept) and 0.13 at 10^-4 (divided by 8).
+  expect_frequencies(parse_rope({{"rope_theta", 1e8}, {"rope_scaling", scaling}}), 4, 1, {1, 1.25e-5});
+  // 2.5 turns lie halfway between 1 and 4: half is kept, half is divided.
+  const double f = 2.5 * 2 * std::numbers::pi / 8192;
+  expect_frequencies(parse_rope({{"rope_theta", 1 / (f * f)}, {"rope_scaling", scaling}}), 4, 1, {1, f * 0.5625});
+  scaling.erase("low_freq_factor");
+  EXPECT_THROW(parse_rope({{"rope_scaling", scaling}}), sinq::FormatError);
+}
+
+TEST(Rope, Yarn) {
+  json yarn = {{"rope_theta", 10000.0}, {"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 100}, {"beta_slow", 1}};
+  // With 2000 pi positions dimension(turns) = 4 ln(1000 / turns) / ln 10^4: 1 for 100 turns, 3 for one turn.
+  // Dimensions 0 ... 3 are interpolated by 0, 0, 1/2, 1.
+  yarn["original_max_position_embeddings"] = 2000 * std::numbers::pi;
+  yarn["truncate"] = false;
+  expect_frequencies(parse_rope({{"rope_parameters", yarn}}), 8, 1, {1, 0.1, 0.01 * 0.625, 0.001 * 0.25});
+  // 6000 positions: 0.98 and 2.98, truncated to 0 and 3: interpolated by 0, 1/3, 2/3, 1.
+  yarn["original_max_position_embeddings"] = 6000;
+  yarn["truncate"] = true;
+  const engine::RopeConfig rope = parse_rope({{"rope_parameters", yarn}});
+  expect_frequencies(rope, 8, 1, {1, 0.1 * 0.75, 0.01 * 0.5, 0.001 * 0.25});
+  EXPECT_NEAR(rope.attention_factor, 1.1386294361119891, 1e-12);  // 0.1 ln 4 + 1
+  yarn["attention_factor"] = 0.75;
+  EXPECT_EQ(parse_rope({{"rope_parameters", yarn}}).attention_factor, 0.75);
+  yarn.erase("attention_factor");
+  yarn["mscale"] = 2.0;
+  yarn["mscale_all_dim"] = 1.0;
+  EXPECT_NEAR(parse_rope({{"rope_parameters", yarn}}).attention_factor, 1.2772588722239781 / 1.1386294361119891, 1e-12);
+}
+
+// --- what is not supported says so ----------------------------------------------------------------------------------
+
+void expect_error(const json& changes, const std::string& part) {
+  try {
+    (void)parse(with(tiny_config("LlamaForCausalLM"), changes));
+    ADD_FAILURE() << "no error for " << changes;
+  } catch (const sinq::FormatError& e) {
+    EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+  }
+}
+
+TEST(ModelConfig, ErrorsNameTheKeyAndWhatIsSupported) {
+  expect_error({{"architectures", {"GemmaForCausalLM"}}},
+               "\"architectures\" is \"GemmaForCausalLM\", which is not supported; supported are LlamaForCausalLM");
+  expect_error({{"architectures", nullptr}}, "\"model_type\" is missing");
+  expect_error({{"architectures", json::array()}}, "\"architectures\" is empty");
+  expect_error({{"hidden_size", nullptr}}, "\"hidden_size\" is missing");
+  expect_error({{"hidden_size", "24"}}, "\"hidden_size\" is not an integer");
+  expect_error({{"hidden_size", -24}}, "\"hidden_size\" is -24, allowed are 1 to");
+  expect_error({{"num_key_value_heads", 4}}, "\"num_key_value_heads\" is 4, must divide");
+  expect_error({{"num_attention_heads", 7}, {"head_dim", nullptr}, {"num_key_value_heads", 1}},
+               "must divide hidden_size, which is 24");
+  expect_error({{"head_dim", 7}}, "is 7, must be even");
+  expect_error({{"hidden_act", "gelu"}}, "\"hidden_act\" is \"gelu\", which is not supported");
+  expect_error({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}},
+               "\"rope_scaling.type\" is \"longrope\", which is not supported; supported are default, linear");
+  expect_error({{"rope_scaling", {{"type", "linear"}}}}, "\"rope_scaling.factor\" is missing");
+  expect_error({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, "\"rope_scaling.factor\" is 0.5");
+  expect_error({{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}, "\"rope_parameters.partial_rotary_factor\"");
+  expect_error({{"tie_word_embeddings", 1}}, "\"tie_word_embeddings\" is neither true nor false");
+}
+
+}  // namespace
