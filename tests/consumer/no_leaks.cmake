@@ -19,7 +19,7 @@ foreach(variable BUILD_TESTING CMAKE_CXX_STANDARD CMAKE_RUNTIME_OUTPUT_DIRECTORY
     message(FATAL_ERROR "${variable} is ${${variable}} in the consumer")
   endif()
 endforeach()
-if(CMAKE_CXX_FLAGS OR NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+if(CMAKE_CXX_FLAGS OR NOT CMAKE_BUILD_TYPE STREQUAL "None")
   message(FATAL_ERROR "CMAKE_CXX_FLAGS is ${CMAKE_CXX_FLAGS}, CMAKE_BUILD_TYPE is ${CMAKE_BUILD_TYPE}")
 endif()
 if(DEFINED sinq_SOURCE_DIR)  # built along: the subproject adds one target and no tests

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#if __has_include(<sinq/sinq.hpp>)
 #include <sinq/sinq.hpp>
-#else
-#include <sinq/core/error.hpp>
-#endif
+#include <sinq/store.hpp>
 
-bool works_in_another_file();
+float product_in_another_file(const sinq::QuantizedMatrix& q);
 
-bool works_in_another_file() {
-  try {
-    sinq::detail::core::require(false, "bits", 7, "too odd");
-  } catch (const sinq::Error&) {
-    return true;
-  }
-  return false;
+float product_in_another_file(const sinq::QuantizedMatrix& q) {
+  Eigen::Matrix<float, 1, 64, Eigen::RowMajor> x;
+  Eigen::Matrix<float, 1, 8, Eigen::RowMajor> y;
+  x.setOnes();
+  sinq::matmul(sinq::pack(q), x, y);
+  return y(0);
 }
