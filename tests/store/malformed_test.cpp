@@ -45,6 +45,7 @@ std::vector<Case> cases() {
   for (int k = 0; k < 100'000; ++k) deep += '[';
   std::string rank65 = "[1";
   for (int k = 1; k < 65; ++k) rank65 += ",1";
+  rank65 += "]";
   const std::string nul(1, '\0');
   return {
       // The length

@@ -94,8 +94,8 @@ class DeviationMeter {
 }  // namespace detail::balance
 
 /// Imbalance of a whole matrix: the largest standard deviation of a row or column over the smallest (at least 1e-12).
-/// 1 for a single weight; an axis of one element does not count. Memory: 128 rows of floats. InvalidArgument on an empty
-/// matrix or a weight that is not finite.
+/// 1 for a single weight; an axis of one element does not count. Memory: 128 rows of floats. InvalidArgument on an
+/// empty matrix or a weight that is not finite.
 [[nodiscard]] inline double imbalance(const WeightView& w) {
   using namespace detail::balance;
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);

@@ -92,8 +92,8 @@ namespace detail::core {
 /// Weights lie below this, so that neither a range of weights nor a weight over a column scale can overflow.
 inline constexpr float kWeightLimit = 0x1p120f;
 
-/// Largest magnitude of weights [first, first + count) of a row. InvalidArgument naming row and column of the first that
-/// is a NaN, an infinity or beyond the limit.
+/// Largest magnitude of weights [first, first + count) of a row. InvalidArgument naming row and column of the first
+/// that is a NaN, an infinity or beyond the limit.
 inline float require_finite(const float* weights, std::int64_t count, std::int64_t row, std::int64_t first) {
   std::uint32_t largest = 0;
   for (std::int64_t j = 0; j < count; ++j) largest = std::max(largest, magnitude_bits(weights[j]));
@@ -101,9 +101,9 @@ inline float require_finite(const float* weights, std::int64_t count, std::int64
   if (largest >= limit) [[unlikely]]
     for (std::int64_t j = 0; j < count; ++j)
       if (magnitude_bits(weights[j]) >= limit)
-        raise<InvalidArgument>(text("sinq: weights(", row, ", ", first + j, ") = ", weights[j],
-                                    is_finite(weights[j]) ? ": must be below 2^120 in magnitude"
-                                                          : ": must be finite (as float)"));
+        raise<InvalidArgument>(
+            text("sinq: weights(", row, ", ", first + j, ") = ", weights[j],
+                 is_finite(weights[j]) ? ": must be below 2^120 in magnitude" : ": must be finite (as float)"));
   return std::bit_cast<float>(largest);
 }
 

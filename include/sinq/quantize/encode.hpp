@@ -9,8 +9,8 @@
 namespace sinq::inline SINQ_ABI::detail::quantize {
 
 /// Whether a float auxiliary keeps a scale's precision: f16 has its 11 bits from 2^-14 to 65504, bf16 its 8 bits from
-/// 2^-126 to just below 2^128. A scale outside loses precision, vanishes or becomes infinite: the matrix then stores its
-/// scales as f32.
+/// 2^-126 to just below 2^128. A scale outside loses precision, vanishes or becomes infinite: the matrix then stores
+/// its scales as f32.
 [[nodiscard]] inline bool fits(Aux aux, float scale) noexcept {
   const float size = std::abs(scale);
   if (aux == Aux::f16) return size >= 0x1p-14f && size <= 65504.0f;

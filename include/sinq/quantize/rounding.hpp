@@ -31,8 +31,8 @@ struct ScaleZero {
 inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
 
 // A group of zeros gets scale 0 and zero 0 here, and any scale when it is stored (encode.hpp). A constant group that is
-// not zero gets the value itself as its step. (The reference gives both a range of 1e-4, and widens every narrower range
-// to it as well, which flattens matrices of small weights.)
+// not zero gets the value itself as its step. (The reference gives both a range of 1e-4, and widens every narrower
+// range to it as well, which flattens matrices of small weights.)
 
 /// Uniform rounding between minimum and maximum (reference: quantize_rtn).
 [[nodiscard]] inline ScaleZero min_max(std::span<const float> x, int bits, Aux zero_aux) noexcept {

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <sinq/core/thread_pool.hpp>
+#include <sinq/pack.hpp>
+#include <string>
+#include <vector>
+
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+
+namespace {
+
+using namespace sinq;
+using test::message_of;
+using test::Naive;
+using test::random_matrix;
+
+// --- what a format may be -----------------------------------------------------------------------------------------
+
+TEST(Format, WrongOnesAreNamed) {
+  const auto message = [](const Format& f) { return message_of([&] { detail::pack::validate(f); }); };
+  EXPECT_EQ(message({}), "nothing was thrown");
+  EXPECT_EQ(message({.bits = 7}), "sinq: bits = 7: allowed are 2, 3, 4, 5, 6, 8");
+  EXPECT_EQ(message({.levels = static_cast<Levels>(5)}), "sinq: levels = 5: no such kind of levels");
+  EXPECT_EQ(message({.bits = 3, .levels = Levels::nf4}), "sinq: bits = 3: NF4 has 4 bits");
+  EXPECT_EQ(message({.bits = 4, .levels = Levels::nf3}), "sinq: bits = 4: NF3 has 3 bits");
+  EXPECT_EQ(message({.bits = 5, .levels = Levels::table}), "sinq: bits = 5: a level table has 2, 3 or 4 bits");
+  EXPECT_EQ(message({.scale = Aux::none}), "sinq: scale = 0: allowed are u4 to u8, f16, bf16 and f32");
+  EXPECT_EQ(message({.scale = static_cast<Aux>(3)}), "sinq: scale = 3: allowed are u4 to u8, f16, bf16 and f32");
+  EXPECT_EQ(message({.zero = static_cast<Aux>(9)}), "sinq: zero = 9: allowed are none, u4 to u8, f16, bf16 and f32");
+  EXPECT_EQ(message({.zero = Aux::none}), "sinq: zero = none: uniform levels have a zero");
+  EXPECT_EQ(message({.levels = Levels::symmetric}), "sinq: zero = 16: symmetric levels have no zero");
+  EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = 8: allowed are none, f16, bf16 and f32");
+  EXPECT_EQ(message({.signed_scale = true}), "sinq: signed_scale = 1: only for integer scales");
+  EXPECT_EQ(message({.coarse_groups = 1}),
+            "sinq: coarse_groups = 1: 0 to 2^31 - 1, and 0 unless the scale is an integer");
+  EXPECT_EQ(message({.scale = Aux::u8, .coarse_groups = -1}),
+            "sinq: coarse_groups = -1: 0 to 2^31 - 1, and 0 unless the scale is an integer");
+  EXPECT_EQ(
+      message({.scale = Aux::u4, .zero = Aux::u7, .col_scale = Aux::none, .signed_scale = true, .coarse_groups = 3}),
+      "nothing was thrown");
+}
+
+// --- sizes, by hand -----------------------------------------------------------------------------------------------
+
+struct Size {
+  const char* name;
+  Format format;
+  std::int64_t rows, cols;
+  std::int64_t codes, scale, zero, coarse, col;  // bytes in total
+  std::int64_t table = 0;
+};
+
+void PrintTo(const Size& s, std::ostream* out) {
+  *out << s.name;
+}
+
+class SizeTest : public testing::TestWithParam<Size> {};
+
+TEST_P(SizeTest, ArraysAndBitsPerWeight) {
+  const Size& s = GetParam();
+  const QuantizedMatrix q = make_quantized_matrix(s.format, s.rows, s.cols);
+  EXPECT_EQ(std::ssize(q.codes), s.codes);
+  EXPECT_EQ(std::ssize(q.scale), s.scale);
+  EXPECT_EQ(std::ssize(q.zero), s.zero);
+  EXPECT_EQ(std::ssize(q.coarse_scale), s.coarse);
+  EXPECT_EQ(std::ssize(q.col_scale), s.col);
+  const std::int64_t bytes = s.codes + s.scale + s.zero + s.coarse + s.col + s.table;
+  EXPECT_EQ(q.bytes(), bytes);
+  EXPECT_EQ(q.bits_per_weight(), 8.0 * static_cast<double>(bytes) / static_cast<double>(s.rows * s.cols));
+  EXPECT_NO_THROW(validate(q));
+  EXPECT_EQ(pack(q).bytes(), bytes);
+}
+
+// 4 bits, group 64, f16: 4 + 32/64 + 16/rows = 4.625 at 128 rows.
+const Size kSizes[] = {
+    {"default", {}, 128, 256, 128 * 128, 128 * 4 * 2, 128 * 4 * 2, 0, 256 * 2},
+    {"no_second_axis", {.col_scale = Aux::none}, 128, 256, 128 * 128, 128 * 4 * 2, 128 * 4 * 2, 0, 0},
+    // 3 bits of 17 codes: 51 bits = 7 bytes; 2 groups
+    {"three_bits_odd", {.bits = 3, .group_size = 16}, 5, 17, 5 * 7, 5 * 4, 5 * 4, 0, 34},
+    // 300 columns = 5 groups: u5 scales 25 bits = 4 bytes, u7 zeros 35 bits = 5 bytes, coarse blocks of 2: 3 of f16
+    {"u5_u7", {.scale = Aux::u5, .zero = Aux::u7, .coarse_groups = 2}, 3, 300, 450, 12, 15, 18, 600},
+    {"u8_u8", {.scale = Aux::u8, .zero = Aux::u8}, 2, 300, 300, 10, 10, 4, 600},
+    {"u4_u6", {.bits = 2, .scale = Aux::u4, .zero = Aux::u6, .coarse_groups = 1}, 2, 300, 150, 6, 8, 20, 600},
+    {"u6_u4", {.bits = 5, .scale = Aux::u6, .zero = Aux::u4, .coarse_groups = 9}, 2, 300, 376, 8, 6, 4, 600},
+    {"u7_none",
+     {.bits = 6, .levels = Levels::symmetric, .scale = Aux::u7, .zero = Aux::none, .signed_scale = true},
+     2,
+     300,
+     450,
+     10,
+     0,
+     4,
+     600},
+    {"f32_bf16",
+     {.bits = 8, .scale = Aux::f32, .zero = Aux::bf16, .col_scale = Aux::f32},
+     2,
+     300,
+     600,
+     40,
+     20,
+     0,
+     1200},
+    {"whole_row", {.group_size = kWholeRow, .scale = Aux::u8, .zero = Aux::u8}, 3, 301, 453, 3, 3, 6, 602},
+    // 70 rows of square tiles of 32: 3 panels
+    {"square", {.group_size = 32, .tile = Tile::square, .col_scale = Aux::bf16}, 70, 40, 1400, 280, 280, 0, 240},
+    {"table3", {.bits = 3, .levels = Levels::table, .zero = Aux::none}, 1, 64, 24, 2, 0, 0, 128, 8},
+    {"table4", {.bits = 4, .levels = Levels::table, .zero = Aux::u8}, 1, 64, 32, 2, 1, 0, 128, 16},
+    {"one", {}, 1, 1, 1, 2, 2, 0, 2},
+};
+INSTANTIATE_TEST_SUITE_P(Formats, SizeTest, testing::ValuesIn(kSizes),
+                         [](const auto& size) { return std::string(size.param.name); });
+
+TEST(QuantizedMatrix, DefaultCostsFourAndFiveEighthsBits) {
+  EXPECT_EQ(make_quantized_matrix({}, 128, 256).bits_per_weight(), 4.625);
+}
+
+TEST(QuantizedMatrix, LargestExtentsDoNotOverflow) {
+  constexpr std::int64_t kMost = 0x7fff'ffff;
+  const Format f{.bits = 8, .group_size = 16, .scale = Aux::f32, .zero = Aux::f32, .col_scale = Aux::f32};
+  const auto e = detail::pack::extents(f, tiling(kMost, kMost, 16, Tile::square));
+  EXPECT_EQ(e.code_row, kMost);
+  EXPECT_EQ(e.scale_row, std::int64_t{4} << 27);
+  EXPECT_EQ(e.col_row, 4 * kMost);
+}
+
+// --- decoding -----------------------------------------------------------------------------------------------------
+
+/// Every encoding of auxiliaries with every kind of levels, on shapes with a short last group, a low last panel and
+/// more groups than one round of the reader takes (64).
+std::vector<Format> formats() {
+  std::vector<Format> all;
+  struct Codes {
+    Levels levels;
+    int bits;
+  };
+  const Codes codes[] = {{Levels::uniform, 2},   {Levels::uniform, 3}, {Levels::uniform, 4},   {Levels::uniform, 5},
+                         {Levels::uniform, 6},   {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 8},
+                         {Levels::symmetric, 5}, {Levels::nf4, 4},     {Levels::nf3, 3},       {Levels::table, 2},
+                         {Levels::table, 3},     {Levels::table, 4}};
+  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
+  const std::int64_t coarse[] = {0, 1, 3};
+  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
+  std::size_t k = 0;
+  for (const Codes& c : codes)
+    for (Aux scale : auxes)
+      for (Aux zero : auxes) {
+        Format f{.bits = c.bits, .levels = c.levels, .group_size = 16, .scale = scale, .zero = zero};
+        if (c.levels == Levels::symmetric) f.zero = Aux::none;
+        f.col_scale = columns[k % 4];
+        f.tile = k / 4 % 2 ? Tile::square : Tile::stripe;
+        if (is_integer(scale)) {
+          f.coarse_groups = coarse[k % 3];
+          f.signed_scale = k / 3 % 2;
+        }
+        ++k;
+        all.push_back(f);
+        if (c.levels == Levels::symmetric) break;
+      }
+  return all;
+}
+
+TEST(RowReader, DecodesEveryEncodingAsDescribed) {
+  std::mt19937 random(1);
+  for (const Format& f : formats()) {
+    const QuantizedMatrix q = random_matrix(f, 19, f.bits == 4 ? 16 * 70 + 3 : 43, random);
+    ASSERT_NO_THROW(validate(q));
+    const Naive naive{q};
+    const detail::pack::RowReader reader(q);
+    const auto groups = static_cast<std::size_t>(naive.groups);
+    std::vector<float> scales(groups), zeros(groups), columns(static_cast<std::size_t>(q.cols));
+    std::vector<std::uint8_t> codes(16);
+    for (std::int64_t i = 0; i < q.rows; ++i) {
+      reader.scales(i, scales.data());
+      reader.zeros(i, zeros.data());
+      const std::int64_t p = reader.tiling().panel_of(i);
+      reader.col_scales(p, 0, 5, columns.data());  // in two parts
+      reader.col_scales(p, 5, q.cols - 5, columns.data() + 5);
+      for (std::size_t g = 0; g < groups; ++g) {
+        const auto at = static_cast<std::int64_t>(g);
+        // coarse (11 bits) times an integer of at most 8 bits: exact in float, like everything else here
+        ASSERT_EQ(double{scales[g]}, naive.scale(i, at));
+        ASSERT_EQ(double{zeros[g]}, naive.zero(i, at));
+        reader.codes(i, at, codes.data());
+        for (std::int64_t j = 16 * at; j < std::min(16 * at + 16, q.cols); ++j) {
+          ASSERT_EQ(codes[static_cast<std::size_t>(j - 16 * at)], naive.code(i, j));
+          ASSERT_EQ(double{reader.levels()[static_cast<std::size_t>(naive.code(i, j))]}, naive.level(i, j));
+          ASSERT_EQ(double{columns[static_cast<std::size_t>(j)]}, naive.col_scale(i, j));
+        }
+      }
+    }
+  }
+}
+
+// Numbers worked out by hand, so that the naive reading above cannot share a mistake with the library.
+TEST(RowReader, ByHand) {
+  const auto decode = [](const Format& f, int scale_m, float coarse, int zero_m) {
+    QuantizedMatrix q = make_quantized_matrix(f, 1, 1);
+    q.scale[0] = static_cast<std::uint8_t>(scale_m);
+    const half c(coarse);
+    std::memcpy(q.coarse_scale.data(), &c, 2);
+    if (!q.zero.empty()) q.zero[0] = static_cast<std::uint8_t>(zero_m);
+    const detail::pack::RowReader reader(q);
+    std::pair<float, float> result;
+    reader.scales(0, &result.first);
+    reader.zeros(0, &result.second);
+    return result;
+  };
+  using Pair = std::pair<float, float>;
+  Format f{.bits = 4, .scale = Aux::u8, .zero = Aux::u8};
+  EXPECT_EQ(decode(f, 255, 2.0f, 255), Pair(1.9921875f, 15.9375f));  // 2 * 255/256; 16 * 255/256
+  EXPECT_EQ(decode(f, 128, 2.0f, 128), Pair(1.0f, 8.0f));
+  EXPECT_EQ(decode(f, 0, 2.0f, 0), Pair(0.0f, 0.0f));
+  f = {.bits = 3, .scale = Aux::u4, .zero = Aux::u4};
+  EXPECT_EQ(decode(f, 15, 1.0f, 15), Pair(0.9375f, 7.5f));
+  f = {.bits = 4, .levels = Levels::nf4, .scale = Aux::u5, .zero = Aux::u6, .signed_scale = true};
+  EXPECT_EQ(decode(f, 0b10000, 1.0f, 0), Pair(-1.0f, -1.0f));
+  EXPECT_EQ(decode(f, 0b11111, 1.0f, 32), Pair(-0.0625f, 0.0f));
+  EXPECT_EQ(decode(f, 0b01111, 1.0f, 63), Pair(0.9375f, 0.96875f));
+  f = {.bits = 2, .levels = Levels::table, .scale = Aux::u7, .zero = Aux::u7};
+  EXPECT_EQ(decode(f, 127, 1.0f, 127), Pair(0.9921875f, 126.0f));
+  EXPECT_EQ(decode(f, 1, 1.0f, 64), Pair(0.0078125f, 0.0f));
+}
+
+TEST(Dequantize, IsTheFormulaOnEveryFormat) {
+  std::mt19937 random(2);
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  for (const Format& f : formats()) {
+    const QuantizedMatrix q = random_matrix(f, 19, 43, random);
+    const Naive naive{q};
+    const auto restored = dequantize(q);
+    for (std::int64_t i = 0; i < q.rows; ++i)
+      for (std::int64_t j = 0; j < q.cols; ++j) {
+        // Three roundings: of level - zero (its size times 2^-24), and of two products.
+        const double exact = naive.weight(i, j);
+        ASSERT_LE(std::abs(double{restored(i, j)} - exact), 3.01 * 0x1p-24 * std::abs(exact)) << i << ' ' << j;
+      }
+    ASSERT_EQ(dequantize(q, &threads), restored);
+    // Other types: the float result, rounded once.
+    ASSERT_EQ(dequantize<double>(q), restored.cast<double>());
+    ASSERT_EQ(dequantize<half>(q), restored.cast<half>());
+    ASSERT_EQ(dequantize<bfloat16>(q), restored.cast<bfloat16>());
+  }
+}
+
+TEST(Dequantize, GroupsLongerThanOneRoundOfTheReader) {
+  std::mt19937 random(3);
+  for (int bits : kBitWidths) {
+    const QuantizedMatrix q = random_matrix({.bits = bits, .group_size = kWholeRow}, 2, 771, random);
+    const Naive naive{q};
+    const auto restored = dequantize(q);
+    for (std::int64_t j = 0; j < 771; ++j)
+      ASSERT_NEAR(double{restored(1, j)}, naive.weight(1, j), 3.01 * 0x1p-24 * std::abs(naive.weight(1, j)));
+  }
+}
+
+TEST(Dequantize, WritesOnlyItsRows) {
+  std::mt19937 random(4);
+  const QuantizedMatrix q = random_matrix({}, 3, 70, random);
+  std::vector<float> memory(4 * 75, -7.0f);
+  dequantize(q, MatrixView<float>(memory.data() + 2, 3, 70, 75));
+  const auto expected = dequantize(q);
+  for (std::int64_t k = 0; k < std::ssize(memory); ++k) {
+    const std::int64_t i = (k - 2) / 75, j = (k - 2) % 75;
+    const bool inside = k >= 2 && i < 3 && j < 70;
+    ASSERT_EQ(memory[static_cast<std::size_t>(k)], inside ? expected(i, j) : -7.0f) << k;
+  }
+  const auto message = [&](std::int64_t rows, std::int64_t cols, std::int64_t stride) {
+    return message_of([&] { dequantize(q, MatrixView<float>(memory.data(), rows, cols, stride)); });
+  };
+  EXPECT_EQ(message(2, 70, 75), "sinq: out.rows = 2: must equal the rows of the matrix");
+  EXPECT_EQ(message(3, 71, 75), "sinq: out.cols = 71: must equal the cols of the matrix");
+  EXPECT_EQ(message(3, 70, 69), "sinq: out.stride = 69: must be at least out.cols");
+}
+
+// --- validation ---------------------------------------------------------------------------------------------------
+
+TEST(Validate, EveryArrayOfTheWrongSizeIsNamed) {
+  std::mt19937 random(5);
+  const QuantizedMatrix good =
+      random_matrix({.group_size = 16, .scale = Aux::u8, .zero = Aux::u8, .coarse_groups = 1}, 3, 40, random);
+  EXPECT_NO_THROW(validate(good));
+  struct Part {
+    std::vector<std::uint8_t> QuantizedMatrix::*array;
+    const char* name;
+    int size;
+  };
+  for (const Part& part :
+       {Part{&QuantizedMatrix::codes, "codes", 60}, Part{&QuantizedMatrix::scale, "scale", 9},
+        Part{&QuantizedMatrix::zero, "zero", 9}, Part{&QuantizedMatrix::coarse_scale, "coarse_scale", 18},
+        Part{&QuantizedMatrix::col_scale, "col_scale", 80}})
+    for (int change : {-1, +1}) {
+      QuantizedMatrix q = good;
+      (q.*part.array).resize(static_cast<std::size_t>(part.size + change));
+      const std::string expected = "sinq: " + std::string(part.name) + " has " + std::to_string(part.size + change) +
+                                   " bytes, the format asks for " + std::to_string(part.size);
+      EXPECT_EQ(message_of([&] { validate(q); }), expected);
+      EXPECT_EQ(message_of([&] { (void)pack(q); }), expected);
+      EXPECT_EQ(message_of([&] { (void)dequantize(q); }), expected);
+    }
+  QuantizedMatrix q = good;
+  q.rows = 4;
+  EXPECT_THROW(validate(q), InvalidArgument);
+  q = good;
+  q.format.group_size = 40;
+  EXPECT_THROW(validate(q), InvalidArgument);
+  q = good;
+  q.cols = 0;
+  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: cols = 0: allowed are 1 to 2^31 - 1");
+  q = good;
+  q.format.bits = 1;
+  EXPECT_THROW(validate(q), InvalidArgument);
+}
+
+TEST(Validate, AuxiliariesThatAreNotFiniteAreNamed) {
+  std::mt19937 random(6);
+  const float bad[] = {INFINITY, -INFINITY, NAN};
+  const auto put = [](std::vector<std::uint8_t>& array, Aux aux, int k, float value) {
+    detail::pack::write_float(aux, array.data(), k, value);
+  };
+  for (Aux aux : {Aux::f16, Aux::bf16, Aux::f32})
+    for (float value : bad) {
+      const QuantizedMatrix good =
+          random_matrix({.group_size = 16, .scale = aux, .zero = aux, .col_scale = aux}, 3, 40, random);
+      QuantizedMatrix q = good;
+      put(q.scale, aux, 8, value);
+      EXPECT_EQ(message_of([&] { validate(q); }), "sinq: scale[8] is not finite");
+      q = good;
+      put(q.zero, aux, 0, value);
+      EXPECT_EQ(message_of([&] { validate(q); }), "sinq: zero[0] is not finite");
+      q = good;
+      put(q.col_scale, aux, 39, value);
+      EXPECT_EQ(message_of([&] { validate(q); }), "sinq: col_scale[39] is not finite");
+    }
+  QuantizedMatrix q = random_matrix({.scale = Aux::u8, .zero = Aux::u8}, 3, 40, random);
+  put(q.coarse_scale, Aux::f16, 2, INFINITY);
+  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: coarse_scale[2] is not finite");
+}
+
+TEST(Validate, LevelTableAscendsAndUnusedEntriesAreZero) {
+  std::mt19937 random(7);
+  const QuantizedMatrix good = random_matrix({.bits = 3, .levels = Levels::table}, 1, 16, random);
+  EXPECT_NO_THROW(validate(good));
+  QuantizedMatrix q = good;
+  q.table[4] = static_cast<std::int8_t>(q.table[3] - 1);
+  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: table = " + std::to_string(q.table[4]) + ": levels are ascending");
+  q = good;
+  q.table[8] = 1;
+  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: table = 1: unused entries are zero");
+  q = make_quantized_matrix({}, 1, 16);
+  q.table[0] = 5;
+  EXPECT_THROW(validate(q), InvalidArgument);
+}
+
+TEST(PackedMatrix, HoldsTheCanonicalFormUnchanged) {
+  std::mt19937 random(8);
+  for (const Format& f : {Format{}, Format{.bits = 3, .scale = Aux::u6, .zero = Aux::u5}}) {
+    const QuantizedMatrix q = random_matrix(f, 7, 100, random);
+    const PackedMatrix p = pack(q);
+    EXPECT_EQ(p.canonical(), q);
+    EXPECT_EQ(p.rows(), 7);
+    EXPECT_EQ(p.cols(), 100);
+    EXPECT_EQ(p.format(), f);
+  }
+}
+
+// --- single auxiliaries -------------------------------------------------------------------------------------------
+
+TEST(Auxiliary, FloatsRoundToNearestEven) {
+  using detail::pack::round_to;
+  EXPECT_EQ(round_to(Aux::f32, 0.1f), 0.1f);
+  EXPECT_EQ(round_to(Aux::f16, 2049.0f), 2048.0f);
+  EXPECT_EQ(round_to(Aux::f16, 2051.0f), 2052.0f);
+  EXPECT_EQ(round_to(Aux::bf16, 257.0f), 256.0f);
+  EXPECT_EQ(round_to(Aux::bf16, 259.0f), 260.0f);
+  EXPECT_EQ(round_to(Aux::f16, 0x1p-25f), 0.0f);  // a tie below the smallest subnormal
+  EXPECT_EQ(round_to(Aux::f16, 0x1.8p-24f), 0x1p-23f);
+  std::uint8_t bytes[6] = {1, 2, 3, 4, 5, 6};
+  detail::pack::write_float(Aux::f16, bytes, 1, 1.0f);
+  EXPECT_EQ(std::vector<std::uint8_t>(bytes, bytes + 6), (std::vector<std::uint8_t>{1, 2, 0, 0x3c, 5, 6}));
+  float back[2];
+  detail::pack::write_float(Aux::f16, bytes, 2, -2.0f);
+  detail::pack::read_floats(Aux::f16, bytes, 1, 2, back);
+  EXPECT_EQ(back[0], 1.0f);
+  EXPECT_EQ(back[1], -2.0f);
+}
+
+}  // namespace
