@@ -61,7 +61,7 @@ TEST(File, Scalars) {
 
 TEST(File, EmptyTensorsAnywhere) {
   const std::string bytes = safetensors(
-      R"({"e1":{"dtype":"F32","shape":[0,5],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+      R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"e1":{"dtype":"F32","shape":[0,5],"data_offsets":[0,0]},)"
       R"("e2":{"dtype":"F64","shape":[7,0],"data_offsets":[1,1]},"e3":{"dtype":"F64","shape":[0],"data_offsets":[1,1]},)"
       R"("b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},"e4":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})",
       "ab");

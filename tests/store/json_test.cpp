@@ -16,6 +16,8 @@ TEST(Json, KeepsOrderAndValues) {
             "{\"z\":1e-05,\"a\":[1,-2,18446744073709551615,1.0,10000.0],\"s\":\"\xc3\xa4\\\"\",\"n\":null,\"t\":true,"
             "\"o\":{}}");
   EXPECT_EQ(parse_json(" 3 ", "f"), Json(3));
+  EXPECT_EQ(parse_json("-12.5e1", "f"), Json(-125.0));
+  EXPECT_EQ(parse_json("12", "f"), Json(12));
   EXPECT_EQ(parse_json("\xef\xbb\xbf{\"a\":1}", "f")["a"], 1);  // a byte order mark
 }
 

@@ -146,7 +146,7 @@ TEST(Quantized, WhatIsNotWritten) {
   EXPECT_TRUE(refused(q, "codes of \"q\", byte 49: bits are set behind the end of row 1"));
   q = arbitrary({.bits = 2, .levels = Levels::table}, 3, 65);
   q.table = {-5, -6, 0, 1};
-  EXPECT_TRUE(refused(q, "levels of \"q\", byte 1: level 1 is below"));
+  EXPECT_TRUE(refused(q, "table = -6: levels are ascending"));
   q = arbitrary(f, 3, 65);
   detail::pack::write_float(Aux::f16, q.scale.data(), 2, INFINITY);
   EXPECT_TRUE(refused(q, "scale[2] is not finite"));

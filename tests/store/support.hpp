@@ -42,8 +42,11 @@ class Directory {
 };
 
 inline std::string read(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  if (!in) return "";
+  std::string out(static_cast<std::size_t>(in.tellg()), '\0');
+  in.seekg(0).read(out.data(), static_cast<std::streamsize>(out.size()));
+  return out;
 }
 
 inline void write(const fs::path& path, const std::string& bytes) {

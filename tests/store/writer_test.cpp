@@ -244,10 +244,10 @@ TEST(Writer, KilledAtAnyMoment) {
   }
   // At moments that the save does not choose, among them inside `finish`.
   int killed = 0;
-  for (int k = 0; k < 60; ++k) {
+  for (int k = 0; k < 40; ++k) {
     const int status = in_child([&] { return save("new", -1); },
                                 [&](pid_t child) {
-                                  std::this_thread::sleep_for(std::chrono::microseconds(300 * k));
+                                  std::this_thread::sleep_for(std::chrono::microseconds(500 * k));
                                   ::kill(child, SIGKILL);
                                 });
     killed += WIFSIGNALED(status);

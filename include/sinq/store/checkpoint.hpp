@@ -86,7 +86,7 @@ class Checkpoint {
     return nullptr;
   }
 
-  /// See File::forget.
+  /// See File::forget. (Any file will do: it is a matter of addresses.)
   void forget(const Tensor& t) const noexcept {
     if (!files_.empty()) files_.front().forget(t);
   }

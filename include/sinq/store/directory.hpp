@@ -84,12 +84,13 @@ namespace store {
 /// not: hidden files, subdirectories, weights of other forms, anything above 64 MiB). config.json is read and printed
 /// again, so its layout may change; order, names and values do not.
 ///
-/// What a kill or an error leaves. All of it is first written to a temporary directory. If `target` does not exist,
-/// that directory is beside it and becomes it in one rename: all or nothing. If it exists, the temporary directory is
-/// inside it and the files are moved one by one, each whole: the other files, the shards and the index, config.json,
-/// and model.safetensors where there is one; model files of an earlier save that are now stale go last. So a model in
-/// one file is replaced in one step; when shards replace shards of the same names, a kill between two renames can leave
-/// a mixture, which Checkpoint refuses where it does not fit together. Other files in `target` stay as they are.
+/// What a kill or an error leaves. All of it is first written to a temporary directory, which an error removes and a
+/// kill leaves behind (its name ends in ".tmp"). If `target` does not exist, that directory is beside it and becomes it
+/// in one rename: all or nothing. If it exists, the temporary directory is inside it and the files are moved one by
+/// one, each whole: the small files, the shards and the index, config.json, and model.safetensors where there is one;
+/// model files of an earlier save that are now stale go last. So a model in one file is replaced in one step; when
+/// shards replace shards of the same names, a kill between two renames can leave a mixture, which Checkpoint refuses
+/// where it does not fit together. Other files in `target` stay as they are.
 class DirectoryWriter {
  public:
   /// InvalidArgument where the model lies in `target` itself, FormatError where its config.json is malformed or says

@@ -239,12 +239,12 @@ class HeaderReader {
     if (!bytes) refuse(entry_.shape_at, core::text(describe(tensor_), " overflows, or does not end with a whole byte"));
     const std::uint64_t data_at = 8 + trace_.size();
     const std::uint64_t size = file_.size() - data_at;
-    const auto offsets = core::text("data_offsets [", entry_.begin, ", ", entry_.end, "]");
-    if (entry_.begin > entry_.end) refuse(entry_.offsets_at, core::text(offsets, " run backwards"));
+    const auto offsets = [&] { return core::text("data_offsets [", entry_.begin, ", ", entry_.end, "]"); };
+    if (entry_.begin > entry_.end) refuse(entry_.offsets_at, core::text(offsets(), " run backwards"));
     if (entry_.end > size)
-      refuse(entry_.offsets_at, core::text(offsets, " reach beyond the ", size, " bytes of data: truncated?"));
+      refuse(entry_.offsets_at, core::text(offsets(), " reach beyond the ", size, " bytes of data: truncated?"));
     if (entry_.end - entry_.begin != *bytes)
-      refuse(entry_.offsets_at, core::text(offsets, " hold ", entry_.end - entry_.begin, " bytes, but ",
+      refuse(entry_.offsets_at, core::text(offsets(), " hold ", entry_.end - entry_.begin, " bytes, but ",
                                            describe(tensor_), " takes ", *bytes));
     tensor_.offset = data_at + entry_.begin;
     tensor_.data = file_.subspan(static_cast<std::size_t>(tensor_.offset), static_cast<std::size_t>(*bytes));

@@ -37,7 +37,7 @@ inline constexpr std::size_t kMaxJsonBytes = std::size_t{32} << 20;
 ///            |  token(): where the token that was just read begins: the first byte behind the previous token that
 ///            |           is neither white space nor punctuation
 ///            the end of the previous token: how far the parser has read, less one behind a number, which ends only
-///            where something else begins
+///            where something else begins (or where the text ends)
 class Trace {
  public:
   class Iterator {
@@ -84,7 +84,7 @@ class Trace {
   }
   std::uint64_t number() noexcept {
     const std::uint64_t at = token();
-    --end_of_token_;
+    if (read_[-1] < '0' || read_[-1] > '9') --end_of_token_;
     return at;
   }
 
