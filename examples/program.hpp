@@ -45,9 +45,14 @@ inline int run(CLI::App& app, int argc, char** argv, const std::function<void()>
     std::cout << app.help();
     return kOk;
   } catch (const CLI::ParseError& e) {
-    std::cerr << name << ": " << e.what() << "\n";
-    if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
-      std::cerr << "allowed:";
+    // An unknown option is the likeliest mistake; CLI11 would rather tell first what is missing because of it.
+    std::string unknown;
+    for (const std::string& argument : app.remaining())
+      if (argument.starts_with('-')) unknown += " " + argument;
+    if (unknown.empty()) {
+      std::cerr << name << ": " << e.what() << "\n";
+    } else {
+      std::cerr << name << ": there is no option" << unknown << "; allowed:";
       for (const CLI::Option* option : app.get_options()) std::cerr << " " << option->get_name();
       std::cerr << "\n";
     }

@@ -115,7 +115,7 @@ inline Report run(const std::string& source, const std::string& target, const si
   if (!include_used) throw program::UsageError("--include names no tensor of " + source);
   if (total == 0) throw program::UsageError("no tensor of " + source + " is left to quantize");
 
-  store::DirectoryWriter out(source, target);
+  store::DirectoryWriter out(model, target);
   Report report;
   double done = 0;
   for (const store::Tensor* t : model.tensors()) {

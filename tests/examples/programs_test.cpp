@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Runs the programs as a user does.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <limits>
+#include <sinq/sinq.hpp>
+
+#include "examples/tiny_model.hpp"
+
+namespace {
+
+using tiny::json;
+
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string contents(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class Programs : public testing::Test {
+ protected:
+  Outcome run(const std::string& command) const {
+    const std::string line = std::string(SINQ_PROGRAM_DIR "/") + command + " > '" + (directory / "out").string() +
+                             "' 2> '" + (directory / "err").string() + "' < /dev/null";
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(directory / "out"), contents(directory / "err")};
+  }
+
+  void expect_failure(const std::string& command, int code, const std::vector<std::string>& parts) const {
+    const Outcome o = run(command);
+    EXPECT_EQ(o.code, code) << command;
+    EXPECT_EQ(o.out, "") << command;
+    for (const std::string& part : parts)
+      EXPECT_NE(o.err.find(part), std::string::npos) << command << "\nsays: " << o.err << "lacks: " << part;
+  }
+
+  /// Standard output is one JSON object and nothing else.
+  json expect_json(const std::string& command) const {
+    const Outcome o = run(command);
+    EXPECT_EQ(o.code, 0) << command << "\n" << o.err;
+    EXPECT_EQ(std::count(o.out.begin(), o.out.end(), '\n'), 1) << command;
+    return sinq::store::parse_json(o.out, command);
+  }
+
+  [[nodiscard]] std::string path(const std::string& name) const { return (directory / name).string(); }
+
+  /// A byte-level model: what all programs can do.
+  std::map<std::string, reference::Tensor> save_model(const std::string& name, const json& changes = json::object()) {
+    const json config = tiny::with(tiny::with(tiny::tiny_config("LlamaForCausalLM"),
+                                              {{"vocab_size", 256}, {"hidden_size", 48}, {"intermediate_size", 80}}),
+                                   changes);
+    auto tensors = tiny::random_tensors(tiny::parse(config));
+    tiny::save(directory / name, config, tensors);
+    return tensors;
+  }
+
+  tiny::Directory directory;
+};
+
+constexpr const char* kPrograms[] = {"sinq_quantize", "sinq_perplexity", "sinq_inspect", "sinq_generate", "sinq_demo"};
+
+TEST_F(Programs, HelpGoesToStandardOutput) {
+  for (const std::string program : kPrograms) {
+    const Outcome o = run(program + " --help");
+    EXPECT_EQ(o.code, 0);
+    EXPECT_NE(o.out.find("Usage: " + program), std::string::npos) << o.out;
+    EXPECT_NE(o.out.find("Exit codes"), std::string::npos);
+    EXPECT_EQ(o.err, "");
+  }
+}
+
+TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
+  save_model("model");
+  tiny::save_windows(directory / "tokens.safetensors", 256);
+  const std::string model = path("model");
+  for (const std::string program : kPrograms) {
+    expect_failure(program + " --colour", 2, {"--colour", "allowed:", "--help"});
+    expect_failure(program + " " + path("nowhere"), 2, {"does not exist", "nowhere"});
+    if (program != "sinq_demo") expect_failure(program, 2, {"MODEL_DIR", "required"});
+  }
+  const std::string quantize = "sinq_quantize " + model + " " + path("q") + " ";
+  expect_failure(quantize + "--bits 7", 2, {"--bits", "7", "{2,3,4,5,6,8}"});
+  expect_failure(quantize + "--bits four", 2, {"--bits", "four"});
+  expect_failure(quantize + "--group-size 24", 2, {"--group-size", "24", "multiple of 16"});
+  expect_failure(quantize + "--tile round", 2, {"--tile", "round", "{stripe,square}"});
+  expect_failure(quantize + "--rounding nf5", 2, {"--rounding", "{uniform,symmetric,nf4,nf3}"});
+  expect_failure(quantize + "--rounding nf4 --bits 3", 2, {"--bits 3", "nf4", "4 bits"});
+  expect_failure(quantize + "--rounding nf4 --refine hqq", 2, {"--refine hqq", "uniform"});
+  expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8}"});
+  expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
+  expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});
+  expect_failure(quantize + "--include lm_head", 2, {"--include", "no tensor"});
+  expect_failure(quantize + "--exclude .", 2, {"no tensor", "left"});
+  expect_failure("sinq_perplexity " + model, 2, {"--tokens", "required"});
+  expect_failure("sinq_perplexity " + model + " --tokens " + path("none"), 2, {"--tokens", "does not exist"});
+  expect_failure("sinq_generate " + model, 2, {"--prompt", "--tokens"});
+  expect_failure("sinq_generate " + model + " --prompt a --count 0", 2, {"--count", "1"});
+  EXPECT_FALSE(std::filesystem::exists(directory / "q"));
+}
+
+TEST_F(Programs, FailuresNameTheCause) {
+  save_model("model");
+  std::filesystem::create_directories(directory / "empty");
+  expect_failure("sinq_inspect " + path("empty"), 1, {"empty", "model.safetensors"});
+  expect_failure("sinq_quantize " + path("empty") + " " + path("q"), 1, {"empty", "model.safetensors"});
+  expect_failure("sinq_generate " + path("empty") + " --prompt a", 1, {"config.json"});
+  expect_failure("sinq_quantize " + path("model") + " " + path("model"), 1, {"the model itself"});
+  expect_failure("sinq_perplexity " + path("model") + " --tokens " + path("model/model.safetensors"), 1, {"tokens"});
+  expect_failure("sinq_generate " + path("model") + " --tokens 3,256", 1, {"token 1 is 256", "0 to 255"});
+  tiny::save_windows(directory / "tokens.safetensors", 256);
+  save_model("other", {{"vocab_size", 300}});
+  expect_failure(
+      "sinq_perplexity " + path("model") + " --tokens " + path("tokens.safetensors") + " --reference " + path("other"),
+      1, {"256", "300"});
+  expect_failure("sinq_generate " + path("other") + " --prompt a", 2, {"300", "--tokens"});
+}
+
+TEST_F(Programs, QuantizePerplexityInspectGenerate) {
+  const auto tensors = save_model("model");
+  std::ofstream(directory / "model" / "tokenizer.json") << "{}";
+  tiny::save_windows(directory / "tokens.safetensors", 256);
+  const std::string quantized = path("q");
+  const json report = expect_json("sinq_quantize " + path("model") + " " + quantized +
+                                  " --bits 3 --group-size 32 --threads 2 --json --report " + path("report.json"));
+  EXPECT_EQ(report.at("quantized").size(), 14u);
+  EXPECT_EQ(report.at("left_alone").size(), 6u);
+  EXPECT_EQ(report.at("settings").at("bits"), 3);
+  json written = sinq::store::read_json(directory / "report.json");
+  EXPECT_EQ(written, report);
+  EXPECT_TRUE(std::filesystem::exists(directory / "q" / "tokenizer.json"));
+  EXPECT_EQ(sinq::store::Config(directory / "q" / "config.json").object("quantization_config").integer("bits"), 3);
+
+  // What lies on the disk is what the library makes of the same weights.
+  const auto loaded = sinq::store::load(directory / "q");
+  ASSERT_EQ(loaded.size(), 14u);
+  for (const auto& [name, q] : loaded) {
+    const auto& t = tensors.at(name);
+    EXPECT_EQ(q, sinq::quantize(sinq::WeightView(t.values.data(), sinq::DType::f32, t.rows, t.cols),
+                                {.bits = 3, .group_size = 32}))
+        << name;
+  }
+
+  const std::string perplexity = "sinq_perplexity " + quantized + " --tokens " + path("tokens.safetensors") + " --json";
+  const json alone = expect_json(perplexity);
+  EXPECT_EQ(alone.at("predicted_tokens"), 60);
+  EXPECT_GT(alone.at("perplexity").get<double>(), 1);
+  EXPECT_FALSE(alone.contains("kl"));
+  const json compared = expect_json(perplexity + " --threads 2 --reference " + path("model"));
+  EXPECT_EQ(compared.at("perplexity"), alone.at("perplexity"));  // to the last bit, whatever the threads
+  EXPECT_GT(compared.at("kl").get<double>(), 0);
+  EXPECT_TRUE(compared.contains("flip_rate_percent"));
+  EXPECT_GT(compared.at("tokens_per_second").get<double>(), 0);
+  EXPECT_EQ(compared.at("bits_per_weight"), report.at("bits_per_weight"));
+  const json full = expect_json("sinq_perplexity " + path("model") + " --tokens " + path("tokens.safetensors") +
+                                " --reference " + path("model") + " --json");
+  EXPECT_TRUE(full.at("bits_per_weight").is_null());
+  EXPECT_EQ(full.at("kl"), 0);
+  EXPECT_EQ(full.at("flip_rate_percent"), 0);
+
+  const json inspected = expect_json("sinq_inspect " + quantized + " --original " + path("model") + " --json");
+  EXPECT_EQ(inspected.at("tensors").size(), 20u);
+  EXPECT_EQ(inspected.at("bits_per_weight"), report.at("bits_per_weight"));
+  std::map<std::string, double> errors;
+  for (const auto& t : report.at("quantized")) errors[t.at("name")] = t.at("relative_error");
+  for (const auto& t : inspected.at("tensors")) {
+    EXPECT_EQ(t.contains("bits"), errors.contains(t.at("name")));
+    EXPECT_NEAR(t.at("relative_error").get<double>(), errors[t.at("name")], 1e-12) << t;
+    if (t.at("shape").size() == 2) EXPECT_GE(t.at("imbalance").get<double>(), 1) << t;
+  }
+
+  const std::string generate = "sinq_generate " + quantized + " --prompt 'To be' --count 12 --json";
+  const json greedy = expect_json(generate);
+  EXPECT_EQ(greedy.at("tokens").size(), 12u);
+  EXPECT_GT(greedy.at("tokens_per_second").get<double>(), 0);
+  EXPECT_EQ(expect_json(generate + " --threads 2").at("tokens"), greedy.at("tokens"));
+  EXPECT_EQ(expect_json("sinq_generate " + quantized + " --tokens 84,111,32,98,101 --count 12 --json").at("tokens"),
+            greedy.at("tokens"));
+  const json sampled = expect_json(generate + " --temperature 1 --seed 3");
+  EXPECT_EQ(expect_json(generate + " --temperature 1 --seed 3").at("tokens"), sampled.at("tokens"));
+  EXPECT_NE(expect_json(generate + " --temperature 1 --seed 4").at("tokens"), sampled.at("tokens"));
+
+  for (const char* program : {"sinq_quantize", "sinq_inspect", "sinq_generate"}) {  // the same for people
+    const std::string name = program;
+    const std::string rest = name == "sinq_quantize" ? path("model") + " " + path("q2")
+                                                     : quantized + (name == "sinq_generate" ? " --prompt a" : "");
+    const Outcome o = run(name + " " + rest);
+    EXPECT_EQ(o.code, 0) << o.err;
+    EXPECT_NE(o.out, "");
+    EXPECT_EQ(o.err.find('\r'), std::string::npos) << "a progress bar where there is no terminal";
+  }
+  expect_failure("sinq_quantize " + quantized + " " + path("q3"), 1, {"already quantized"});
+}
+
+TEST_F(Programs, EveryMethodGoesThrough) {
+  save_model("model");
+  tiny::save_windows(directory / "tokens.safetensors", 256);
+  for (const char* options :
+       {"--bits 2 --balance none", "--bits 3 --refine hqq", "--bits 5 --tile square --group-size 16",
+        "--bits 6 --rounding symmetric", "--rounding nf4", "--rounding nf3 --balance none", "--bits 8 --group-size 0",
+        "--aux-bits 8", "--rounding symmetric --aux-bits 8 --include embed"}) {
+    const Outcome o = run("sinq_quantize " + path("model") + " " + path("q") + " " + options);
+    EXPECT_EQ(o.code, 0) << options << "\n" << o.err;
+    const json result = expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
+                                    " --json --reference " + path("model"));
+    EXPECT_LT(result.at("kl").get<double>(), 2) << options;
+  }
+}
+
+TEST_F(Programs, TiedEmbeddingIsStoredOnce) {
+  auto tensors = save_model("model");
+  tensors["lm_head.weight"] = tensors.at("model.embed_tokens.weight");  // some checkpoints hold both
+  const json config = sinq::store::read_json(directory / "model" / "config.json");
+  tiny::save(directory / "model", config, tensors);
+  const json report =
+      expect_json("sinq_quantize " + path("model") + " " + path("q") + " --include embed_tokens --json");
+  const sinq::store::Checkpoint checkpoint(directory / "q");
+  EXPECT_TRUE(sinq::store::is_quantized(checkpoint, "model.embed_tokens.weight"));
+  EXPECT_EQ(checkpoint.find("lm_head.weight"), nullptr);
+  EXPECT_FALSE(sinq::store::is_quantized(checkpoint, "lm_head.weight"));
+  EXPECT_NE(report.at("left_alone").dump().find("tied to the embedding"), std::string::npos);
+  EXPECT_EQ(run("sinq_generate " + path("q") + " --prompt a").code, 0);
+}
+
+TEST_F(Programs, FusedExpertsAreQuantizedOneByOne) {
+  auto tensors = save_model("model");
+  const json config = sinq::store::read_json(directory / "model" / "config.json");
+  std::filesystem::create_directories(directory / "moe");
+  std::ofstream(directory / "moe" / "config.json") << config.dump();
+  const std::string experts = "model.layers.0.mlp.experts.gate_up_proj";
+  std::mt19937 random(1);
+  std::vector<float> values(3 * 20 * 32);
+  for (float& x : values) x = std::normal_distribution<float>()(random);
+  {
+    sinq::store::Writer out(directory / "moe" / "model.safetensors");
+    out.add(experts, sinq::store::ElementType::f32, {3, 20, 32}, std::as_bytes(std::span(values)));
+    out.add("model.layers.0.mlp.gate.weight", sinq::store::ElementType::f32, {3, 32},
+            std::as_bytes(std::span(values).first(96)));
+    out.finish();
+  }
+  const json report = expect_json("sinq_quantize " + path("moe") + " " + path("q") + " --json");
+  ASSERT_EQ(report.at("quantized").size(), 1u);
+  EXPECT_EQ(report.at("quantized")[0].at("matrices"), 3);
+  EXPECT_EQ(report.at("left_alone")[0].at("reason"), "routes between experts");
+  const auto loaded = sinq::store::load(directory / "q");
+  ASSERT_EQ(loaded.size(), 3u);
+  for (int k = 0; k < 3; ++k)
+    EXPECT_EQ(loaded.at(experts + "." + std::to_string(k)),
+              sinq::quantize(sinq::WeightView(values.data() + k * 640, sinq::DType::f32, 20, 32)));
+  const json inspected = expect_json("sinq_inspect " + path("q") + " --original " + path("moe") + " --json");
+  for (const auto& t : inspected.at("tensors")) EXPECT_TRUE(t.at("relative_error").is_number()) << t;
+
+  values[2 * 640 + 3 * 32 + 5] = std::numeric_limits<float>::quiet_NaN();
+  {
+    sinq::store::Writer out(directory / "moe" / "model.safetensors");
+    out.add(experts, sinq::store::ElementType::f32, {3, 20, 32}, std::as_bytes(std::span(values)));
+    out.finish();
+  }
+  expect_failure("sinq_quantize " + path("moe") + " " + path("nan"), 1, {experts + ".2", "(3, 5)"});
+}
+
+TEST_F(Programs, NothingIsLeftOfAModelWithNaN) {
+  auto tensors = save_model("model");
+  const std::string name = "model.layers.1.mlp.down_proj.weight";
+  tensors.at(name).values[7 * 80 + 11] = std::numeric_limits<float>::quiet_NaN();
+  const json config = sinq::store::read_json(directory / "model" / "config.json");
+  tiny::save(directory / "model", config, tensors);
+  expect_failure("sinq_quantize " + path("model") + " " + path("q"), 1, {name, "(7, 11)"});
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(directory / "."))
+    left.push_back(entry.path().filename().string());
+  std::sort(left.begin(), left.end());
+  EXPECT_EQ(left, (std::vector<std::string>{"err", "model", "out"}));
+}
+
+TEST_F(Programs, DemoShowsEveryMethod) {
+  const std::filesystem::path model = SINQ_EXAMPLES_DIR "/demo-model";
+  if (!std::filesystem::exists(model / "model.safetensors")) GTEST_SKIP() << "*** there is no demo model yet ***";
+  const json result = expect_json("sinq_demo --windows 2 --json --out " + path("demo"));
+  const auto& rows = result.at("results");
+  ASSERT_EQ(rows.size(), 17u);
+  for (const auto& row : rows) {
+    EXPECT_GT(row.at("perplexity").get<double>(), 1) << row;
+    if (row.at("bits") == 4) {
+      EXPECT_LT(row.at("bits_per_weight").get<double>(), 4.8) << row;
+      EXPECT_LT(row.at("file_bytes").get<double>(), 0.4 * rows[0].at("file_bytes").get<double>()) << row;
+      EXPECT_LT(row.at("kl").get<double>(), 0.2) << row;
+    }
+  }
+  const std::string svg = contents(result.at("picture").get<std::string>());
+  EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  EXPECT_NE(svg.find("SINQ + HQQ"), std::string::npos);
+}
+
+}  // namespace
