@@ -18,8 +18,8 @@
 // products feed nothing but squares, so there is no mul-then-add that a compiler could fuse or not as it likes.
 // -ffast-math in the including translation unit voids this.
 //
-// One pass costs digits where the mean of a row or column is large beside its deviation: about (mean / deviation)^2 of
-// 1e-6. Weights have means near 0; a matrix of 1 +- 0.001 would be balanced by noise of some percent.
+// One pass costs digits where the mean of a row or column is large beside its deviation, as weights never have it: the
+// meter then takes two passes in double (imbalance.hpp).
 
 namespace sinq::inline SINQ_ABI::detail::balance {
 
