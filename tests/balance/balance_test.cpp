@@ -72,6 +72,13 @@ Naive naive_imbalance(const Eigen::MatrixXd& m) {
   return {most / std::max(least, 1e-12), 2 * bound};
 }
 
+Eigen::MatrixXd balanced(const Matrix& m, const Balance& b) {
+  Eigen::MatrixXd x = m.cast<double>();
+  for (std::int64_t i = 0; i < x.rows(); ++i) x.row(i) /= double{b.row[static_cast<std::size_t>(i)]};
+  for (std::int64_t j = 0; j < x.cols(); ++j) x.col(j) /= double{b.col[static_cast<std::size_t>(j)]};
+  return x;
+}
+
 struct Shape {
   std::int64_t rows, cols;
 };
@@ -112,6 +119,20 @@ TEST(Imbalance, OfFactorsOnTheFly) {
     const Deviation naive = two_pass(scaled.col(j), 128);
     EXPECT_NEAR(2 * d.col[static_cast<std::size_t>(j)] / naive.value, 1, naive.bound);
   }
+}
+
+// Where one pass in float would measure its own rounding: what is left are the sums in double.
+TEST(Imbalance, OfWeightsFarFromZero) {
+  for (float deviation : {0.1f, 0.01f, 1e-3f, 1e-4f}) {
+    const Matrix m = (deviation * uneven(150, 70, 3).array() + 1).matrix();
+    EXPECT_NEAR(imbalance(view(m)) / naive_imbalance(m.cast<double>()).imbalance, 1, 5e-3) << deviation;
+    // One factor for all columns, or the rows would differ by what the columns do.
+    const Balance b = sinkhorn(view(m));
+    EXPECT_LE(naive_imbalance(balanced(m, b)).imbalance, 1.01 * b.imbalance_before) << deviation;
+  }
+  Matrix one_constant_row = uneven(64, 64, 4);
+  one_constant_row.row(5).setConstant(0.1f);
+  EXPECT_NEAR(imbalance(view(one_constant_row)) / naive_imbalance(one_constant_row.cast<double>()).imbalance, 1, 1e-12);
 }
 
 // A power of two changes no bit, even where squares of floats overflow or vanish.
@@ -180,13 +201,6 @@ Balance check(const Matrix& m, const SinkhornOptions& o = {}) {
       EXPECT_LE(f, static_cast<float>(o.max_factor));
     }
   return b;
-}
-
-Eigen::MatrixXd balanced(const Matrix& m, const Balance& b) {
-  Eigen::MatrixXd x = m.cast<double>();
-  for (std::int64_t i = 0; i < x.rows(); ++i) x.row(i) /= double{b.row[static_cast<std::size_t>(i)]};
-  for (std::int64_t j = 0; j < x.cols(); ++j) x.col(j) /= double{b.col[static_cast<std::size_t>(j)]};
-  return x;
 }
 
 TEST(Sinkhorn, TheReportedImbalancesAreThoseOfTheMatrixAndOfTheResult) {

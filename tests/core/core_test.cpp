@@ -257,13 +257,19 @@ TEST_P(ExecutorTest, ResultsAreVisibleWhenRunReturns) {
 }
 
 TEST_P(ExecutorTest, ExceptionOfTheLowestIndexComesOut) {
-  for (int round = 0; round < 20; ++round) {
+  using namespace std::chrono_literals;
+  for (std::int64_t late : {37, 38}) {  // two that fail, at the same time where there are threads, in either order
     std::atomic<int> ran{0};
+    std::atomic<int> failing{0};
     try {
       core::run_throwing(executor_, 100, [&](std::int64_t index, int) {
-        if (index == 37 && round % 2) std::this_thread::sleep_for(std::chrono::microseconds(200));  // found last
-        if (index >= 37 && index % 3 != 0) core::raise<InvalidArgument>(std::to_string(index));
         if (index < 37) ++ran;
+        if (index != 37 && index != 38) return;
+        ++failing;
+        for (int waits = 0; executor_.width() > 1 && failing < 2 && waits < 1000; ++waits)
+          std::this_thread::sleep_for(1ms);
+        if (index == late) std::this_thread::sleep_for(10ms);
+        core::raise<InvalidArgument>(std::to_string(index));
       });
       FAIL() << "nothing was thrown";
     } catch (const InvalidArgument& error) {
@@ -272,6 +278,18 @@ TEST_P(ExecutorTest, ExceptionOfTheLowestIndexComesOut) {
     EXPECT_EQ(ran, 37);
   }
   EXPECT_NO_THROW(core::run_throwing(executor_, 100, [](std::int64_t, int) {}));
+}
+
+// Once one has failed, what lies behind it is left out.
+TEST_P(ExecutorTest, NothingIsStartedBehindAFailure) {
+  std::atomic<int> ran{0};
+  EXPECT_THROW(core::run_throwing(executor_, 100000,
+                                  [&](std::int64_t, int) {
+                                    ++ran;
+                                    core::raise<InvalidArgument>("stop");
+                                  }),
+               InvalidArgument);
+  EXPECT_LT(ran, 1000);
 }
 
 // Where several calls share one pool, each has workers of its own.
@@ -290,6 +308,30 @@ TEST_P(ExecutorTest, MayBeUsedFromSeveralThreadsAtOnce) {
   std::thread other(call);
   call();
   other.join();
+}
+
+/// Tasks in falling order: a legal executor, if an odd one.
+class BackwardExecutor final : public Executor {
+ public:
+  [[nodiscard]] int width() const noexcept override { return 1; }
+  void run(std::int64_t count, TaskRef task) override {
+    for (std::int64_t i = count; i-- > 0;) task(i, 0);
+  }
+};
+
+TEST(Executor, ExceptionOfTheLowestIndexComesOutInAnyOrder) {
+  BackwardExecutor backward;
+  int below = 0;
+  try {
+    core::run_throwing(backward, 100, [&](std::int64_t index, int) {
+      below += index < 37;
+      if (index == 37 || index == 60 || index == 61) core::raise<InvalidArgument>(std::to_string(index));
+    });
+    FAIL() << "nothing was thrown";
+  } catch (const InvalidArgument& error) {
+    EXPECT_STREQ(error.what(), "37");
+  }
+  EXPECT_EQ(below, 37);
 }
 
 INSTANTIATE_TEST_SUITE_P(Widths, ExecutorTest, testing::Values(0, 1, 3));

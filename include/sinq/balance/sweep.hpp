@@ -20,6 +20,9 @@
 // kSweepRows rows, and the blocks in double (by the caller). All sums use fused multiply-add explicitly, and the plain
 // products feed nothing but squares, so there is no mul-then-add that a compiler could fuse or not as it likes.
 // -ffast-math in the including translation unit voids this.
+//
+// One pass costs digits where the mean of a row or column is large beside its deviation, as weights never have it: the
+// meter then takes two passes in double (imbalance.hpp).
 
 namespace sinq::inline SINQ_ABI::detail::balance {
 

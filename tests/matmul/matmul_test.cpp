@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <sinq/core/thread_pool.hpp>
+#include <sinq/matmul.hpp>
+#include <thread>
+#include <vector>
+
+#include "support/isas.hpp"
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+
+extern std::atomic<long> allocations;  // through operator new, counted in counted_new.cpp
+
+namespace {
+
+using namespace sinq;
+using test::message_of;
+using test::Naive;
+using test::random_float;
+using test::random_matrix;
+
+template <class T>
+using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+template <class T>
+RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19937& random) {
+  return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
+}
+
+/// Half an ulp of the largest result, relative.
+template <class T>
+constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-11
+                                   : std::is_same_v<T, bfloat16> ? 0x1p-8
+                                                                 : 0x1p-24;
+
+/// y against the reference. In units of 2^-24 of sum_j |x_j| (|level| + 2 |zero|) |scale col_scale|: activation and
+/// column scale cost 2 (a double is rounded first), level - zero and its product with the scale 3, a product 1, and a
+/// sum of n terms at most n. `level + (levels[0] - zero)` rounds relative to the zero as well, not only to the
+/// difference: hence not the magnitude |W x| itself.
+template <class X, class Y>
+void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y) {
+  const Naive n{q};
+  const Eigen::MatrixXd exact = reference_matmul(q, x);
+  Eigen::MatrixXd size(x.rows, q.rows);
+  Eigen::MatrixXd xd(x.rows, x.cols);
+  for (std::int64_t t = 0; t < x.rows; ++t)
+    for (std::int64_t j = 0; j < x.cols; ++j) xd(t, j) = std::abs(static_cast<double>(x.row(t)[j]));
+  for (std::int64_t i = 0; i < q.rows; ++i) {
+    Eigen::VectorXd w(q.cols);
+    for (std::int64_t j = 0; j < q.cols; ++j)
+      w[j] = (std::abs(n.level(i, j)) + 2 * std::abs(n.zero(i, j / n.width))) *
+             std::abs(n.scale(i, j / n.width) * n.col_scale(i, j));
+    size.col(i) = xd * w;
+  }
+  for (std::int64_t t = 0; t < x.rows; ++t)
+    for (std::int64_t i = 0; i < q.rows; ++i)
+      ASSERT_NEAR(
+          static_cast<double>(y.row(t)[i]), exact(t, i),
+          static_cast<double>(q.cols + 6) * 0x1p-24 * size(t, i) + kOutputRounding<Y> * std::abs(exact(t, i)) + 1e-30)
+          << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
+          << " levels " << static_cast<int>(q.format.levels) << " on " << name_of(current_isa());
+}
+
+void expect_product(const QuantizedMatrix& q, const RowMajor<float>& x, const RowMajor<float>& y) {
+  expect_product<float, const float>(q, MatrixView<const float>(x), MatrixView<const float>(y));
+}
+
+RowMajor<float> product(const PackedMatrix& p, const RowMajor<float>& x, const MatmulOptions& options = {}) {
+  RowMajor<float> y = RowMajor<float>::Constant(x.rows(), p.rows(), NAN);
+  matmul(p, x, y, options);
+  return y;
+}
+
+// --- against the reference ----------------------------------------------------------------------------------------
+
+struct Codes {
+  Levels levels;
+  int bits;
+};
+constexpr Codes kCodes[] = {
+    {Levels::uniform, 2}, {Levels::uniform, 3},   {Levels::uniform, 4},   {Levels::uniform, 5},   {Levels::uniform, 6},
+    {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 8}, {Levels::nf4, 4},
+    {Levels::nf3, 3},     {Levels::table, 2},     {Levels::table, 3},     {Levels::table, 4}};
+
+TEST(Reference, IsTheNaiveSum) {
+  std::mt19937 random(1);
+  for (const Codes& c : kCodes) {
+    Format f{
+        .bits = c.bits, .levels = c.levels, .group_size = 16, .tile = Tile::square, .scale = Aux::u6, .zero = Aux::u7};
+    if (c.levels == Levels::symmetric) f.zero = Aux::none;
+    const QuantizedMatrix q = random_matrix(f, 21, 43, random);
+    const auto x = random_activations<float>(2, 43, random);
+    Eigen::MatrixXd magnitude;
+    const auto y = reference_matmul(q, MatrixView<const float>(x), &magnitude);
+    for (std::int64_t t = 0; t < 2; ++t)
+      for (std::int64_t i = 0; i < 21; ++i) {
+        double sum = 0, size = 0;
+        for (std::int64_t j = 0; j < 43; ++j) {
+          sum += double{x(t, j)} * Naive{q}.weight(i, j);
+          size += std::abs(double{x(t, j)} * Naive{q}.weight(i, j));
+        }
+        EXPECT_NEAR(y(t, i), sum, 50 * 0x1p-53 * size);
+        EXPECT_NEAR(magnitude(t, i), size, 50 * 0x1p-53 * size);
+      }
+  }
+}
+
+class IsaTest : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override { force_isa(GetParam()); }
+  void TearDown() override { force_isa(detail::core::best_isa()); }
+};
+
+TEST_P(IsaTest, EveryFormat) {
+  std::mt19937 random(2);
+  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
+  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
+  const std::int64_t groups[] = {16, 32, 48, 64, 256, kWholeRow};
+  unsigned k = 0;
+  for (const Codes& c : kCodes)
+    for (Aux scale : auxes)
+      for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u8}) {
+        if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
+          continue;
+        Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
+        f.group_size = groups[++k % 6];
+        f.tile = k / 2 % 2 ? Tile::square : Tile::stripe;
+        f.col_scale = columns[k / 3 % 4];
+        if (is_integer(scale)) {
+          f.signed_scale = k % 2;
+          f.coarse_groups = k % 4;
+        }
+        const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 31 % 300, tokens = 1 + k % 3;
+        const QuantizedMatrix q = random_matrix(f, rows, cols, random);
+        const auto x = random_activations<float>(tokens, cols, random);
+        expect_product(q, x, product(pack(q), x));
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST_P(IsaTest, EveryShape) {
+  std::mt19937 random(3);
+  unsigned k = 0;
+  for (std::int64_t tokens : {1, 2, 3, 7, 64, 65, 130})
+    for (std::int64_t cols : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257, 300, 600})
+      for (Tile tile : {Tile::stripe, Tile::square}) {
+        Format f{.bits = kBitWidths[++k % 6], .group_size = k % 3 ? 16 : kWholeRow, .tile = tile};
+        const QuantizedMatrix q = random_matrix(f, 1 + k * 11 % 40, cols, random);
+        const auto x = random_activations<float>(tokens, cols, random);
+        expect_product(q, x, product(pack(q), x));
+        if (HasFatalFailure()) return;
+      }
+  for (std::int64_t rows = 1; rows <= 40; ++rows) {
+    const QuantizedMatrix q =
+        random_matrix({.group_size = 16, .tile = rows % 2 ? Tile::square : Tile::stripe}, rows, 50, random);
+    const auto x = random_activations<float>(3, 50, random);
+    expect_product(q, x, product(pack(q), x));
+    if (HasFatalFailure()) return;
+  }
+}
+
+template <class X, class Y>
+void with_types() {
+  std::mt19937 random(4);
+  for (Tile tile : {Tile::stripe, Tile::square}) {
+    const QuantizedMatrix q = random_matrix({.bits = 3, .group_size = 32, .tile = tile}, 37, 77, random);
+    const PackedMatrix p = pack(q);
+    // Rows apart from each other, beginning at an odd element, guards all round.
+    std::vector<X> x(3 + 5 * 81);
+    for (auto& v : x) v = static_cast<X>(random_float(random, -1, 1));
+    const Y guard = static_cast<Y>(-77.0f);
+    std::vector<Y> y(1 + 5 * 40, guard);
+    const MatrixView<const X> xs(x.data() + 3, 5, 77, 81);
+    const MatrixView<Y> ys(y.data() + 1, 5, 37, 40);
+    matmul(p, xs, ys);
+    expect_product(q, xs, ys);
+    for (std::size_t k = 0; k < y.size(); ++k)
+      if (k == 0 || (k - 1) % 40 >= 37) {
+        ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
+      }
+  }
+}
+
+TEST_P(IsaTest, ElementTypesAndStrides) {
+  with_types<float, float>();
+  with_types<float, half>();
+  with_types<half, half>();
+  with_types<half, float>();
+  with_types<bfloat16, bfloat16>();
+  with_types<bfloat16, float>();
+  with_types<double, double>();
+}
+
+TEST_P(IsaTest, SameBitsForEveryExecutor) {
+  std::mt19937 random(5);
+  Eigen::ThreadPool one(1), three(3);
+  ThreadPoolExecutor width2(one), width4(three);
+  for (Tile tile : {Tile::stripe, Tile::square})
+    for (std::int64_t tokens : {1, 5, 70}) {
+      const PackedMatrix p = pack(random_matrix({.tile = tile}, 150, 200, random));
+      const auto x = random_activations<float>(tokens, 200, random);
+      const auto expected = product(p, x);
+      for (Executor* e : std::initializer_list<Executor*>{&width2, &width4})
+        for (int round = 0; round < 3; ++round) EXPECT_EQ(product(p, x, {.executor = e}), expected);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, IsaTest, testing::ValuesIn(supported_isas()),
+                         [](const auto& isa) { return std::string(name_of(isa.param)); });
+
+// --- the face -----------------------------------------------------------------------------------------------------
+
+TEST(Matmul, EigenMapsBlocksAndRefs) {
+  std::mt19937 random(6);
+  const QuantizedMatrix q = random_matrix({}, 20, 70, random);
+  const PackedMatrix p = pack(q);
+  const auto x = random_activations<float>(4, 70, random);
+  const auto expected = product(p, x);
+  RowMajor<float> wide = RowMajor<float>::Constant(6, 100, NAN);
+  wide.block(1, 3, 4, 70) = x;
+  RowMajor<float> y = RowMajor<float>::Zero(8, 50);
+  matmul(p, wide.block(1, 3, 4, 70), y.block(2, 5, 4, 20));
+  EXPECT_EQ(y.block(2, 5, 4, 20), expected);
+  y.block(2, 5, 4, 20).setZero();
+  EXPECT_TRUE((y.array() == 0).all());
+  const Eigen::Map<const RowMajor<float>> x_map(x.data(), 4, 70);
+  std::vector<float> out(80);
+  matmul(p, x_map, Eigen::Map<RowMajor<float>>(out.data(), 4, 20));
+  EXPECT_EQ((Eigen::Map<RowMajor<float>>(out.data(), 4, 20)), expected);
+  const Eigen::RowVectorXf one = x.row(0);
+  Eigen::RowVectorXf y_one(20);
+  matmul(p, one, y_one);
+  EXPECT_TRUE(((y_one - expected.row(0)).array().abs() < 1e-3f).all());
+}
+
+TEST(Matmul, WithoutTokensNothingHappens) {
+  std::mt19937 random(7);
+  const PackedMatrix p = pack(random_matrix({}, 20, 70, random));
+  EXPECT_NO_THROW(matmul(p, MatrixView<const float>(nullptr, 0, 70), MatrixView<float>(nullptr, 0, 20)));
+}
+
+TEST(Matmul, WrongShapesAreNamed) {
+  std::mt19937 random(8);
+  const PackedMatrix p = pack(random_matrix({}, 20, 70, random));
+  std::vector<float> memory(4000);
+  const auto message = [&](std::int64_t x_rows, std::int64_t x_cols, std::int64_t x_stride, std::int64_t y_rows,
+                           std::int64_t y_cols, std::int64_t y_stride) {
+    return message_of([&] {
+      matmul(p, MatrixView<const float>(memory.data(), x_rows, x_cols, x_stride),
+             MatrixView<float>(memory.data() + 2000, y_rows, y_cols, y_stride));
+    });
+  };
+  EXPECT_EQ(message(2, 70, 70, 2, 20, 20), "nothing was thrown");
+  EXPECT_EQ(message(2, 71, 71, 2, 20, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
+  EXPECT_EQ(message(2, 70, 70, 2, 19, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
+  EXPECT_EQ(message(2, 70, 70, 3, 20, 20), "sinq: y.rows = 3: must equal x.rows, the number of tokens");
+  EXPECT_EQ(message(2, 70, 69, 2, 20, 20), "sinq: x.stride = 69: must be at least x.cols");
+  EXPECT_EQ(message(2, 70, 70, 2, 20, 19), "sinq: y.stride = 19: must be at least y.cols");
+  EXPECT_EQ(message(-1, 70, 70, -1, 20, 20), "sinq: x.rows = -1: allowed are 0 to 2^31 - 1 tokens");
+  const std::vector<float> x(69);
+  EXPECT_EQ(message_of([&] { (void)reference_matmul(p.canonical(), MatrixView<const float>(x.data(), 1, 69)); }),
+            "sinq: x.cols = 69: must equal the cols of the matrix");
+}
+
+// --- workspace ----------------------------------------------------------------------------------------------------
+
+TEST(Workspace, ExactSizeAtEveryAlignmentTouchesNothingElse) {
+  std::mt19937 random(9);
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  SerialExecutor serial;
+  for (Tile tile : {Tile::stripe, Tile::square})
+    for (Executor* e : std::initializer_list<Executor*>{&serial, &threads})
+      for (std::int64_t tokens : {1, 3, 64, 65}) {
+        const PackedMatrix p = pack(random_matrix({.group_size = 48, .tile = tile}, 101, 130, random));
+        const auto x = random_activations<float>(tokens, 130, random);
+        const auto expected = product(p, x);
+        const std::size_t size = matmul_workspace(p, tokens, e->width());
+        std::vector<std::byte> memory(size + 200, std::byte{0x5a});
+        for (std::size_t shift : {64, 65, 99, 127}) {
+          EXPECT_EQ(product(p, x, {.executor = e, .workspace = {memory.data() + shift, size}}), expected);
+          for (std::size_t k = 0; k < memory.size(); ++k)
+            if (k < 64 || k >= 127 + size) {
+              ASSERT_EQ(memory[k], std::byte{0x5a}) << k;
+            }
+          std::fill(memory.begin(), memory.end(), std::byte{0x5a});
+        }
+        EXPECT_EQ(message_of([&] {
+                    (void)product(p, x, {.executor = e, .workspace = {memory.data(), size - 1}});
+                  }),
+                  "sinq: workspace.size() = " + std::to_string(size - 1) + ": must be at least matmul_workspace(...)");
+      }
+}
+
+TEST(Workspace, OneForTheMostTokensServesFewer) {
+  std::mt19937 random(10);
+  const PackedMatrix p = pack(random_matrix({}, 40, 130, random));
+  std::size_t last = 0;
+  for (std::int64_t tokens : {0, 1, 2, 63, 64, 65, 1000000}) {
+    EXPECT_GE(matmul_workspace(p, tokens), last);
+    last = matmul_workspace(p, tokens);
+  }
+  EXPECT_EQ(message_of([&] { (void)matmul_workspace(p, -1); }), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
+  EXPECT_EQ(message_of([&] { (void)matmul_workspace(p, 1, 0); }), "sinq: width = 0: allowed are 1 to 65536");
+}
+
+TEST(Workspace, NothingIsAllocatedWhereOneIsGiven) {
+  std::mt19937 random(11);
+  for (const Format& f :
+       {Format{}, Format{.bits = 3, .group_size = 16, .tile = Tile::square, .scale = Aux::u8, .zero = Aux::u6},
+        Format{.levels = Levels::table, .group_size = kWholeRow}})
+    for (std::int64_t tokens : {1, 130}) {
+      const PackedMatrix p = pack(random_matrix(f, 40, 300, random));
+      const auto x = random_activations<float>(tokens, 300, random);
+      RowMajor<float> y(tokens, 40);
+      std::vector<std::byte> workspace(matmul_workspace(p, tokens));
+      const MatmulOptions options{.workspace = workspace};
+      const long before = allocations;
+      matmul(p, x, y, options);
+      EXPECT_EQ(allocations, before);
+      matmul(p, x, y);
+      EXPECT_EQ(allocations, before + 1);  // and the counter counts
+    }
+}
+
+TEST(Matmul, ConstantMatrixFromSeveralThreads) {
+  std::mt19937 random(12);
+  const PackedMatrix p = pack(random_matrix({.tile = Tile::square}, 90, 130, random));
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  const auto x = random_activations<float>(5, 130, random);
+  const auto expected = product(p, x);
+  std::vector<RowMajor<float>> results(3);
+  std::vector<std::thread> callers;
+  for (auto& r : results)
+    callers.emplace_back([&] {
+      for (int round = 0; round < 10; ++round) r = product(p, x, {.executor = round % 2 ? &threads : nullptr});
+    });
+  for (auto& t : callers) t.join();
+  for (const auto& r : results) EXPECT_EQ(r, expected);
+}
+
+}  // namespace
