@@ -99,8 +99,11 @@ inline std::set<std::string> held_twice(const sinq::store::Checkpoint& model, co
   return {head->name};
 }
 
+/// How a tensor of this name is quantized.
+using ConfigOf = std::function<sinq::QuantizeConfig(const std::string&)>;
+
 /// `progress(share, tensor)`. Throws, and leaves no trace of `target`, where anything is wrong.
-inline Report run(const std::string& source, const std::string& target, const sinq::QuantizeConfig& config,
+inline Report run(const std::string& source, const std::string& target, const ConfigOf& config_of,
                   const Selection& selection, const sinq::store::Json& settings, sinq::Executor& executor,
                   const std::function<void(double, const std::string&)>& progress = {}) {
   using namespace sinq;
@@ -149,7 +152,7 @@ inline Report run(const std::string& source, const std::string& target, const si
         };
       try {
         const program::Stopwatch time;
-        const QuantizedMatrix q = quantize(weights, config, options);
+        const QuantizedMatrix q = quantize(weights, config_of(t->name), options);
         r.seconds += time.seconds();
         const double error = measure(q, weights).relative_error;
         square_error += error * error;

@@ -185,7 +185,8 @@ void run(Arguments a, program::Threads& threads) {
     bar.update(static_cast<double>(i) / static_cast<double>(list.size()),
                std::string(m.name) + ", " + std::to_string(m.config.bits) + " bits");
     const std::string directory = a.out + "/" + file_name(m);
-    const auto report = quantize_model::run(a.model, directory, m.config, {}, {{"method", m.name}}, executor);
+    const auto report = quantize_model::run(
+        a.model, directory, [&](auto&) { return m.config; }, {}, {{"method", m.name}}, executor);
     const engine::Model model = engine::load_model(directory);  // from the disk: nothing of the quantizer is left
     results.push_back({m.name, m.family, m.config.bits, report.bits_per_weight(), report.model_bytes, model.bytes(),
                        engine::evaluate(model, windows, executor, reference), report.seconds()});

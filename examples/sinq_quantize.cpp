@@ -13,6 +13,7 @@ struct Arguments {
   std::string source;
   std::string target;
   sinq::QuantizeConfig config;
+  std::optional<double> preset;
   std::string tile = "stripe";
   std::string rounding = "uniform";
   std::string refine = "none";
@@ -35,24 +36,32 @@ std::optional<std::regex> pattern(const std::string& text, const char* option) {
 
 /// The words of the command line as a configuration. What CLI11 lets through is one of the words.
 sinq::QuantizeConfig configuration(const Arguments& a, bool bits_given) {
+  using sinq::Aux;
+  using sinq::Rounding;
   sinq::QuantizeConfig c = a.config;
   c.tile = a.tile == "stripe" ? sinq::Tile::stripe : sinq::Tile::square;
-  c.rounding = a.rounding == "uniform"     ? sinq::Rounding::uniform
-               : a.rounding == "symmetric" ? sinq::Rounding::symmetric
-               : a.rounding == "nf4"       ? sinq::Rounding::nf4
-                                           : sinq::Rounding::nf3;
-  c.refine = a.refine == "none" ? sinq::Refine::none : sinq::Refine::hqq;
+  c.rounding = a.rounding == "uniform"     ? Rounding::uniform
+               : a.rounding == "symmetric" ? Rounding::symmetric
+               : a.rounding == "nf4"       ? Rounding::nf4
+               : a.rounding == "nf3"       ? Rounding::nf3
+                                           : Rounding::table;
+  c.refine = a.refine == "none" ? sinq::Refine::none : a.refine == "hqq" ? sinq::Refine::hqq : sinq::Refine::fit;
   c.balance = a.balance == "sinkhorn" ? sinq::Balancing::sinkhorn : sinq::Balancing::none;
-  c.scale = c.zero = a.aux_bits == 16 ? sinq::Aux::f16 : sinq::Aux::u8;
+  c.scale = c.zero = a.aux_bits == 16 ? Aux::f16 : static_cast<Aux>(a.aux_bits);
+  const auto refuse = [](const std::string& one, const std::string& other, const std::string& why) {
+    throw program::UsageError(one + " does not go with " + other + ", " + why);
+  };
+  const std::string rounding = "--rounding " + a.rounding;
   if (a.rounding == "nf4" || a.rounding == "nf3") {
     const int own = a.rounding == "nf4" ? 4 : 3;
     if (bits_given && c.bits != own)
-      throw program::UsageError("--bits " + std::to_string(c.bits) + " does not go with --rounding " + a.rounding +
-                                ", which has " + std::to_string(own) + " bits");
+      refuse("--bits " + std::to_string(c.bits), rounding, "which has " + std::to_string(own) + " bits");
     c.bits = own;
   }
-  if (a.refine == "hqq" && a.rounding != "uniform")
-    throw program::UsageError("--refine hqq does not go with --rounding " + a.rounding + ", only with uniform");
+  if (a.refine == "hqq" && a.rounding != "uniform") refuse("--refine hqq", rounding, "only with uniform");
+  if (a.rounding == "table" && a.refine != "fit") refuse("--refine " + a.refine, rounding, "only fit does");
+  if (a.rounding == "table" && c.bits > 4)
+    refuse("--bits " + std::to_string(c.bits), rounding, "which has 2, 3 or 4 bits");
   return c;
 }
 
@@ -157,15 +166,18 @@ sinq::store::Json to_json(const quantize_model::Report& report, const sinq::stor
 }
 
 void run(const Arguments& a, bool bits_given, program::Threads& threads) {
-  const sinq::QuantizeConfig config = configuration(a, bits_given);
+  const sinq::QuantizeConfig fixed = a.preset ? sinq::preset(*a.preset) : configuration(a, bits_given);
+  const auto config_of = [&](const std::string& name) {
+    return a.preset ? sinq::preset(*a.preset, sinq::role_of(name)) : fixed;
+  };
   const quantize_model::Selection selection{pattern(a.include, "--include"), pattern(a.exclude, "--exclude")};
-  const sinq::store::Json settings = {{"bits", config.bits},   {"group_size", config.group_size},
-                                      {"tile", a.tile},        {"rounding", a.rounding},
-                                      {"refine", a.refine},    {"balance", a.balance},
-                                      {"aux_bits", a.aux_bits}};
+  sinq::store::Json settings = {
+      {"bits", fixed.bits}, {"group_size", fixed.group_size}, {"tile", a.tile},        {"rounding", a.rounding},
+      {"refine", a.refine}, {"balance", a.balance},           {"aux_bits", a.aux_bits}};
+  if (a.preset) settings = {{"preset", *a.preset}};
   program::ProgressBar bar("quantizing");
   const program::Stopwatch time;
-  const auto report = quantize_model::run(a.source, a.target, config, selection, settings, threads.executor(),
+  const auto report = quantize_model::run(a.source, a.target, config_of, selection, settings, threads.executor(),
                                           [&](double share, const std::string& name) { bar.update(share, name); });
   bar.clear();
   const sinq::store::Json json = to_json(report, settings);
@@ -184,7 +196,9 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Quantizes the linear layers of a model's decoder; embeddings, heads and norms stay as they are. Where nothing "
       "is "
-      "chosen: SINQ with 4 bits in groups of 64.",
+      "chosen: the preset of 4.5 bits per weight. Any of the options that describe a method chooses that method "
+      "instead "
+      "(--bits 4: SINQ with 4 bits in groups of 64).",
       "sinq_quantize");
   Arguments a;
   program::Threads threads;
@@ -192,33 +206,47 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::ExistingDirectory);
   app.add_option("OUT_DIR", a.target, "Directory to write")->required();
+  const std::vector<double> presets(sinq::kPresets.begin(), sinq::kPresets.end());
+  auto* preset = app.add_option("--preset", a.preset, "Best known way to stay below so many bits per weight")
+                     ->check(CLI::IsMember(presets));
+  std::vector<CLI::Option*> method;
+  const auto words = [&](const char* name, std::string& value, std::vector<std::string> allowed, const char* help) {
+    method.push_back(
+        app.add_option(name, value, help)->check(CLI::IsMember(std::move(allowed)))->capture_default_str());
+  };
   auto* bits = app.add_option("--bits", a.config.bits, "Bits of a code")
                    ->check(CLI::IsMember({2, 3, 4, 5, 6, 8}))
                    ->capture_default_str();
-  app.add_option("--group-size", a.config.group_size,
-                 "Weights of a row that share scale and zero: a multiple of 16 up to 256, or 0 for the whole row")
-      ->check(CLI::Validator(
-          [](const std::string& text) -> std::string {
-            std::int64_t n = 0;
-            if (CLI::detail::lexical_cast(text, n) && n >= 0 && n <= 256 && n % 16 == 0) return {};
-            return text + " is not a multiple of 16 from 16 to 256, or 0 for the whole row";
-          },
-          "INT:16..256"))
-      ->capture_default_str();
-  const auto words = [&](const char* name, std::string& value, std::vector<std::string> allowed, const char* help) {
-    app.add_option(name, value, help)->check(CLI::IsMember(std::move(allowed)))->capture_default_str();
-  };
+  method.push_back(bits);
+  method.push_back(
+      app.add_option("--group-size", a.config.group_size,
+                     "Weights of a row that share scale and zero: a multiple of 16 up to 256, or 0 for the whole row")
+          ->check(CLI::Validator(
+              [](const std::string& text) -> std::string {
+                std::int64_t n = 0;
+                if (CLI::detail::lexical_cast(text, n) && n >= 0 && n <= 256 && n % 16 == 0) return {};
+                return text + " is not a multiple of 16 from 16 to 256, or 0 for the whole row";
+              },
+              "INT:16..256"))
+          ->capture_default_str());
   words("--tile", a.tile, {"stripe", "square"}, "What is balanced at a time: all rows of a group, or a square");
-  words("--rounding", a.rounding, {"uniform", "symmetric", "nf4", "nf3"}, "Levels");
-  words("--refine", a.refine, {"none", "hqq"}, "Improvement of the zeros after the first choice");
+  words("--rounding", a.rounding, {"uniform", "symmetric", "nf4", "nf3", "table"},
+        "Levels; table: a codebook fitted to balanced groups, with --refine fit");
+  words("--refine", a.refine, {"none", "hqq", "fit"},
+        "hqq: improvement of the zeros; fit: scales and zeros of least error, then an unbiased gain");
   words("--balance", a.balance, {"sinkhorn", "none"}, "Second axis of scales");
-  app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
-      ->check(CLI::IsMember({16, 8}))
-      ->capture_default_str();
+  method.push_back(app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
+                       ->check(CLI::IsMember({16, 8, 6, 4}))
+                       ->capture_default_str());
+  for (CLI::Option* option : method) preset->excludes(option);
   app.add_option("--include", a.include, "Regular expression: tensors to quantize beside the decoder's linear layers");
   app.add_option("--exclude", a.exclude, "Regular expression: tensors to leave alone, whatever else names them");
   threads.add_option(app);
   app.add_option("--report", a.report, "File to write a JSON report to, tensor by tensor");
   app.add_flag("--json", a.json, "The same report as one JSON object on standard output");
-  return program::run(app, argc, argv, [&] { run(a, bits->count() != 0, threads); });
+  return program::run(app, argc, argv, [&] {
+    if (std::all_of(method.begin(), method.end(), [](auto* option) { return option->count() == 0; }))
+      a.preset = a.preset.value_or(4.5);
+    run(a, bits->count() != 0, threads);
+  });
 }

@@ -7,10 +7,13 @@
 //
 //          tile by tile                                   row by row
 //   W --> balance --> x = W / (row col) --> scale, zero --> round them to their stored types --> codes --> bits
-//                          per group: min/max, symmetric or mean shift; then HQQ if asked for
+//                          per group: min/max, symmetric or mean shift, then HQQ if asked for; or a fit
 //
 // Every published calibration-free method is one configuration (config.hpp): RTN, HQQ, NF4, NF3, and each of them on
-// the balanced matrix. `measure` compares a result with its original.
+// the balanced matrix (SINQ: `QuantizeConfig{}`). What loses least at a given size is a preset (preset.hpp), and the
+// one of 4.5 bits is what `quantize(weights)` uses: balanced groups of 16, levels fitted to such groups, scale and zero
+// of least error in few bits, an unbiased gain at last (fit.hpp, unbias.hpp). `measure` compares a result with its
+// original.
 //
 // Auxiliaries of 8 bits: a scale is an 8-bit share of one fp16 scale per row; a zero is a point on an even grid of 256
 // over the levels. Linear rather than logarithmic, because kernels can then multiply integers; per row rather than per
@@ -23,4 +26,5 @@
 
 #include "quantize/config.hpp"
 #include "quantize/metrics.hpp"
+#include "quantize/preset.hpp"
 #include "quantize/quantize_matrix.hpp"

@@ -13,12 +13,16 @@ namespace sinq::inline SINQ_ABI {
 ///   uniform    2^bits even levels between the group's minimum and maximum, integer zero (RTN, SINQ)
 ///   symmetric  2^bits even levels around 0, no zero, signed scale; all levels are used (the reference uses 13 of 16)
 ///   nf4, nf3   NormalFloat codebooks around the group's mean (mean shift)
-enum class Rounding : std::uint8_t { uniform, symmetric, nf4, nf3 };
+///   table      a codebook of 8-bit levels (`QuantizeConfig::table`), by default one fitted to balanced groups; with a
+///              zero, or without one and a signed scale; needs `Refine::fit`
+enum class Rounding : std::uint8_t { uniform, symmetric, nf4, nf3, table };
 
 /// What is improved after the first choice of scale and zero.
 ///
 ///   hqq   Half-Quadratic Quantization (zero only): robust to outliers; uniform rounding only; makes zeros fractional
-enum class Refine : std::uint8_t { none, hqq };
+///   fit   scale and zero of least square error in the balanced domain, then an unbiased gain per row and column
+///         (fit.hpp, unbias.hpp); any rounding; two to ten times the time of none, by the size of the codebook
+enum class Refine : std::uint8_t { none, hqq, fit };
 
 /// Whether the second axis of scales is used.
 enum class Balancing : std::uint8_t { sinkhorn, none };
@@ -30,6 +34,22 @@ struct HqqOptions {
   double beta = 10;     // weight of the proximal term, above 0
 };
 
+/// The search of `Refine::fit`. More finds little: from 4 to 8 starts the error falls by 0.2 %.
+struct FitOptions {
+  int starts = 6;  // ranges tried per group and sign, 1 to 64
+  int rounds = 2;  // least squares per start, 0 to 16
+};
+
+/// Levels fitted to balanced groups of 16 and 32 of four models (bench/results/quality.md); 2, 3 or 4 bits. Without a
+/// zero one level is 0, since groups that hold one huge weight and many tiny ones need it.
+[[nodiscard]] constexpr LevelTable fitted_levels(int bits, bool with_zero) noexcept {
+  if (bits == 2) return with_zero ? LevelTable{-127, -53, 19, 121} : LevelTable{-127, -51, 0, 72};
+  if (bits == 3)
+    return with_zero ? LevelTable{-121, -68, -33, -3, 26, 56, 90, 127} : LevelTable{-112, -63, -30, 0, 21, 47, 79, 127};
+  return with_zero ? LevelTable{-127, -100, -81, -65, -50, -37, -25, -13, -1, 11, 24, 37, 52, 69, 87, 106}
+                   : LevelTable{-127, -101, -81, -63, -48, -35, -22, -11, 0, 11, 23, 35, 49, 64, 83, 108};
+}
+
 /// What `quantize` shall make. RTN is `.balance = Balancing::none`; HQQ that and `.refine = Refine::hqq`; NF4 that and
 /// `.rounding = Rounding::nf4`; the same with balancing are SINQ, SINQ + HQQ and SINQ-NF4.
 struct QuantizeConfig {
@@ -40,11 +60,14 @@ struct QuantizeConfig {
   Refine refine = Refine::none;
   Balancing balance = Balancing::sinkhorn;
   Aux scale = Aux::f16;            // f16, bf16, f32, or u4 to u8 below one coarse f16 scale per coarse_groups groups
-  Aux zero = Aux::f16;             // f16, bf16, f32, or u4 to u8; ignored by symmetric rounding, which has no zero
+  Aux zero = Aux::f16;             // f16, bf16, f32, or u4 to u8; none with a codebook and fit: no zero at all;
+                                   // ignored by symmetric rounding, which has none anyway
   Aux col_scale = Aux::f16;        // f16, bf16 or f32; ignored without balancing
   std::int64_t coarse_groups = 0;  // groups per coarse scale; 0: the whole row
   SinkhornOptions sinkhorn{};
   HqqOptions hqq{};
+  FitOptions fit{};
+  LevelTable table{};  // of Rounding::table, ascending; all 0: fitted_levels(bits, zero != Aux::none)
   /// Matrices whose kurtosis exceeds this are not balanced; 0: the gate is open for all. (The reference: 5, on.)
   double kurtosis_gate = 0;
 };
@@ -79,24 +102,53 @@ namespace detail::quantize {
   f.levels = c.rounding == Rounding::symmetric ? Levels::symmetric
              : c.rounding == Rounding::nf4     ? Levels::nf4
              : c.rounding == Rounding::nf3     ? Levels::nf3
+             : c.rounding == Rounding::table   ? Levels::table
                                                : Levels::uniform;
   f.scale = c.scale;
   f.zero = c.rounding == Rounding::symmetric ? Aux::none : c.zero;
   f.col_scale = balanced ? c.col_scale : Aux::none;
-  f.signed_scale = c.rounding == Rounding::symmetric && is_integer(c.scale);
+  // Uneven levels: the fit chooses which way round they lie.
+  const bool turned = c.rounding == Rounding::symmetric || (c.refine == Refine::fit && c.rounding != Rounding::uniform);
+  f.signed_scale = turned && is_integer(c.scale);
   f.coarse_groups = c.coarse_groups;
   return f;
+}
+
+[[nodiscard]] inline LevelTable table_of(const QuantizeConfig& c) noexcept {
+  if (c.rounding != Rounding::table) return {};
+  return c.table == LevelTable{} ? fitted_levels(c.bits, c.zero != Aux::none) : c.table;
+}
+
+/// A table of one's own rises from below 0 to above it: the fit starts from where its ends meet the group's.
+inline void validate_table(const QuantizeConfig& c) {
+  using core::require;
+  const bool own = c.table != LevelTable{};
+  require(!own || c.rounding == Rounding::table, "table", int{c.table[0]}, "only rounding = table has one");
+  if (!own) return;
+  const auto last = (std::size_t{1} << c.bits) - 1;
+  require(c.table[0] < 0, "table[0]", int{c.table[0]}, "must be below 0");
+  require(c.table[last] > 0, "table's last level", int{c.table[last]}, "must be above 0");
+  for (std::size_t k = 0; k + 1 < c.table.size(); ++k)
+    require(k < last ? c.table[k] < c.table[k + 1] : c.table[k + 1] == 0, "table", int{c.table[k + 1]},
+            "must rise, and be 0 beyond 2^bits levels");
 }
 
 inline void validate(const QuantizeConfig& c) {
   using core::require;
   const auto number = [](auto e) { return static_cast<int>(e); };
-  require(c.rounding <= Rounding::nf3, "rounding", number(c.rounding), "allowed are uniform, symmetric, nf4 and nf3");
-  require(c.refine <= Refine::hqq, "refine", number(c.refine), "allowed are none and hqq");
+  require(c.rounding <= Rounding::table, "rounding", number(c.rounding),
+          "allowed are uniform, symmetric, nf4, nf3 and table");
+  require(c.refine <= Refine::fit, "refine", number(c.refine), "allowed are none, hqq and fit");
   require(c.balance <= Balancing::none, "balance", number(c.balance), "allowed are sinkhorn and none");
   require(c.refine != Refine::hqq || c.rounding == Rounding::uniform, "refine", "hqq", "needs uniform rounding");
-  require(c.rounding == Rounding::symmetric || c.zero != Aux::none, "zero", "none",
-          "only symmetric rounding has no zero");
+  const bool codebook = c.rounding >= Rounding::nf4;
+  require(c.rounding == Rounding::symmetric || c.zero != Aux::none || (codebook && c.refine == Refine::fit), "zero",
+          "none", "only symmetric rounding, and codebooks with refine = fit, have no zero");
+  require(c.rounding != Rounding::table || c.refine == Refine::fit, "rounding", "table", "needs refine = fit");
+  require(c.rounding != Rounding::table || c.bits <= 4, "bits", c.bits, "a level table has 2, 3 or 4 bits");
+  require(c.fit.starts >= 1 && c.fit.starts <= 64, "fit.starts", c.fit.starts, "allowed are 1 to 64");
+  require(c.fit.rounds >= 0 && c.fit.rounds <= 16, "fit.rounds", c.fit.rounds, "allowed are 0 to 16");
+  validate_table(c);
   require(is_float(c.col_scale), "col_scale", number(c.col_scale), "allowed are f16, bf16 and f32");
   require(c.hqq.iterations >= 1 && c.hqq.iterations <= 1000, "hqq.iterations", c.hqq.iterations,
           "allowed are 1 to 1000");

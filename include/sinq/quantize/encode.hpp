@@ -29,6 +29,13 @@ inline constexpr float kScaleOfZeros = 0x1p-14f;
   return static_cast<float>(Eigen::numext::bit_cast<half>(static_cast<std::uint16_t>(nearest.x + 1)));
 }
 
+/// A coarse scale must be a number that f16 has: 5.96e-8 to 65504.
+inline void require_coarse(float coarse, float largest_scale, std::int64_t row) {
+  if (!core::is_finite(coarse) || largest_scale < 0x1p-24f)
+    core::raise<InvalidArgument>(core::text("sinq: row ", row, " has a scale of ", largest_scale,
+                                            ": beyond a coarse scale in f16 (5.96e-8 to 65504), use scale = f32"));
+}
+
 /// Writes the scales of row i.
 inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64_t i, std::span<const float> scales) {
   const Aux aux = q.format.scale;
@@ -54,9 +61,7 @@ inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64
     for (float s : part) largest = std::max(largest, std::abs(s));
     if (largest == 0) largest = kScaleOfZeros;
     const float coarse = round_up_f16(largest / most * unit);
-    if (!core::is_finite(coarse) || largest < 5.9604645e-8f)
-      core::raise<InvalidArgument>(core::text("sinq: row ", i, " has a scale of ", largest,
-                                              ": beyond a coarse scale in f16 (5.96e-8 to 65504), use scale = f32"));
+    require_coarse(coarse, largest, i);
     pack::write_float(Aux::f16, q.coarse_scale.data() + i * e.coarse_row, first / block, coarse);
     for (std::size_t k = 0; k < part.size(); ++k) {
       const float m = std::clamp(std::nearbyint(std::abs(part[k]) / coarse * unit), 1.0f, most);

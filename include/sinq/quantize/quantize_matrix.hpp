@@ -5,7 +5,9 @@
 #include <thread>
 
 #include "encode.hpp"
+#include "fit_matrix.hpp"
 #include "hqq.hpp"
+#include "preset.hpp"
 
 namespace sinq::inline SINQ_ABI {
 namespace detail::quantize {
@@ -16,8 +18,9 @@ class Progress {
   Progress(const std::function<bool(double)>& callback, std::int64_t total) : callback_(callback), total_(total) {}
 
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
-  void finished_one() {
-    const auto done = done_.fetch_add(1, std::memory_order_relaxed) + 1;
+  void finished_one() { finished(1); }
+  void finished(std::int64_t tasks) {
+    const auto done = std::min(total_, done_.fetch_add(tasks, std::memory_order_relaxed) + tasks);  // some are repeated
     if (callback_ && std::this_thread::get_id() == caller_) report(done);
   }
   /// The last task may have been another thread's.
@@ -54,7 +57,7 @@ struct Factors {
   std::atomic<bool> beyond_aux{false};   // a scale does not fit the type asked for
 };
 
-/// First pass, one tile: balance, then choose scale and zero of each of its rows.
+/// First pass, one tile: balance, then (unless they are fitted later) choose scale and zero of each of its rows.
 inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const Tiling& t, bool balanced,
                            std::int64_t tile, std::vector<float>& buffer, Factors& out) {
   const std::int64_t g = tile % t.groups();
@@ -71,18 +74,21 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
     core::require_finite(x(i), cols, first_row + i, first_col);
   }
 
+  const bool fitted = c.refine == Refine::fit;
   std::vector<float> row_factor;
   if (balanced) {
     Balance b = balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
     out.imbalance_before[static_cast<std::size_t>(tile)] = b.imbalance_before;
     out.imbalance_after[static_cast<std::size_t>(tile)] = b.imbalance_after;
     for (float& f : b.col) f = pack::round_to(c.col_scale, f);
+    std::copy(b.col.begin(), b.col.end(), out.col_scale.begin() + p * t.cols + first_col);
+    if (fitted) return;
     for (std::int64_t i = 0; i < rows; ++i)
       for (std::int64_t j = 0; j < cols; ++j)
         x(i)[j] = x(i)[j] / b.col[static_cast<std::size_t>(j)] / b.row[static_cast<std::size_t>(i)];
-    std::copy(b.col.begin(), b.col.end(), out.col_scale.begin() + p * t.cols + first_col);
     row_factor = std::move(b.row);
   }
+  if (fitted) return;
 
   std::vector<ScaleZero> chosen(static_cast<std::size_t>(rows));
   const auto group = [&](std::int64_t i) { return std::span<const float>(x(i), static_cast<std::size_t>(cols)); };
@@ -135,18 +141,52 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   pack::write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, t.cols, s.codes.data());
 }
 
+/// Second pass without a fit.
+inline void encode_rows(const WeightView& weights, const Tiling& t, const Factors& factors, Executor& threads,
+                        Progress& progress, QuantizedMatrix& q) {
+  const pack::Extents e = pack::extents(q.format, t);
+  const pack::RowReader reader(q);
+  const Coder coder(q.format);
+  std::vector<RowScratch> scratch(static_cast<std::size_t>(threads.width()));
+  core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
+    if (progress.cancelled()) return;
+    encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
+    progress.finished_one();
+  });
+}
+
+/// Second pass with a fit. False if scales do not fit the float type that the format asks for, or if cancelled.
+[[nodiscard]] inline bool fit_rows(const WeightView& weights, const FitOptions& options,
+                                   const std::vector<float>& col_scale, Executor& threads, Progress& progress,
+                                   QuantizedMatrix& q) {
+  FitPass pass(weights, options, col_scale, q);
+  std::vector<FitScratch> scratch(static_cast<std::size_t>(threads.width()));
+  std::atomic<bool> all_fit{true};
+  core::run_throwing(threads, pass.chunks(), [&](std::int64_t chunk, int worker) {
+    if (progress.cancelled() || !all_fit.load(std::memory_order_relaxed)) return;
+    if (!pass.run_chunk(chunk, scratch[static_cast<std::size_t>(worker)]))
+      all_fit.store(false, std::memory_order_relaxed);
+    else
+      progress.finished(pass.rows_of(chunk));
+  });
+  if (!all_fit || progress.cancelled()) return false;
+  pass.unbias_columns();
+  return true;
+}
+
 }  // namespace detail::quantize
 
 /// Quantizes a matrix.
 ///
 /// Two passes: every tile is balanced and its groups get scale and zero (paper, Algorithm 1); then the auxiliaries are
-/// rounded to their stored types and the codes chosen against the rounded ones. Memory: the result, two floats per
-/// group, and one tile of floats per thread.
+/// rounded to their stored types and the codes chosen against the rounded ones. (With `Refine::fit` the second pass
+/// chooses scale and zero too: fit.hpp.) Memory: the result, two floats per group (fit: 2 doubles per 128 rows and
+/// column), and one tile or 128 rows of floats per thread.
 ///
-/// Throws InvalidArgument if the configuration or the size is out of range, or a weight, rounded to float, is not finite
-/// or not below 2^120 (naming row and column); Cancelled if the progress callback says so. The result has the same bits whatever the thread count and the
-/// instruction set.
-[[nodiscard]] inline QuantizedMatrix quantize(const WeightView& weights, const QuantizeConfig& config = {},
+/// Throws InvalidArgument if the configuration or the size is out of range, or a weight, rounded to float, is not
+/// finite or not below 2^120 (naming row and column); Cancelled if the progress callback says so. The result has the
+/// same bits whatever the thread count and the instruction set.
+[[nodiscard]] inline QuantizedMatrix quantize(const WeightView& weights, const QuantizeConfig& config = preset(4.5),
                                               const QuantizeOptions& options = {}) {
   using namespace detail;
   quantize::validate(config);
@@ -162,7 +202,7 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   quantize::Progress progress(options.progress, tiles + t.rows);
 
   quantize::Factors factors;
-  factors.scale.resize(static_cast<std::size_t>(t.rows * t.groups()));
+  if (config.refine != Refine::fit) factors.scale.resize(static_cast<std::size_t>(t.rows * t.groups()));
   factors.zero.resize(factors.scale.size());
   factors.col_scale.resize(balanced ? static_cast<std::size_t>(t.panels() * t.cols) : 0);
   factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
@@ -177,20 +217,25 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   buffers.clear();
 
   Format format = quantize::format_of(config, balanced);
-  const bool widened = factors.beyond_aux;
+  bool widened = factors.beyond_aux;
   if (widened) format.scale = Aux::f32;
-  QuantizedMatrix q = make_quantized_matrix(format, t.rows, t.cols);
-  const pack::Extents e = pack::extents(format, t);
-  for (std::size_t k = 0; k < factors.col_scale.size(); ++k)
-    pack::write_float(format.col_scale, q.col_scale.data(), static_cast<std::int64_t>(k), factors.col_scale[k]);
-  const pack::RowReader reader(q);
-  const quantize::Coder coder(format);
-  std::vector<quantize::RowScratch> scratch(static_cast<std::size_t>(threads.width()));
-  core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
-    if (progress.cancelled()) return;
-    quantize::encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
-    progress.finished_one();
-  });
+  QuantizedMatrix q;
+  const auto make = [&] {
+    q = make_quantized_matrix(format, t.rows, t.cols);
+    q.table = quantize::table_of(config);
+    for (std::size_t k = 0; k < factors.col_scale.size(); ++k)
+      pack::write_float(format.col_scale, q.col_scale.data(), static_cast<std::int64_t>(k), factors.col_scale[k]);
+  };
+  make();
+  if (config.refine != Refine::fit) {
+    quantize::encode_rows(weights, t, factors, threads, progress, q);
+  } else if (!quantize::fit_rows(weights, config.fit, factors.col_scale, threads, progress, q)) {
+    progress.require_not_cancelled();
+    widened = true;
+    format.scale = Aux::f32;
+    make();
+    (void)quantize::fit_rows(weights, config.fit, factors.col_scale, threads, progress, q);  // f32 fits
+  }
   progress.finished_all();
   progress.require_not_cancelled();
 
@@ -205,7 +250,8 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
 
 /// The same for any Eigen matrix, map, block or expression of float, double, half or bfloat16.
 template <class Derived>
-[[nodiscard]] QuantizedMatrix quantize(const Eigen::DenseBase<Derived>& weights, const QuantizeConfig& config = {},
+[[nodiscard]] QuantizedMatrix quantize(const Eigen::DenseBase<Derived>& weights,
+                                       const QuantizeConfig& config = preset(4.5),
                                        const QuantizeOptions& options = {}) {
   return quantize(WeightView(MatrixRef<typename Derived::Scalar>(weights.derived())), config, options);
 }

@@ -95,15 +95,15 @@ inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
 /// level of a codebook. `scale` is not 0.
 class Coder {
  public:
-  explicit Coder(const Format& f) : uniform_(f.levels <= Levels::symmetric) {
+  explicit Coder(const Format& f, const LevelTable& table = {}) : uniform_(f.levels <= Levels::symmetric) {
     const auto span = core::level_span(f.levels, f.bits);
     const int last = (1 << f.bits) - 1;
     offset_ = span.low;
     last_ = static_cast<float>(last);
     if (uniform_) return;
     for (int code = 0; code < last; ++code) {
-      const float level = core::level(f.levels, f.bits, {}, code);
-      const float next = core::level(f.levels, f.bits, {}, code + 1);
+      const float level = core::level(f.levels, f.bits, table, code);
+      const float next = core::level(f.levels, f.bits, table, code + 1);
       middle_[static_cast<std::size_t>(code)] = level / 2 + next / 2;
     }
     std::fill(middle_.begin() + last, middle_.end(), INFINITY);

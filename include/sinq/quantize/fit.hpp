@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <span>
+#include <vector>
+
+#include "config.hpp"
+#include "lanes.hpp"
+
+// Scale and zero by least error instead of minimum and maximum, in the balanced domain x = w / col_scale.
+//
+// Per group, x ~= s level(code) + b with b = -zero s:
+//
+//   for both signs of s (where the levels are not their own mirror image) and several ranges, from the whole range of
+//   the group down to 0.6 of it: round, solve the least squares for (s, b), `rounds` times; keep the (s, b) of least
+//   error. Shrinking the range lets the ends be clipped where that is worth it; the signs let an uneven table meet
+//   the longer side.
+//
+// Per row, where scales are integers below a coarse one: the coarse scale, among 24 between 0.485 and 1.06 times the
+// largest fitted scale, that costs least:  sum over groups of  (sum of level^2) (stored - fitted)^2.
+//
+// Per group again: the stored scale and its two neighbours, each with the zero that fits it best and that one's two
+// neighbours; the pair of least error stays. So what the auxiliaries' few bits lose, the codes take back.
+//
+// The error is not weighted. In the balanced domain a column counts by its share of the row; weighting by col_scale^2
+// (the plain error of the weights) was clearly worse on every model, weighting by x^2 no better (bench/results/
+// quality.md). Least squares shrinks; unbias.hpp takes that back when the codes are known.
+
+namespace sinq::inline SINQ_ABI::detail::quantize {
+
+inline constexpr std::int64_t kStrip = 16;  // rows that are fitted together
+
+/// What all groups of a matrix have in common.
+struct FitPlan {
+  FitPlan(const Format& f, const LevelTable& table, const FitOptions& options)
+      : scale(f.scale),
+        zero(f.zero),
+        signed_scale(is_float(f.scale) || f.signed_scale),
+        coarse_groups(f.coarse_groups),
+        starts(options.starts),
+        rounds(options.rounds) {
+    const int last = (1 << f.bits) - 1;
+    low = core::level(f.levels, f.bits, table, 0);
+    high = core::level(f.levels, f.bits, table, last);
+    span = core::level_span(f.levels, f.bits);
+    if (f.levels <= Levels::symmetric) return;
+    levels = last + 1;
+    for (int code = 0; code <= last; ++code)
+      level[static_cast<std::size_t>(code)] = core::level(f.levels, f.bits, table, code);
+    for (std::size_t code = 0; code + 1 < static_cast<std::size_t>(levels); ++code)
+      middle[code] = level[code] / 2 + level[code + 1] / 2;
+  }
+
+  /// A group turned round (x -> -x) needs the other sign: of no use to levels that are their own mirror image where a
+  /// zero can move them.
+  [[nodiscard]] bool both_signs() const noexcept { return signed_scale && (levels != 0 || zero == Aux::none); }
+
+  /// Largest integer scale; 0 for float scales.
+  [[nodiscard]] int most() const noexcept {
+    return is_integer(scale) ? (1 << (bits_of(scale) - (signed_scale ? 1 : 0))) - 1 : 0;
+  }
+
+  Aux scale;
+  Aux zero;
+  bool signed_scale;
+  std::int64_t coarse_groups;
+  int starts;
+  int rounds;
+  int levels = 0;          // of a codebook; 0: even levels, one apart
+  float low = 0;           // lowest and highest level
+  float high = 0;          //
+  core::LevelSpan span{};  // that an integer zero may lie in
+  std::array<float, 16> level{};
+  std::array<float, 16> middle{};  // boundaries between neighbours
+};
+
+/// Up to kStrip rows of one panel. Arrays are [..][kStrip]: a lane per row; lanes without a row are zeros.
+struct FitStrip {
+  const Tiling* tiling;
+  const float* x;               // cols x lanes
+  float* scale;                 // groups x lanes: the scale as it will be read
+  float* zero;                  // groups x lanes: the zero as it will be read
+  float* weight;                // groups x lanes: scratch
+  float* coarse;                // coarse scales per row x lanes
+  std::int32_t* scale_integer;  // groups x lanes, of integer scales; 0 only for groups of zeros
+  std::int32_t* zero_integer;   // groups x lanes, of integer zeros
+};
+
+/// One sub-block of kWidth lanes, beginning with lane `lane`. kLevels: 0 or the size of the codebook.
+template <int kWidth, int kLevels>
+class StripFitter {
+  using Float = Lanes<kWidth>;
+
+ public:
+  [[gnu::always_inline]] StripFitter(const FitPlan& plan, const FitStrip& strip, int lane) noexcept
+      : p_(plan), s_(strip), lane_(lane) {}
+
+  [[gnu::always_inline]] void run() noexcept {
+    const Tiling& t = *s_.tiling;
+    for (std::int64_t g = 0; g < t.groups(); ++g) fit_group(g);
+    if (is_float(p_.scale)) {
+      for (std::int64_t g = 0; g < t.groups(); ++g) finish_float(g);
+      return;
+    }
+    const std::int64_t block = p_.coarse_groups == 0 ? t.groups() : p_.coarse_groups;
+    for (std::int64_t first = 0; first < t.groups(); first += block) {
+      const std::int64_t last = std::min(first + block, t.groups());
+      const Float coarse = choose_coarse(first, last);
+      coarse.store(s_.coarse + first / block * kStrip + lane_);
+      for (std::int64_t g = first; g < last; ++g) finish_integer(g, coarse);
+    }
+  }
+
+ private:
+  /// x ~= s level + b.
+  struct Line {
+    Float s, b;
+  };
+  struct Sums {
+    Float q, qq, xq;  // over the group: level, level^2, x level
+  };
+  /// A group, scaled by a power of two so that its largest weight lies in [1, 2): nothing overflows or vanishes.
+  struct Group {
+    const float* x;  // columns are kStrip apart
+    std::int64_t cols;
+    Float largest;  // before scaling
+    Float unit;     // the power of two
+    Float factor;   // its inverse
+
+    [[gnu::always_inline]] Float operator[](std::int64_t j) const noexcept {
+      return Float::load(x + j * kStrip) * factor;
+    }
+  };
+  /// What a group is stored with, and its error.
+  struct Stored {
+    Float scale_integer, zero, zero_integer;
+    Float error = INFINITY;
+  };
+
+  [[gnu::always_inline]] Float load(const float* array, std::int64_t group) const noexcept {
+    return Float::load(array + group * kStrip + lane_);
+  }
+  template <class T>
+  [[gnu::always_inline]] void store(T* array, std::int64_t group, const Float& value) const noexcept {
+    value.store(array + group * kStrip + lane_);
+  }
+
+  [[gnu::always_inline]] Group group(std::int64_t g) const noexcept {
+    const Tiling& t = *s_.tiling;
+    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 0, 1, 1};
+    for (std::int64_t j = 0; j < r.cols; ++j) r.largest = max(r.largest, abs(r[j]));
+    Float::power_of_two(r.largest, r.unit, r.factor);
+    return r;
+  }
+
+  /// The level nearest to a position; ties as in Coder.
+  [[gnu::always_inline]] Float nearest(const Float& position) const noexcept {
+    if constexpr (kLevels == 0) {
+      return round(clamp(position, p_.low, p_.high));
+    } else {
+      Float q = p_.level[0];
+      for (std::size_t k = 0; k + 1 < kLevels; ++k)
+        q = Float::select(Float(p_.middle[k]) < position, p_.level[k + 1], q);
+      return q;
+    }
+  }
+
+  [[gnu::always_inline]] Sums sums(const Group& g, const Line& a) const noexcept {
+    const Float inverse = 1.0f / a.s;
+    Sums r;
+    for (std::int64_t j = 0; j < g.cols; ++j) {
+      const Float x = g[j];
+      const Float q = nearest((x - a.b) * inverse);
+      r.q = r.q + q;
+      r.qq = mul_add(q, q, r.qq);
+      r.xq = mul_add(x, q, r.xq);
+    }
+    return r;
+  }
+
+  [[gnu::always_inline]] Float sum(const Group& g) const noexcept {
+    Float r;
+    for (std::int64_t j = 0; j < g.cols; ++j) r = r + g[j];
+    return r;
+  }
+
+  [[gnu::always_inline]] Float error(const Group& g, const Line& a) const noexcept {
+    const Float inverse = 1.0f / a.s;
+    Float r;
+    for (std::int64_t j = 0; j < g.cols; ++j) {
+      const Float x = g[j] - a.b;
+      const Float difference = mul_add(-a.s, nearest(x * inverse), x);
+      r = mul_add(difference, difference, r);
+    }
+    return r;
+  }
+
+  static constexpr float kTiny = 1e-9f;  // of the group's largest weight: no scale is smaller
+
+  /// The zero of a line, moved to where it can be stored.
+  [[gnu::always_inline]] Float reachable_zero(const Line& a) const noexcept {
+    const Float z = -a.b / a.s;
+    if (is_integer(p_.zero)) {
+      const float step = p_.span.width / static_cast<float>(1 << bits_of(p_.zero));
+      return clamp(z, p_.span.low, p_.span.low + p_.span.width - step);
+    }
+    const float reach = p_.zero == Aux::none ? 0 : largest_zero(p_.zero);
+    return clamp(z, -reach, reach);
+  }
+
+  /// Least squares for the line, the levels being given by their sums.
+  [[gnu::always_inline]] Line solve(const Sums& r, const Float& sum_x, std::int64_t cols,
+                                    const Line& before) const noexcept {
+    const auto n = static_cast<float>(cols);
+    if (p_.zero == Aux::none) {
+      const Float s = r.xq / max(r.qq, kTiny);
+      return {Float::select(Float(kTiny) < abs(s), s, before.s), 0};
+    }
+    const Float mean_q = r.q / n;
+    const Float spread = mul_add(-r.q, mean_q, r.qq);
+    const Float slope = mul_add(-sum_x, mean_q, r.xq) / max(spread, kTiny);
+    // All weights on one level: nothing to learn about the scale.
+    Float s = Float::select(1e-6f * r.qq < spread, slope, before.s);
+    s = Float::select(Float(kTiny) < abs(s), s, before.s);
+    const Float b = mul_add(-s, r.q, sum_x) / n;
+    return {s, -reachable_zero({s, b}) * s};
+  }
+
+  /// The line that lays the outermost levels on `share` of the range of the group, turned round if `turned`.
+  [[gnu::always_inline]] Line start(const Float& lowest, const Float& highest, float share,
+                                    bool turned) const noexcept {
+    if (p_.zero == Aux::none) {  // 0 stays 0: the side that needs the larger scale sets it
+      const Float up = max(highest, kTiny);
+      const Float down = max(-lowest, kTiny);
+      const Float s = turned ? max(down / p_.high, up / -p_.low) : max(up / p_.high, down / -p_.low);
+      return {(turned ? -share : share) * s, 0};
+    }
+    const Float half = mul_add(highest - lowest, 0.5f * share, 1e-7f);
+    const Float s = half * ((turned ? -2.0f : 2.0f) / (p_.high - p_.low));
+    const Float b = mul_add(-s, (p_.high + p_.low) / 2, (highest + lowest) * 0.5f);
+    return {s, -reachable_zero({s, b}) * s};
+  }
+
+  [[gnu::always_inline]] void fit_group(std::int64_t index) const noexcept {
+    const Group g = group(index);
+    Float highest = -2;
+    Float lowest = 2;
+    for (std::int64_t j = 0; j < g.cols; ++j) {
+      highest = max(highest, g[j]);
+      lowest = min(lowest, g[j]);
+    }
+    const Float sum_x = sum(g);
+    Line best{1, 0};
+    Float least = INFINITY;
+    for (int turned = 0; turned < (p_.both_signs() ? 2 : 1); ++turned) {
+      for (int k = 0; k < p_.starts; ++k) {
+        const float share = 1 - 0.4f * static_cast<float>(k) / static_cast<float>(std::max(1, p_.starts - 1));
+        Line a = start(lowest, highest, share, turned == 1);
+        for (int round = 0; round < p_.rounds; ++round) a = solve(sums(g, a), sum_x, g.cols, a);
+        const Float e = error(g, a);
+        const auto better = e < least;
+        least = Float::select(better, e, least);
+        best.s = Float::select(better, a.s, best.s);
+        best.b = Float::select(better, a.b, best.b);
+      }
+    }
+    store(s_.scale, index, Float::select(g.largest == 0, 0, best.s * g.unit));
+    store(s_.zero, index, -best.b / best.s);
+    store(s_.weight, index, sums(g, best).qq);
+  }
+
+  /// The coarse scale of groups [first, last) of each row; 0 where all are 0.
+  [[gnu::always_inline]] Float choose_coarse(std::int64_t first, std::int64_t last) const noexcept {
+    const auto most = static_cast<float>(p_.most());
+    Float largest;
+    for (std::int64_t g = first; g < last; ++g) largest = max(largest, abs(load(s_.scale, g)));
+    Float best;
+    Float least = INFINITY;
+    for (int k = 0; k < 24; ++k) {
+      const float share = 1.06f - 0.025f * static_cast<float>(k);
+      const Float coarse =
+          (largest * (share * (most + 1) / most)).each([](float v) { return pack::round_to(Aux::f16, v); });
+      const Float step = coarse / (most + 1);
+      Float cost;
+      for (std::int64_t g = first; g < last; ++g) {
+        const Float s = abs(load(s_.scale, g));
+        const Float m = clamp(round(s / step), 1, most);
+        const Float off = mul_add(m, step, -s) / largest;  // as a share: its square stays in range
+        cost = mul_add(load(s_.weight, g) * off, off, cost);
+      }
+      const auto better = cost < least;
+      least = Float::select(better, cost, least);
+      best = Float::select(better, coarse, best);
+    }
+    return best;
+  }
+
+  /// Tries the scale s (in units of the group) with the zeros that fit it, and keeps them if they cost less.
+  [[gnu::always_inline]] void consider(const Group& g, const Float& sum_x, const Float& s, const Float& scale_integer,
+                                       const Float& zero, Stored& best) const noexcept {
+    const auto keep_better = [&](const Float& e, const Float& z, const Float& zero_integer) {
+      const auto better = e < best.error;
+      best.error = Float::select(better, e, best.error);
+      best.scale_integer = Float::select(better, scale_integer, best.scale_integer);
+      best.zero = Float::select(better, z, best.zero);
+      best.zero_integer = Float::select(better, zero_integer, best.zero_integer);
+    };
+    if (p_.zero == Aux::none) return keep_better(error(g, {s, 0}), 0, 0);
+    Line a{s, -zero * s};
+    for (int round = 0; round < 2; ++round) a.b = mul_add(-s, sums(g, a).q, sum_x) / static_cast<float>(g.cols);
+    const Float reachable = reachable_zero(a);
+    if (is_float(p_.zero)) {
+      const Float z = reachable.each([&](float v) { return pack::round_to(p_.zero, v); });
+      return keep_better(error(g, {s, -z * s}), z, 0);
+    }
+    const auto count = static_cast<float>(1 << bits_of(p_.zero));
+    const float step = p_.span.width / count;
+    const Float nearest_integer = round((reachable - p_.span.low) / step);
+    for (int d = -1; d <= 1; ++d) {
+      const Float m = clamp(nearest_integer + static_cast<float>(d), 0, count - 1);
+      const Float z = mul_add(m, step, p_.span.low);
+      keep_better(error(g, {s, -z * s}), z, m);
+    }
+  }
+
+  /// A float scale: rounded, the zero fitted to the rounded one.
+  [[gnu::always_inline]] void finish_float(std::int64_t index) const noexcept {
+    const Group g = group(index);
+    const Float stored = load(s_.scale, index).each([&](float v) { return pack::round_to(p_.scale, v); });
+    Stored best;
+    consider(g, sum(g), Float::select(stored == 0, 1, stored * g.factor), 0, load(s_.zero, index), best);
+    store(s_.scale, index, stored);
+    store(s_.zero, index, best.zero);
+    store(s_.zero_integer, index, best.zero_integer);
+  }
+
+  /// An integer scale: the nearest, or a neighbour of it if that costs less; at least 1 unless the group is all zeros.
+  [[gnu::always_inline]] void finish_integer(std::int64_t index, const Float& coarse) const noexcept {
+    const Group g = group(index);
+    const Float sum_x = sum(g);
+    const auto most = static_cast<float>(p_.most());
+    const Float step = coarse / (most + 1);
+    const Float safe_step = Float::select(step == 0, 1, step);
+    const Float fitted = load(s_.scale, index);
+    const Float sign = Float::select(fitted < 0, -1, 1);
+    const Float nearest_integer = round(min(abs(fitted) / safe_step, 2 * most));
+    Stored best;
+    for (int d = -1; d <= 1; ++d) {
+      const Float m = sign * clamp(nearest_integer + static_cast<float>(d), 1, most);
+      consider(g, sum_x, m * (safe_step * g.factor), m, load(s_.zero, index), best);
+    }
+    const Float m = Float::select(fitted == 0, 0, best.scale_integer);
+    store(s_.scale, index, m * step);
+    store(s_.scale_integer, index, m);
+    store(s_.zero, index, best.zero);
+    store(s_.zero_integer, index, best.zero_integer);
+  }
+
+  const FitPlan& p_;
+  const FitStrip& s_;
+  int lane_;
+};
+
+template <int kWidth, int kLevels>
+[[gnu::always_inline]] inline void fit_strip_body(const FitPlan& plan, const FitStrip& strip) noexcept {
+  for (int lane = 0; lane < kStrip; lane += kWidth) StripFitter<kWidth, kLevels>(plan, strip, lane).run();
+}
+
+using FitStripFunction = void (*)(const FitPlan& plan, const FitStrip& strip) noexcept;
+
+template <int kLevels>
+void fit_strip_portable(const FitPlan& plan, const FitStrip& strip) noexcept {
+  fit_strip_body<4, kLevels>(plan, strip);
+}
+#if defined(__x86_64__)
+template <int kLevels>
+[[gnu::target("avx2,fma")]] void fit_strip_avx2(const FitPlan& plan, const FitStrip& strip) noexcept {
+  fit_strip_body<8, kLevels>(plan, strip);
+}
+template <int kLevels>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")]] void fit_strip_avx512(const FitPlan& plan,
+                                                                                const FitStrip& strip) noexcept {
+  fit_strip_body<16, kLevels>(plan, strip);
+}
+#endif
+
+template <int kLevels>
+[[nodiscard]] FitStripFunction fit_strip_for_isa() noexcept {
+#if defined(__x86_64__)
+  if (current_isa() == Isa::avx512) return fit_strip_avx512<kLevels>;
+  if (current_isa() == Isa::avx2) return fit_strip_avx2<kLevels>;
+#endif
+  return fit_strip_portable<kLevels>;
+}
+
+[[nodiscard]] inline FitStripFunction choose_fit_strip(int levels) noexcept {
+  return levels == 16  ? fit_strip_for_isa<16>()
+         : levels == 8 ? fit_strip_for_isa<8>()
+         : levels == 4 ? fit_strip_for_isa<4>()
+                       : fit_strip_for_isa<0>();
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::quantize

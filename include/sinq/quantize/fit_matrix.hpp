@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "encode.hpp"
+#include "fit.hpp"
+#include "unbias.hpp"
+
+// The second pass of `quantize` with Refine::fit: strips of rows are fitted, coded and given their gain; then every
+// column of every panel gets its own.
+
+namespace sinq::inline SINQ_ABI::detail::quantize {
+
+/// Rows are worked on in chunks of one panel, whose column sums are added in order afterwards: the same bits whatever
+/// the thread count. Smaller chunks would cost memory (two doubles per chunk and column), larger ones parallelism.
+inline constexpr std::int64_t kChunkRows = 128;
+
+struct Chunk {
+  std::int64_t panel;
+  std::int64_t first_row;
+  std::int64_t rows;
+};
+
+[[nodiscard]] inline std::vector<Chunk> chunks_of(const Tiling& t) {
+  std::vector<Chunk> chunks;
+  for (std::int64_t p = 0; p < t.panels(); ++p)
+    for (std::int64_t i = 0; i < t.panel_rows(p); i += kChunkRows)
+      chunks.push_back({p, t.panel_begin(p) + i, std::min(kChunkRows, t.panel_rows(p) - i)});
+  return chunks;
+}
+
+/// What one thread works in.
+struct FitScratch {
+  std::vector<float> x;      // kStrip x cols: weights in the balanced domain
+  std::vector<float> lanes;  // cols x kStrip: the same, a lane per row
+  std::vector<float> scale, zero, weight, coarse;
+  std::vector<std::int32_t> scale_integer, zero_integer;
+  std::vector<std::uint8_t> codes, integers;
+  std::vector<float> restored;  // a row, as it will be read, without col_scale
+
+  void resize(const Tiling& t, std::int64_t coarse_per_row) {
+    const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+    x.resize(sized(kStrip * t.cols));
+    lanes.resize(sized(kStrip * t.cols));
+    for (auto* v : {&scale, &zero, &weight}) v->resize(sized(kStrip * t.groups()));
+    for (auto* v : {&scale_integer, &zero_integer}) v->resize(sized(kStrip * t.groups()));
+    coarse.resize(sized(kStrip * coarse_per_row));
+    codes.resize(sized(t.cols));
+    integers.resize(sized(t.groups()));
+    restored.resize(sized(t.cols));
+  }
+};
+
+class FitPass {
+ public:
+  /// `col_scale` is panels x cols as it is stored, or empty.
+  FitPass(const WeightView& weights, const FitOptions& options, const std::vector<float>& col_scale, QuantizedMatrix& q)
+      : w_(weights),
+        q_(q),
+        t_(q.tiling()),
+        e_(pack::extents(q.format, t_)),
+        plan_(q.format, q.table, options),
+        coder_(q.format, q.table),
+        col_scale_(col_scale),
+        fit_(choose_fit_strip(plan_.levels)),
+        chunks_(chunks_of(t_)),
+        columns_(chunks_.size()) {
+    for (int code = 0; code < 1 << q.format.bits; ++code)
+      level_[static_cast<std::size_t>(code)] = core::level(q.format.levels, q.format.bits, q.table, code);
+  }
+
+  [[nodiscard]] std::int64_t chunks() const noexcept { return static_cast<std::int64_t>(chunks_.size()); }
+
+  [[nodiscard]] std::int64_t rows_of(std::int64_t chunk) const noexcept {
+    return chunks_[static_cast<std::size_t>(chunk)].rows;
+  }
+
+  /// False if a scale does not fit the float type that the format asks for.
+  [[nodiscard]] bool run_chunk(std::int64_t index, FitScratch& s) {
+    const Chunk& c = chunks_[static_cast<std::size_t>(index)];
+    s.resize(t_, pack::coarse_per_row(q_.format, t_));
+    auto& columns = columns_[static_cast<std::size_t>(index)];
+    columns.assign(col_scale_.empty() ? 0 : static_cast<std::size_t>(t_.cols), {});
+    for (std::int64_t first = 0; first < c.rows; first += kStrip) {
+      const std::int64_t rows = std::min(kStrip, c.rows - first);
+      load(c.panel, c.first_row + first, rows, s);
+      fit_(plan_, {&t_, s.lanes.data(), s.scale.data(), s.zero.data(), s.weight.data(), s.coarse.data(),
+                   s.scale_integer.data(), s.zero_integer.data()});
+      for (std::int64_t r = 0; r < rows; ++r)
+        if (!finish_row(c.first_row + first + r, r, s, columns)) return false;
+    }
+    return true;
+  }
+
+  /// Every column's gain, when all chunks are done.
+  void unbias_columns() {
+    if (col_scale_.empty()) return;
+    std::vector<Overlap> sums(static_cast<std::size_t>(t_.cols));
+    for (std::size_t k = 0; k < chunks_.size(); ++k) {
+      for (std::size_t j = 0; j < sums.size(); ++j) {
+        sums[j].xx += columns_[k][j].xx;
+        sums[j].xy += columns_[k][j].xy;
+      }
+      const std::int64_t p = chunks_[k].panel;
+      if (k + 1 < chunks_.size() && chunks_[k + 1].panel == p) continue;
+      for (std::int64_t j = 0; j < t_.cols; ++j) {
+        const float before = col_scale_[static_cast<std::size_t>(p * t_.cols + j)];
+        const float after = before * sums[static_cast<std::size_t>(j)].gain(q_.format.bits, 0.7, 1.4);
+        pack::write_float(q_.format.col_scale, q_.col_scale.data(), p * t_.cols + j,
+                          fits(q_.format.col_scale, after) ? after : before);
+      }
+      sums.assign(sums.size(), {});
+    }
+  }
+
+ private:
+  void load(std::int64_t panel, std::int64_t first_row, std::int64_t rows, FitScratch& s) const {
+    std::fill(s.lanes.begin(), s.lanes.end(), 0.0f);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* x = s.x.data() + r * t_.cols;
+      w_.load(first_row + r, 0, t_.cols, x);
+      if (!col_scale_.empty()) {
+        const float* col_scale = col_scale_.data() + panel * t_.cols;
+        for (std::int64_t j = 0; j < t_.cols; ++j) x[j] /= col_scale[j];
+      }
+      for (std::int64_t j = 0; j < t_.cols; ++j) s.lanes[static_cast<std::size_t>(j * kStrip + r)] = x[j];
+    }
+  }
+
+  /// Codes, gain and stored form of lane r, which is row i.
+  [[nodiscard]] bool finish_row(std::int64_t i, std::int64_t r, FitScratch& s, std::vector<Overlap>& columns) {
+    const float* x = s.x.data() + r * t_.cols;
+    const auto lane = [&](auto& array, std::int64_t g) -> auto& {
+      return array[static_cast<std::size_t>(g * kStrip + r)];
+    };
+    Overlap row;
+    for (std::int64_t g = 0; g < t_.groups(); ++g) {
+      const std::int64_t first = t_.group_begin(g);
+      const std::int64_t cols = t_.group_cols(g);
+      const float scale = lane(s.scale, g);
+      const float zero = lane(s.zero, g);
+      std::uint8_t* codes = s.codes.data() + first;
+      if (scale == 0 || !core::is_finite(scale)) {
+        const auto is_weight = [](float v) { return v != 0; };
+        if (is_float(plan_.scale) && std::any_of(x + first, x + first + cols, is_weight)) return false;
+        std::fill(codes, codes + cols, std::uint8_t{0});
+        std::fill_n(s.restored.data() + first, cols, 0.0f);
+        continue;
+      }
+      coder_.encode({x + first, static_cast<std::size_t>(cols)}, {scale, zero}, codes);
+      for (std::int64_t j = 0; j < cols; ++j) {
+        const float y = (level_[codes[j]] - zero) * scale;
+        s.restored[static_cast<std::size_t>(first + j)] = y;
+        row.add(x[first + j], y);
+      }
+    }
+    pack::write_codes(q_.format.bits, q_.codes.data() + i * e_.code_row, 0, t_.cols, s.codes.data());
+    const float gain = row.gain(q_.format.bits, 0.7, 1.3);
+    add_columns(x, s.restored.data(), gain, row.xx, columns);
+    write_zeros(i, r, s);
+    return write_scales(i, r, gain, s);
+  }
+
+  void add_columns(const float* x, const float* restored, float gain, double square,
+                   std::vector<Overlap>& columns) const {
+    if (columns.empty() || !(square > 0)) return;
+    const auto inverse = static_cast<float>(1 / std::sqrt(square));
+    if (!core::is_finite(inverse)) return;
+    const float restored_inverse = inverse * gain;
+    for (std::size_t j = 0; j < columns.size(); ++j) columns[j].add(x[j] * inverse, restored[j] * restored_inverse);
+  }
+
+  /// False if one does not fit.
+  [[nodiscard]] bool write_scales(std::int64_t i, std::int64_t r, float gain, FitScratch& s) {
+    const Aux aux = plan_.scale;
+    std::uint8_t* to = q_.scale.data() + i * e_.scale_row;
+    if (is_float(aux)) {
+      for (std::int64_t g = 0; g < t_.groups(); ++g) {
+        const float scale = s.scale[static_cast<std::size_t>(g * kStrip + r)] * gain;
+        if (scale != 0 && !fits(aux, scale)) return false;
+        pack::write_float(aux, to, g, scale);
+      }
+      return true;
+    }
+    for (std::int64_t g = 0; g < t_.groups(); ++g)
+      s.integers[static_cast<std::size_t>(g)] = static_cast<std::uint8_t>(
+          s.scale_integer[static_cast<std::size_t>(g * kStrip + r)] & ((1 << bits_of(aux)) - 1));
+    pack::write_codes(bits_of(aux), to, 0, t_.groups(), s.integers.data());
+    const std::int64_t block = plan_.coarse_groups == 0 ? t_.groups() : plan_.coarse_groups;
+    for (std::int64_t b = 0; b < pack::coarse_per_row(q_.format, t_); ++b) {
+      const auto first = s.integers.begin() + b * block;
+      const bool zeros =
+          std::all_of(first, first + std::min(block, t_.groups() - b * block), [](auto m) { return m == 0; });
+      const float fitted = s.coarse[static_cast<std::size_t>(b * kStrip + r)] * gain;
+      const float coarse = zeros ? kScaleOfZeros : pack::round_to(Aux::f16, fitted);
+      require_coarse(coarse, coarse, i);
+      pack::write_float(Aux::f16, q_.coarse_scale.data() + i * e_.coarse_row, b, coarse);
+    }
+    return true;
+  }
+
+  void write_zeros(std::int64_t i, std::int64_t r, FitScratch& s) {
+    const Aux aux = plan_.zero;
+    if (aux == Aux::none) return;
+    std::uint8_t* to = q_.zero.data() + i * e_.zero_row;
+    if (is_float(aux)) {
+      for (std::int64_t g = 0; g < t_.groups(); ++g)
+        pack::write_float(aux, to, g, s.zero[static_cast<std::size_t>(g * kStrip + r)]);
+      return;
+    }
+    for (std::int64_t g = 0; g < t_.groups(); ++g)
+      s.integers[static_cast<std::size_t>(g)] =
+          static_cast<std::uint8_t>(s.zero_integer[static_cast<std::size_t>(g * kStrip + r)]);
+    pack::write_codes(bits_of(aux), to, 0, t_.groups(), s.integers.data());
+  }
+
+  const WeightView& w_;
+  QuantizedMatrix& q_;
+  Tiling t_;
+  pack::Extents e_;
+  FitPlan plan_;
+  Coder coder_;
+  const std::vector<float>& col_scale_;
+  FitStripFunction fit_;
+  std::vector<Chunk> chunks_;
+  std::vector<std::vector<Overlap>> columns_;
+  std::array<float, 256> level_{};
+};
+
+}  // namespace sinq::inline SINQ_ABI::detail::quantize
