@@ -159,10 +159,10 @@ sinq::store::Json to_json(const quantize_model::Report& report, const sinq::stor
 void run(const Arguments& a, bool bits_given, program::Threads& threads) {
   const sinq::QuantizeConfig config = configuration(a, bits_given);
   const quantize_model::Selection selection{pattern(a.include, "--include"), pattern(a.exclude, "--exclude")};
-  const sinq::store::Json settings = {{"bits", config.bits},   {"group_size", config.group_size},
-                                      {"tile", a.tile},        {"rounding", a.rounding},
-                                      {"refine", a.refine},    {"balance", a.balance},
-                                      {"aux_bits", a.aux_bits}};
+  const sinq::store::Json settings = {{"bits", config.bits},    {"group_size", config.group_size},
+                                      {"tile", a.tile},         {"rounding", a.rounding},
+                                      {"refine", a.refine},     {"balance", a.balance},
+                                      {"aux_bits", a.aux_bits}, {"kurtosis_gate", config.kurtosis_gate}};
   program::ProgressBar bar("quantizing");
   const program::Stopwatch time;
   const auto report = quantize_model::run(a.source, a.target, config, selection, settings, threads.executor(),
@@ -212,6 +212,10 @@ int main(int argc, char** argv) {
   words("--rounding", a.rounding, {"uniform", "symmetric", "nf4", "nf3"}, "Levels");
   words("--refine", a.refine, {"none", "hqq"}, "Improvement of the zeros after the first choice");
   words("--balance", a.balance, {"sinkhorn", "none"}, "Second axis of scales");
+  app.add_option("--kurtosis-gate", a.config.kurtosis_gate,
+                 "Leave matrices whose kurtosis exceeds this unbalanced (the paper's programs: 5); 0: balance all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
       ->check(CLI::IsMember({16, 8}))
       ->capture_default_str();

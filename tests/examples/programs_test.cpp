@@ -94,6 +94,7 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--rounding nf5", 2, {"--rounding", "{uniform,symmetric,nf4,nf3}"});
   expect_failure(quantize + "--rounding nf4 --bits 3", 2, {"--bits 3", "nf4", "4 bits"});
   expect_failure(quantize + "--rounding nf4 --refine hqq", 2, {"--refine hqq", "uniform"});
+  expect_failure(quantize + "--kurtosis-gate -1", 2, {"--kurtosis-gate", "-1"});
   expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8}"});
   expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
   expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});

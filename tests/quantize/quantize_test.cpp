@@ -261,8 +261,8 @@ TEST(Quantize, MoreBitsLoseLess) {
   }
 }
 
-/// Gaussian weights at 2 to 4 bits, groups of 64: 8-bit auxiliaries save a quarter of a bit per weight and lose less than
-/// 1 % more. (A scale is off by 1/2 of about 200 steps, a zero by 1/32 of a step, and the codes know.)
+/// Gaussian weights at 2 to 4 bits, groups of 64: 8-bit auxiliaries save a quarter of a bit per weight and lose less
+/// than 1 % more. (A scale is off by 1/2 of about 200 steps, a zero by 1/32 of a step, and the codes know.)
 TEST(Quantize, EightBitAuxiliariesLoseLittle) {
   std::mt19937 random(6);
   const Matrix w = Matrix::NullaryExpr(128, 512, [&] { return 0.02f * random_normal(random); });

@@ -143,9 +143,9 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
 /// rounded to their stored types and the codes chosen against the rounded ones. Memory: the result, two floats per
 /// group, and one tile of floats per thread.
 ///
-/// Throws InvalidArgument if the configuration or the size is out of range, or a weight, rounded to float, is not finite
-/// or not below 2^120 (naming row and column); Cancelled if the progress callback says so. The result has the same bits whatever the thread count and the
-/// instruction set.
+/// Throws InvalidArgument if the configuration or the size is out of range, or a weight, rounded to float, is not
+/// finite or not below 2^120 (naming row and column); Cancelled if the progress callback says so. The result has the
+/// same bits whatever the thread count and the instruction set.
 [[nodiscard]] inline QuantizedMatrix quantize(const WeightView& weights, const QuantizeConfig& config = {},
                                               const QuantizeOptions& options = {}) {
   using namespace detail;
