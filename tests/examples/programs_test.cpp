@@ -174,7 +174,9 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   for (const auto& t : inspected.at("tensors")) {
     EXPECT_EQ(t.contains("bits"), errors.contains(t.at("name")));
     EXPECT_NEAR(t.at("relative_error").get<double>(), errors[t.at("name")], 1e-12) << t;
-    if (t.at("shape").size() == 2) EXPECT_GE(t.at("imbalance").get<double>(), 1) << t;
+    if (t.at("shape").size() == 2) {
+      EXPECT_GE(t.at("imbalance").get<double>(), 1) << t;
+    }
   }
 
   const std::string generate = "sinq_generate " + quantized + " --prompt 'To be' --count 12 --json";
