@@ -45,8 +45,9 @@ struct QuantizeConfig {
   std::int64_t coarse_groups = 0;  // groups per coarse scale; 0: the whole row
   SinkhornOptions sinkhorn{};
   HqqOptions hqq{};
-  /// Matrices whose kurtosis exceeds this are not balanced; 0: the gate is open for all. (The reference: 5, on. Measured
-  /// on two models, it loses at 3 of 4 points, by 1 to 3 % in KL, and gains 1 % at one: bench/results/core.md.)
+  /// Matrices whose kurtosis exceeds this are not balanced; 0: the gate is open for all. (The reference: 5, on.
+  /// Measured on two models, it loses at 3 of 4 points, by 1 to 3 % in KL, and gains 1 % at one:
+  /// bench/results/core.md.)
   double kurtosis_gate = 0;
 };
 
