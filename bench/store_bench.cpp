@@ -118,6 +118,7 @@ void read_plain(const fs::path& path, std::vector<std::byte>& to) {
 std::vector<sinq::QuantizedMatrix> matrices(sinq::Aux aux) {
   const sinq::Format format{.scale = aux, .zero = aux};
   std::vector<sinq::QuantizedMatrix> out;
+  out.reserve(kTensors);
   for (int k = 0; k < kTensors; ++k) out.push_back(sinq::make_quantized_matrix(format, 4096, 4096));
   return out;
 }
@@ -141,7 +142,7 @@ void add_manual(const std::string& name, Body body) {
   benchmark::RegisterBenchmark(name.c_str(), body)->UseManualTime()->Unit(benchmark::kMillisecond);
 }
 
-const bool registered = [] {
+const bool kRegistered = [] {
   const std::string size = "/megabytes:" + std::to_string(kBytes >> 20);
   add("limit/memcpy" + size, [](benchmark::State& s) {
     for (auto _ : s) copy(data());
