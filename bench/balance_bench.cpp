@@ -21,7 +21,7 @@ void sinkhorn(benchmark::State& state, std::int64_t rows, std::int64_t cols, int
   count_weights(state, rows * cols);
 }
 
-const bool registered = [] {
+const bool kRegistered = [] {
   for (auto [rows, cols] : {std::pair{4096, 4096}, std::pair{14336, 4096}})
     for (int width : {1, 2})
       add("balance/sinkhorn/" + shape(rows, cols, width),

@@ -37,7 +37,7 @@ void eigen(benchmark::State& state, std::int64_t tokens) {
   count_weights(state, n * n * tokens);
 }
 
-const bool registered = [] {
+const bool kRegistered = [] {
   for (sinq::Isa isa : sinq::supported_isas())
     for (int bits : sinq::kBitWidths)
       for (int tokens : {1, 16, 512})

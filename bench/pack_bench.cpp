@@ -41,7 +41,7 @@ void dequantize(benchmark::State& state, int bits, int width) {
   count_weights(state, q.rows * q.cols);
 }
 
-const bool registered = [] {
+const bool kRegistered = [] {
   for (int bits : sinq::kBitWidths) {
     const std::string suffix = "/bits:" + std::to_string(bits);
     add("pack/read_codes" + suffix, [bits](benchmark::State& s) { read_codes(s, bits); });

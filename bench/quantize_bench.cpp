@@ -19,7 +19,7 @@ void quantize(benchmark::State& state, const sinq::QuantizeConfig& config, std::
   count_weights(state, rows * cols);
 }
 
-const bool registered = [] {
+const bool kRegistered = [] {
   using namespace sinq;
   const std::pair<const char*, QuantizeConfig> methods[] = {
       {"sinq", {}},

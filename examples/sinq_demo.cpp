@@ -201,6 +201,7 @@ void run(Arguments a, program::Threads& threads) {
   const Result& sinq4 = results[sinq_at];
   const Result& rtn4 =
       *std::find_if(results.begin(), results.end(), [](const Result& r) { return r.name == "RTN" && r.bits == 4; });
+  const double from_rtn = 100 * (sinq4.evaluation.mean_kl() / rtn4.evaluation.mean_kl() - 1);
   out << "\nThe original and SINQ with 4 bits continue the same prompt with the same random numbers:\n\n";
   print_side_by_side(continue_text(original, a, executor), sinq_text, out);
 
@@ -215,9 +216,10 @@ void run(Arguments a, program::Threads& threads) {
       << program::format("  resident    %s -> %s   %.1f %% less (weights as the engine holds them)\n",
                          megabytes(original.bytes()).c_str(), megabytes(sinq4.resident_bytes).c_str(),
                          saving_percent(sinq4.resident_bytes, original.bytes()))
-      << program::format("  perplexity  %.4f -> %.4f; KL divergence %.5f, %.0f %% below RTN's with the same codes\n",
-                         results.front().evaluation.perplexity(), sinq4.evaluation.perplexity(),
-                         sinq4.evaluation.mean_kl(), 100 * (1 - sinq4.evaluation.mean_kl() / rtn4.evaluation.mean_kl()))
+      << program::format(
+             "  perplexity  %.4f -> %.4f; KL divergence %.5f, %.0f %% %s RTN's with as many bits per code\n",
+             results.front().evaluation.perplexity(), sinq4.evaluation.perplexity(), sinq4.evaluation.mean_kl(),
+             std::abs(from_rtn), from_rtn < 0 ? "below" : "above")
       << program::format(
              "\nThe picture: %s\nAll of it took %.0f s on %d threads; the times are this machine's, all "
              "other numbers everyone's.\n",

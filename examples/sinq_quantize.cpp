@@ -171,9 +171,10 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
     return a.preset ? sinq::preset(*a.preset, sinq::role_of(name)) : fixed;
   };
   const quantize_model::Selection selection{pattern(a.include, "--include"), pattern(a.exclude, "--exclude")};
-  sinq::store::Json settings = {
-      {"bits", fixed.bits}, {"group_size", fixed.group_size}, {"tile", a.tile},        {"rounding", a.rounding},
-      {"refine", a.refine}, {"balance", a.balance},           {"aux_bits", a.aux_bits}};
+  sinq::store::Json settings = {{"bits", fixed.bits},     {"group_size", fixed.group_size},
+                                {"tile", a.tile},         {"rounding", a.rounding},
+                                {"refine", a.refine},     {"balance", a.balance},
+                                {"aux_bits", a.aux_bits}, {"kurtosis_gate", fixed.kurtosis_gate}};
   if (a.preset) settings = {{"preset", *a.preset}};
   program::ProgressBar bar("quantizing");
   const program::Stopwatch time;
@@ -235,6 +236,11 @@ int main(int argc, char** argv) {
   words("--refine", a.refine, {"none", "hqq", "fit"},
         "hqq: improvement of the zeros; fit: scales and zeros of least error, then an unbiased gain");
   words("--balance", a.balance, {"sinkhorn", "none"}, "Second axis of scales");
+  method.push_back(
+      app.add_option("--kurtosis-gate", a.config.kurtosis_gate,
+                     "Leave matrices whose kurtosis exceeds this unbalanced (the paper's programs: 5); 0: balance all")
+          ->check(CLI::NonNegativeNumber)
+          ->capture_default_str());
   method.push_back(app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
                        ->check(CLI::IsMember({16, 8, 6, 4}))
                        ->capture_default_str());

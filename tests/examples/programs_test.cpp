@@ -94,6 +94,7 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--rounding nf5", 2, {"--rounding", "{uniform,symmetric,nf4,nf3}"});
   expect_failure(quantize + "--rounding nf4 --bits 3", 2, {"--bits 3", "nf4", "4 bits"});
   expect_failure(quantize + "--rounding nf4 --refine hqq", 2, {"--refine hqq", "uniform"});
+  expect_failure(quantize + "--kurtosis-gate -1", 2, {"--kurtosis-gate", "-1"});
   expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8}"});
   expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
   expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});
@@ -173,7 +174,9 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   for (const auto& t : inspected.at("tensors")) {
     EXPECT_EQ(t.contains("bits"), errors.contains(t.at("name")));
     EXPECT_NEAR(t.at("relative_error").get<double>(), errors[t.at("name")], 1e-12) << t;
-    if (t.at("shape").size() == 2) EXPECT_GE(t.at("imbalance").get<double>(), 1) << t;
+    if (t.at("shape").size() == 2) {
+      EXPECT_GE(t.at("imbalance").get<double>(), 1) << t;
+    }
   }
 
   const std::string generate = "sinq_generate " + quantized + " --prompt 'To be' --count 12 --json";

@@ -28,13 +28,16 @@ TEST(Format, WrongOnesAreNamed) {
   EXPECT_EQ(message({.bits = 3, .levels = Levels::nf4}), "sinq: bits = 3: NF4 has 4 bits");
   EXPECT_EQ(message({.bits = 4, .levels = Levels::nf3}), "sinq: bits = 4: NF3 has 3 bits");
   EXPECT_EQ(message({.bits = 5, .levels = Levels::table}), "sinq: bits = 5: a level table has 2, 3 or 4 bits");
-  EXPECT_EQ(message({.scale = Aux::none}), "sinq: scale = 0: allowed are u4 to u8, f16, bf16 and f32");
+  EXPECT_EQ(message({.group_size = 24}),
+            "sinq: group_size = 24: allowed are multiples of 16 from 16 to 256, and 0 for the whole row");
+  EXPECT_EQ(message({.tile = static_cast<Tile>(2)}), "sinq: tile = 2: allowed are stripe and square");
+  EXPECT_EQ(message({.scale = Aux::none}), "sinq: scale = none: allowed are u4 to u8, f16, bf16 and f32");
   EXPECT_EQ(message({.scale = static_cast<Aux>(3)}), "sinq: scale = 3: allowed are u4 to u8, f16, bf16 and f32");
   EXPECT_EQ(message({.zero = static_cast<Aux>(9)}), "sinq: zero = 9: allowed are none, u4 to u8, f16, bf16 and f32");
   EXPECT_EQ(message({.zero = Aux::none}), "sinq: zero = none: uniform levels have a zero");
-  EXPECT_EQ(message({.levels = Levels::symmetric}), "sinq: zero = 16: symmetric levels have no zero");
-  EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = 8: allowed are none, f16, bf16 and f32");
-  EXPECT_EQ(message({.signed_scale = true}), "sinq: signed_scale = 1: only for integer scales");
+  EXPECT_EQ(message({.levels = Levels::symmetric}), "sinq: zero = f16: symmetric levels have no zero");
+  EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = u8: allowed are none, f16, bf16 and f32");
+  EXPECT_EQ(message({.signed_scale = true}), "sinq: signed_scale = true: only for integer scales");
   EXPECT_EQ(message({.coarse_groups = 1}),
             "sinq: coarse_groups = 1: 0 to 2^31 - 1, and 0 unless the scale is an integer");
   EXPECT_EQ(message({.scale = Aux::u8, .coarse_groups = -1}),

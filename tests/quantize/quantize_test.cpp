@@ -261,8 +261,8 @@ TEST(Quantize, MoreBitsLoseLess) {
   }
 }
 
-/// Gaussian weights at 2 to 4 bits, groups of 64: 8-bit auxiliaries save a quarter of a bit per weight and lose less than
-/// 1 % more. (A scale is off by 1/2 of about 200 steps, a zero by 1/32 of a step, and the codes know.)
+/// Gaussian weights at 2 to 4 bits, groups of 64: 8-bit auxiliaries save a quarter of a bit per weight and lose less
+/// than 1 % more. (A scale is off by 1/2 of about 200 steps, a zero by 1/32 of a step, and the codes know.)
 TEST(Quantize, EightBitAuxiliariesLoseLittle) {
   std::mt19937 random(6);
   const Matrix w = Matrix::NullaryExpr(128, 512, [&] { return 0.02f * random_normal(random); });
@@ -493,16 +493,17 @@ TEST(Quantize, WrongConfigurationsAreNamed) {
   EXPECT_EQ(message({.group_size = 24}),
             "sinq: group_size = 24: allowed are multiples of 16 from 16 to 256, and 0 for the whole row");
   EXPECT_EQ(message({.tile = static_cast<Tile>(9)}), "sinq: tile = 9: allowed are stripe and square");
-  EXPECT_EQ(message({.rounding = static_cast<Rounding>(4)}),
-            "sinq: rounding = 4: allowed are uniform, symmetric, nf4 and nf3");
-  EXPECT_EQ(message({.refine = static_cast<Refine>(2)}), "sinq: refine = 2: allowed are none and hqq");
+  EXPECT_EQ(message({.rounding = static_cast<Rounding>(5)}),
+            "sinq: rounding = 5: allowed are uniform, symmetric, nf4, nf3 and table");
+  EXPECT_EQ(message({.refine = static_cast<Refine>(3)}), "sinq: refine = 3: allowed are none, hqq and fit");
   EXPECT_EQ(message({.rounding = Rounding::symmetric, .refine = Refine::hqq}),
             "sinq: refine = hqq: needs uniform rounding");
   EXPECT_EQ(message({.balance = static_cast<Balancing>(2)}), "sinq: balance = 2: allowed are sinkhorn and none");
   EXPECT_EQ(message({.bits = 3, .rounding = Rounding::nf4}), "sinq: bits = 3: NF4 has 4 bits");
   EXPECT_EQ(message({.bits = 4, .rounding = Rounding::nf3}), "sinq: bits = 4: NF3 has 3 bits");
   EXPECT_EQ(message({.scale = Aux::none}), "sinq: scale = 0: allowed are u4 to u8, f16, bf16 and f32");
-  EXPECT_EQ(message({.zero = Aux::none}), "sinq: zero = none: only symmetric rounding has no zero");
+  EXPECT_EQ(message({.zero = Aux::none}),
+            "sinq: zero = none: only symmetric rounding, and codebooks with refine = fit, have no zero");
   EXPECT_EQ(message({.rounding = Rounding::symmetric, .zero = Aux::none}), "nothing was thrown");
   EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = 8: allowed are f16, bf16 and f32");
   EXPECT_EQ(message({.coarse_groups = 2}),

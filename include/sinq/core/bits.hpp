@@ -14,10 +14,16 @@ inline constexpr std::array<int, 6> kBitWidths = {2, 3, 4, 5, 6, 8};
 
 namespace detail::core {
 
+inline constexpr const char* kBitWidthsText = "allowed are 2, 3, 4, 5, 6, 8";
+
+[[nodiscard]] constexpr bool is_bit_width(int bits) noexcept {
+  for (int width : kBitWidths)
+    if (bits == width) return true;
+  return false;
+}
+
 inline void require_bits(int bits) {
-  bool known = false;
-  for (int width : kBitWidths) known |= bits == width;
-  require(known, "bits", bits, "allowed are 2, 3, 4, 5, 6, 8");
+  require(is_bit_width(bits), "bits", bits, kBitWidthsText);
 }
 
 /// Calls `visit(std::integral_constant<int, bits>{})` for `bits` in 2..8 (7 occurs as the width of an auxiliary).

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
+#include <type_traits>
 
 #include "../tile.hpp"
 #include "bitstream.hpp"
@@ -47,24 +50,46 @@ struct Format {
 
 namespace detail::pack {
 
+inline std::string text_of(Aux aux) {
+  if (is_integer(aux)) return core::text("u", bits_of(aux));
+  if (aux == Aux::none) return "none";
+  if (is_float(aux)) return aux == Aux::f16 ? "f16" : aux == Aux::bf16 ? "bf16" : "f32";
+  return core::text(static_cast<int>(aux));
+}
+
+/// Why `f` is not a legal format, "bits = 7: allowed are ...", or nothing. The one place that knows: `validate` makes
+/// an InvalidArgument of it, and the reader of files, which names the file and the byte, a FormatError.
+[[nodiscard]] inline std::optional<std::string> fault_of(const Format& f) {
+  std::optional<std::string> fault;
+  const auto check = [&](bool ok, const char* name, const auto& value, const char* limit) {
+    if (ok || fault) return;
+    if constexpr (std::is_same_v<decltype(value), const Aux&>)
+      fault = core::text(name, " = ", text_of(value), ": ", limit);
+    else
+      fault = core::text(name, " = ", value, ": ", limit);
+  };
+  check(core::is_bit_width(f.bits), "bits", f.bits, core::kBitWidthsText);
+  check(f.levels <= Levels::table, "levels", static_cast<int>(f.levels), "no such kind of levels");
+  check(f.levels != Levels::nf4 || f.bits == 4, "bits", f.bits, "NF4 has 4 bits");
+  check(f.levels != Levels::nf3 || f.bits == 3, "bits", f.bits, "NF3 has 3 bits");
+  check(f.levels != Levels::table || f.bits <= 4, "bits", f.bits, "a level table has 2, 3 or 4 bits");
+  check(tile::is_group_size(f.group_size), "group_size", f.group_size, tile::kGroupSizes);
+  check(tile::is_tile(f.tile), "tile", static_cast<int>(f.tile), tile::kTiles);
+  check(is_integer(f.scale) || is_float(f.scale), "scale", f.scale, "allowed are u4 to u8, f16, bf16 and f32");
+  check(f.zero == Aux::none || is_integer(f.zero) || is_float(f.zero), "zero", f.zero,
+        "allowed are none, u4 to u8, f16, bf16 and f32");
+  check(f.levels != Levels::uniform || f.zero != Aux::none, "zero", f.zero, "uniform levels have a zero");
+  check(f.levels != Levels::symmetric || f.zero == Aux::none, "zero", f.zero, "symmetric levels have no zero");
+  check(f.col_scale == Aux::none || is_float(f.col_scale), "col_scale", f.col_scale,
+        "allowed are none, f16, bf16 and f32");
+  check(!f.signed_scale || is_integer(f.scale), "signed_scale", "true", "only for integer scales");
+  check(f.coarse_groups >= 0 && f.coarse_groups <= 0x7fff'ffff && (f.coarse_groups == 0 || is_integer(f.scale)),
+        "coarse_groups", f.coarse_groups, "0 to 2^31 - 1, and 0 unless the scale is an integer");
+  return fault;
+}
+
 inline void validate(const Format& f) {
-  using core::require;
-  core::require_bits(f.bits);
-  require(f.levels <= Levels::table, "levels", static_cast<int>(f.levels), "no such kind of levels");
-  require(f.levels != Levels::nf4 || f.bits == 4, "bits", f.bits, "NF4 has 4 bits");
-  require(f.levels != Levels::nf3 || f.bits == 3, "bits", f.bits, "NF3 has 3 bits");
-  require(f.levels != Levels::table || f.bits <= 4, "bits", f.bits, "a level table has 2, 3 or 4 bits");
-  const auto aux = [](Aux a) { return static_cast<int>(a); };
-  require(is_integer(f.scale) || is_float(f.scale), "scale", aux(f.scale), "allowed are u4 to u8, f16, bf16 and f32");
-  require(f.zero == Aux::none || is_integer(f.zero) || is_float(f.zero), "zero", aux(f.zero),
-          "allowed are none, u4 to u8, f16, bf16 and f32");
-  require(f.levels != Levels::uniform || f.zero != Aux::none, "zero", "none", "uniform levels have a zero");
-  require(f.levels != Levels::symmetric || f.zero == Aux::none, "zero", aux(f.zero), "symmetric levels have no zero");
-  require(f.col_scale == Aux::none || is_float(f.col_scale), "col_scale", aux(f.col_scale),
-          "allowed are none, f16, bf16 and f32");
-  require(!f.signed_scale || is_integer(f.scale), "signed_scale", f.signed_scale, "only for integer scales");
-  require(f.coarse_groups >= 0 && f.coarse_groups <= 0x7fff'ffff && (f.coarse_groups == 0 || is_integer(f.scale)),
-          "coarse_groups", f.coarse_groups, "0 to 2^31 - 1, and 0 unless the scale is an integer");
+  if (const auto fault = fault_of(f)) core::raise<InvalidArgument>("sinq: " + *fault);
 }
 
 [[nodiscard]] inline std::int64_t coarse_per_row(const Format& f, const Tiling& t) noexcept {

@@ -236,9 +236,17 @@ class StripFitter {
       const Float s = turned ? max(down / p_.high, up / -p_.low) : max(up / p_.high, down / -p_.low);
       return {(turned ? -share : share) * s, 0};
     }
-    const Float half = mul_add(highest - lowest, 0.5f * share, 1e-7f);
-    const Float s = half * ((turned ? -2.0f : 2.0f) / (p_.high - p_.low));
-    const Float b = mul_add(-s, (p_.high + p_.low) / 2, (highest + lowest) * 0.5f);
+    // An integer zero is a level: the range takes in 0. A constant group has its value as its step, as in min_max.
+    const bool within = is_integer(p_.zero);
+    const Float low = within ? min(lowest, 0) : lowest;
+    const Float high = within ? max(highest, 0) : highest;
+    const Float range = (high - low) * (share / (p_.high - p_.low));
+    const auto constant = high == low;
+    const Float size =
+        Float::select(constant, max(abs(high), kTiny), max(range, within ? 0 : 2 / largest_zero(p_.zero)));
+    const Float s = turned ? -size : size;
+    const Float level = Float::select(constant, p_.low, (p_.high + p_.low) / 2);
+    const Float b = mul_add(-s, level, (high + low) * 0.5f);
     return {s, -reachable_zero({s, b}) * s};
   }
 

@@ -170,30 +170,6 @@ struct Description {
   std::int64_t stack = -1;  // matrices in the stack; -1: it is one matrix
 };
 
-/// Why `f` is not a legal format, or nothing: `pack::validate` as an answer instead of an exception, which a reader of
-/// files could not turn into one of its own where there are none. A test compares the two over all formats.
-inline std::optional<std::string> fault_of(const Format& f) {
-  if (std::find(kBitWidths.begin(), kBitWidths.end(), f.bits) == kBitWidths.end())
-    return core::text("bits = ", f.bits, ": allowed are 2, 3, 4, 5, 6, 8");
-  if (f.levels == Levels::nf4 && f.bits != 4) return core::text("bits = ", f.bits, ": NF4 has 4 bits");
-  if (f.levels == Levels::nf3 && f.bits != 3) return core::text("bits = ", f.bits, ": NF3 has 3 bits");
-  if (f.levels == Levels::table && f.bits > 4)
-    return core::text("bits = ", f.bits, ": a level table has 2, 3 or 4 bits");
-  if (f.scale == Aux::none) return "scale = none: allowed are u4 to u8, f16, bf16 and f32";
-  if (f.levels == Levels::uniform && f.zero == Aux::none) return "zero = none: uniform levels have a zero";
-  if (f.levels == Levels::symmetric && f.zero != Aux::none)
-    return core::text("zero = ", name_in(kAuxNames, f.zero), ": symmetric levels have no zero");
-  if (is_integer(f.col_scale))
-    return core::text("col_scale = ", name_in(kAuxNames, f.col_scale), ": allowed are none, f16, bf16 and f32");
-  if (f.signed_scale && !is_integer(f.scale)) return "signed_scale = true: only for integer scales";
-  if (f.coarse_groups < 0 || f.coarse_groups > INT32_MAX || (f.coarse_groups != 0 && !is_integer(f.scale)))
-    return core::text("coarse_groups = ", f.coarse_groups, ": 0 to 2^31 - 1, and 0 unless the scale is an integer");
-  if (f.group_size != kWholeRow && (f.group_size < 16 || f.group_size > 256 || f.group_size % 16 != 0))
-    return core::text("group_size = ", f.group_size,
-                      ": allowed are multiples of 16 from 16 to 256, and 0 for the whole row");
-  return std::nullopt;
-}
-
 /// Reads a description; everything in it is checked, so that `tiling` and `extents` may be called with what comes back.
 class DescriptionReader {
  public:
@@ -223,7 +199,7 @@ class DescriptionReader {
       d.format.col_scale = named("col_scale", kAuxNames);
       d.format.signed_scale = flag("signed_scale");
       d.format.coarse_groups = integer("coarse_groups", 0, INT32_MAX);
-      if (const auto fault = fault_of(d.format)) refuse(*fault);
+      if (const auto fault = pack::fault_of(d.format)) refuse(*fault);
     }
     for (const auto& [name, value] : *json_.get_ptr<const Json::object_t*>())
       if (std::find(known_.begin(), known_.end(), name) == known_.end())

@@ -15,6 +15,20 @@ enum class Tile : std::uint8_t { stripe, square };
 /// A group size that stands for "all columns of the row".
 inline constexpr std::int64_t kWholeRow = 0;
 
+namespace detail::tile {
+
+inline constexpr const char* kGroupSizes = "allowed are multiples of 16 from 16 to 256, and 0 for the whole row";
+inline constexpr const char* kTiles = "allowed are stripe and square";
+
+[[nodiscard]] constexpr bool is_group_size(std::int64_t n) noexcept {
+  return n == kWholeRow || (n >= 16 && n <= 256 && n % 16 == 0);
+}
+[[nodiscard]] constexpr bool is_tile(Tile t) noexcept {
+  return t == Tile::stripe || t == Tile::square;
+}
+
+}  // namespace detail::tile
+
 /// How a rows x cols matrix falls into groups of columns and panels of rows. Make one with `tiling()`.
 struct Tiling {
   std::int64_t rows;
@@ -42,10 +56,8 @@ struct Tiling {
   constexpr std::int64_t kMost = 0x7fff'ffff;
   require(rows >= 1 && rows <= kMost, "rows", rows, "allowed are 1 to 2^31 - 1");
   require(cols >= 1 && cols <= kMost, "cols", cols, "allowed are 1 to 2^31 - 1");
-  require(group_size == kWholeRow || (group_size >= 16 && group_size <= 256 && group_size % 16 == 0), "group_size",
-          group_size, "allowed are multiples of 16 from 16 to 256, and 0 for the whole row");
-  require(tile == Tile::stripe || tile == Tile::square, "tile", static_cast<int>(tile),
-          "allowed are stripe and square");
+  require(detail::tile::is_group_size(group_size), "group_size", group_size, detail::tile::kGroupSizes);
+  require(detail::tile::is_tile(tile), "tile", static_cast<int>(tile), detail::tile::kTiles);
   const std::int64_t width = group_size == kWholeRow ? cols : group_size;
   return {rows, cols, width, tile == Tile::stripe ? rows : width};
 }

@@ -50,12 +50,13 @@ void print_bits() {
   }
   for (Isa isa : supported_isas())
     for (int bits : kBitWidths)
-      for (Rounding rounding : {Rounding::uniform, Rounding::symmetric, Rounding::nf4, Rounding::nf3})
-        for (Refine refine : {Refine::none, Refine::hqq})
+      for (Rounding rounding : {Rounding::uniform, Rounding::symmetric, Rounding::nf4, Rounding::nf3, Rounding::table})
+        for (Refine refine : {Refine::none, Refine::hqq, Refine::fit})
           for (Balancing balance : {Balancing::sinkhorn, Balancing::none})
             for (Aux aux : {Aux::f16, Aux::u8}) {
               if ((rounding == Rounding::nf4 && bits != 4) || (rounding == Rounding::nf3 && bits != 3)) continue;
               if (refine == Refine::hqq && rounding != Rounding::uniform) continue;
+              if (rounding == Rounding::table && (refine != Refine::fit || bits > 4)) continue;
               force_isa(isa);
               const QuantizedMatrix q = quantize(view, {.bits = bits,
                                                         .tile = bits % 2 ? Tile::square : Tile::stripe,
