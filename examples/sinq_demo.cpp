@@ -26,9 +26,10 @@ struct Arguments {
 };
 
 struct Method {
-  const char* name;
+  std::string name;
   const char* family;  // its curve in the picture
   sinq::QuantizeConfig config;
+  double preset = 0;  // 0: config for every matrix; else the preset of each one's role
 };
 
 std::vector<Method> methods() {
@@ -46,6 +47,8 @@ std::vector<Method> methods() {
     list.push_back({bits == 3 ? "NF3" : "NF4", "NF3, NF4", {.bits = bits, .rounding = nf, .balance = Balancing::none}});
     list.push_back({bits == 3 ? "SINQ-NF3" : "SINQ-NF4", "SINQ-NF3, -NF4", {.bits = bits, .rounding = nf}});
   }
+  for (const double size : {2.5, 3.0, 3.5, 4.0, 4.5})
+    list.push_back({program::format("preset %g", size), "presets", sinq::preset(size), size});
   return list;
 }
 
@@ -61,7 +64,7 @@ struct Result {
 };
 
 std::string file_name(const Method& m) {
-  std::string name = std::string(m.name) + "-" + std::to_string(m.config.bits);
+  const std::string name = m.preset == 0 ? m.name + "-" + std::to_string(m.config.bits) : m.name;
   std::string out;
   for (const char c : name)
     if (c != ' ' && c != '+') out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -172,7 +175,8 @@ void run(Arguments a, program::Threads& threads) {
                      engine::evaluate(original, windows, executor, reference), 0});
   const std::int64_t predicted = results.front().evaluation.predicted;
   const std::string about = program::format(
-      "Byte-level Llama, %.1f M parameters; %zu windows of held-out text, %lld predictions; groups of 64",
+      "Byte-level Llama, %.1f M parameters; %zu windows of held-out text, %lld predictions; groups of 64, presets of "
+      "16",
       static_cast<double>(original.parameters()) / 1e6, windows.size(), static_cast<long long>(predicted));
   out << about << "\n\n";
 
@@ -183,14 +187,16 @@ void run(Arguments a, program::Threads& threads) {
   for (std::size_t i = 0; i < list.size(); ++i) {
     const Method& m = list[i];
     bar.update(static_cast<double>(i) / static_cast<double>(list.size()),
-               std::string(m.name) + ", " + std::to_string(m.config.bits) + " bits");
+               m.name + ", " + std::to_string(m.config.bits) + " bits");
     const std::string directory = a.out + "/" + file_name(m);
-    const auto report = quantize_model::run(
-        a.model, directory, [&](auto&) { return m.config; }, {}, {{"method", m.name}}, executor);
+    const auto config_of = [&](const std::string& tensor) {
+      return m.preset == 0 ? m.config : sinq::preset(m.preset, sinq::role_of(tensor));
+    };
+    const auto report = quantize_model::run(a.model, directory, config_of, {}, {{"method", m.name}}, executor);
     const engine::Model model = engine::load_model(directory);  // from the disk: nothing of the quantizer is left
     results.push_back({m.name, m.family, m.config.bits, report.bits_per_weight(), report.model_bytes, model.bytes(),
                        engine::evaluate(model, windows, executor, reference), report.seconds()});
-    if (std::string(m.name) == "SINQ" && m.config.bits == 4) {
+    if (m.name == "SINQ" && m.config.bits == 4) {
       sinq_text = continue_text(model, a, executor);
       sinq_at = results.size() - 1;
     }
