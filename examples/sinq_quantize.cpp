@@ -93,7 +93,7 @@ void print(const quantize_model::Report& report, const Arguments& a, double seco
   using program::format;
   const bool balanced = a.balance == "sinkhorn";
   std::vector<std::string> head = {"quantized", "matrices", "weights", "bits/weight", "error"};
-  if (balanced) head.push_back("imbalance");
+  if (balanced) head.emplace_back("imbalance");
   program::Table table(head);
   bool widened = false;
   for (const Class& c : classes(report)) {
@@ -180,6 +180,8 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
 
 }  // namespace
 
+// What could be thrown here is a mistake in the options below; `run` catches everything else.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   CLI::App app(
       "Quantizes the linear layers of a model's decoder; embeddings, heads and norms stay as they are. Where nothing "
