@@ -99,7 +99,7 @@ inline void validate(const QuantizeConfig& c) {
   require(c.refine != Refine::hqq || c.rounding == Rounding::uniform, "refine", "hqq", "needs uniform rounding");
   require(c.rounding == Rounding::symmetric || c.zero != Aux::none, "zero", "none",
           "only symmetric rounding has no zero");
-  require(is_float(c.col_scale), "col_scale", number(c.col_scale), "allowed are f16, bf16 and f32");
+  require(is_float(c.col_scale), "col_scale", pack::text_of(c.col_scale), "allowed are f16, bf16 and f32");
   require(c.hqq.iterations >= 1 && c.hqq.iterations <= 1000, "hqq.iterations", c.hqq.iterations,
           "allowed are 1 to 1000");
   require(c.hqq.p > 0 && c.hqq.p <= 1, "hqq.p", c.hqq.p, "must be in (0, 1]");
