@@ -216,7 +216,7 @@ int main(int argc, char** argv) {
   words("--balance", a.balance, {"sinkhorn", "none"}, "Second axis of scales");
   app.add_option("--kurtosis-gate", a.config.kurtosis_gate,
                  "Leave matrices whose kurtosis exceeds this unbalanced (the paper's programs: 5); 0: balance all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
       ->check(CLI::IsMember({16, 8}))
