@@ -244,6 +244,8 @@ void run(Arguments a, program::Threads& threads) {
 
 }  // namespace
 
+// What could be thrown here is a mistake in the options below; `run` catches everything else.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   CLI::App app(
       "Quantizes a small trained language model with every method, saves and reloads each result, and shows what it "

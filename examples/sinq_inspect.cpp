@@ -183,6 +183,8 @@ void run(const Arguments& a) {
 
 }  // namespace
 
+// What could be thrown here is a mistake in the options below; `run` catches everything else.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   CLI::App app("Lists every tensor of a model: shape, how it is stored, imbalance and kurtosis of its weights.",
                "sinq_inspect");

@@ -68,6 +68,8 @@ void run(const Arguments& a, program::Threads& threads) {
 
 }  // namespace
 
+// What could be thrown here is a mistake in the options below; `run` catches everything else.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   CLI::App app(
       "Perplexity of a model over windows of tokens, each evaluated alone; with --reference also the mean KL "

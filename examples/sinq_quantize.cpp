@@ -102,7 +102,7 @@ void print(const quantize_model::Report& report, const Arguments& a, double seco
   using program::format;
   const bool balanced = a.balance == "sinkhorn";
   std::vector<std::string> head = {"quantized", "matrices", "weights", "bits/weight", "error"};
-  if (balanced) head.push_back("imbalance");
+  if (balanced) head.emplace_back("imbalance");
   program::Table table(head);
   bool widened = false;
   for (const Class& c : classes(report)) {
@@ -193,6 +193,8 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
 
 }  // namespace
 
+// What could be thrown here is a mistake in the options below; `run` catches everything else.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   CLI::App app(
       "Quantizes the linear layers of a model's decoder; embeddings, heads and norms stay as they are. Where nothing "
@@ -239,7 +241,7 @@ int main(int argc, char** argv) {
   method.push_back(
       app.add_option("--kurtosis-gate", a.config.kurtosis_gate,
                      "Leave matrices whose kurtosis exceeds this unbalanced (the paper's programs: 5); 0: balance all")
-          ->check(CLI::NonNegativeNumber)
+          ->check(CLI::Range(0.0, 1e9))
           ->capture_default_str());
   method.push_back(app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
                        ->check(CLI::IsMember({16, 8, 6, 4}))

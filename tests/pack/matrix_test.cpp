@@ -298,8 +298,9 @@ TEST(Validate, EveryArrayOfTheWrongSizeIsNamed) {
         Part{&QuantizedMatrix::col_scale, "col_scale", 80}})
     for (int change : {-1, +1}) {
       QuantizedMatrix q = good;
-      (q.*part.array).resize(static_cast<std::size_t>(part.size + change));
-      const std::string expected = "sinq: " + std::string(part.name) + " has " + std::to_string(part.size + change) +
+      const auto size = part.size + change;
+      (q.*part.array).resize(static_cast<std::size_t>(size));
+      const std::string expected = "sinq: " + std::string(part.name) + " has " + std::to_string(size) +
                                    " bytes, the format asks for " + std::to_string(part.size);
       EXPECT_EQ(message_of([&] { validate(q); }), expected);
       EXPECT_EQ(message_of([&] { (void)pack(q); }), expected);

@@ -501,11 +501,11 @@ TEST(Quantize, WrongConfigurationsAreNamed) {
   EXPECT_EQ(message({.balance = static_cast<Balancing>(2)}), "sinq: balance = 2: allowed are sinkhorn and none");
   EXPECT_EQ(message({.bits = 3, .rounding = Rounding::nf4}), "sinq: bits = 3: NF4 has 4 bits");
   EXPECT_EQ(message({.bits = 4, .rounding = Rounding::nf3}), "sinq: bits = 4: NF3 has 3 bits");
-  EXPECT_EQ(message({.scale = Aux::none}), "sinq: scale = 0: allowed are u4 to u8, f16, bf16 and f32");
+  EXPECT_EQ(message({.scale = Aux::none}), "sinq: scale = none: allowed are u4 to u8, f16, bf16 and f32");
   EXPECT_EQ(message({.zero = Aux::none}),
             "sinq: zero = none: only symmetric rounding, and codebooks with refine = fit, have no zero");
   EXPECT_EQ(message({.rounding = Rounding::symmetric, .zero = Aux::none}), "nothing was thrown");
-  EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = 8: allowed are f16, bf16 and f32");
+  EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = u8: allowed are f16, bf16 and f32");
   EXPECT_EQ(message({.coarse_groups = 2}),
             "sinq: coarse_groups = 2: 0 to 2^31 - 1, and 0 unless the scale is an integer");
   EXPECT_EQ(message({.hqq = {.iterations = 0}}), "sinq: hqq.iterations = 0: allowed are 1 to 1000");

@@ -46,7 +46,7 @@ TEST(Quantized, TheReaderRefusesWhatValidateRefusesInTheSameWords) {
     const auto read = thrown_by([&] { (void)detail::store::DescriptionReader(text, "file", 17, "m").read(); });
     ASSERT_EQ(read.kind, "FormatError") << text;
     ASSERT_EQ(read.offset, 17u) << text;
-    ASSERT_TRUE(read.message.ends_with(*fault)) << read.message;
+    ASSERT_TRUE(read.message.ends_with(*fault + " (byte 17)")) << read.message;
     ASSERT_EQ(thrown_by([&] { detail::pack::validate(f); }).message, "sinq: " + *fault);
   });
   // 99 ways of levels with bits and zero, 23 of the scale, 4 of col_scale, 2 tiles.
