@@ -13,7 +13,7 @@ int main() {
   Matrix y(3, 256);                                 // tokens x output features
   const std::filesystem::path file = std::filesystem::temp_directory_path() / "sinq_quick_start.safetensors";
 
-  sinq::QuantizedMatrix q = sinq::quantize(weights, {.bits = 4, .group_size = 64});
+  sinq::QuantizedMatrix q = sinq::quantize(weights, sinq::preset(4.5));  // at most 4.5 bits per weight
   sinq::store::save(file, {{"q_proj", q}});
 
   sinq::PackedMatrix p = sinq::pack(q);  // once, at load: the order the best kernel wants

@@ -143,7 +143,6 @@ inline void validate(const QuantizeConfig& c) {
   require(c.refine <= Refine::fit, "refine", number(c.refine), "allowed are none, hqq and fit");
   require(c.balance <= Balancing::none, "balance", number(c.balance), "allowed are sinkhorn and none");
   require(c.refine != Refine::hqq || c.rounding == Rounding::uniform, "refine", "hqq", "needs uniform rounding");
-<<<<<<< HEAD
   const bool codebook = c.rounding >= Rounding::nf4;
   require(c.rounding == Rounding::symmetric || c.zero != Aux::none || (codebook && c.refine == Refine::fit), "zero",
           "none", "only symmetric rounding, and codebooks with refine = fit, have no zero");
@@ -152,12 +151,7 @@ inline void validate(const QuantizeConfig& c) {
   require(c.fit.starts >= 1 && c.fit.starts <= 64, "fit.starts", c.fit.starts, "allowed are 1 to 64");
   require(c.fit.rounds >= 0 && c.fit.rounds <= 16, "fit.rounds", c.fit.rounds, "allowed are 0 to 16");
   validate_table(c);
-  require(is_float(c.col_scale), "col_scale", number(c.col_scale), "allowed are f16, bf16 and f32");
-=======
-  require(c.rounding == Rounding::symmetric || c.zero != Aux::none, "zero", "none",
-          "only symmetric rounding has no zero");
   require(is_float(c.col_scale), "col_scale", pack::text_of(c.col_scale), "allowed are f16, bf16 and f32");
->>>>>>> house
   require(c.hqq.iterations >= 1 && c.hqq.iterations <= 1000, "hqq.iterations", c.hqq.iterations,
           "allowed are 1 to 1000");
   require(c.hqq.p > 0 && c.hqq.p <= 1, "hqq.p", c.hqq.p, "must be in (0, 1]");
