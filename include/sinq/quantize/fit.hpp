@@ -7,6 +7,7 @@
 
 #include "config.hpp"
 #include "lanes.hpp"
+#include "rounding.hpp"
 
 // Scale and zero by least error instead of minimum and maximum, in the balanced domain x = w / col_scale.
 //
