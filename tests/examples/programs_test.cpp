@@ -91,11 +91,11 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--bits four", 2, {"--bits", "four"});
   expect_failure(quantize + "--group-size 24", 2, {"--group-size", "24", "multiple of 16"});
   expect_failure(quantize + "--tile round", 2, {"--tile", "round", "{stripe,square}"});
-  expect_failure(quantize + "--rounding nf5", 2, {"--rounding", "{uniform,symmetric,nf4,nf3}"});
+  expect_failure(quantize + "--rounding nf5", 2, {"--rounding", "{uniform,symmetric,nf4,nf3,table}"});
   expect_failure(quantize + "--rounding nf4 --bits 3", 2, {"--bits 3", "nf4", "4 bits"});
   expect_failure(quantize + "--rounding nf4 --refine hqq", 2, {"--refine hqq", "uniform"});
   expect_failure(quantize + "--kurtosis-gate -1", 2, {"--kurtosis-gate", "-1"});
-  expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8}"});
+  expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8,6,4}"});
   expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
   expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});
   expect_failure(quantize + "--include lm_head", 2, {"--include", "no tensor"});

@@ -627,7 +627,7 @@ TEST(Progress, RisesToOneOnTheCallingThread) {
                                       return true;
                                     }});
     EXPECT_EQ(last, 1);
-    EXPECT_EQ(q, quantize(w));
+    EXPECT_EQ(q, quantize(w, QuantizeConfig{}));
     if (e != &threads) {
       EXPECT_EQ(calls, 50 + 4);
     }
@@ -689,7 +689,7 @@ TEST(Report, KurtosisGate) {
   const Matrix w = weights(70, 300, 22);
   const double k = kurtosis(view(w));
   QuantizeReport report;
-  EXPECT_EQ(quantize(w, {.kurtosis_gate = 1.01 * k}, {.report = &report}), quantize(w));
+  EXPECT_EQ(quantize(w, {.kurtosis_gate = 1.01 * k}, {.report = &report}), quantize(w, QuantizeConfig{}));
   EXPECT_TRUE(report.balanced);
   EXPECT_EQ(quantize(w, {.kurtosis_gate = 0.99 * k}, {.report = &report}), quantize(w, {.balance = Balancing::none}));
   EXPECT_FALSE(report.balanced);

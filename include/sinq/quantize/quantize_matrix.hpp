@@ -183,6 +183,8 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, const Factor
 /// chooses scale and zero too: fit.hpp.) Memory: the result, two floats per group (fit: 2 doubles per 128 rows and
 /// column), and one tile or 128 rows of floats per thread.
 ///
+/// Without a configuration it uses preset(4.5). An empty one, `{}`, is not none: it is SINQ as published.
+///
 /// Throws InvalidArgument if the configuration or the size is out of range, or a weight, rounded to float, is not
 /// finite or not below 2^120 (naming row and column); Cancelled if the progress callback says so. The result has the
 /// same bits whatever the thread count and the instruction set.
