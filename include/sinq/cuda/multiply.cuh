@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "decode.cuh"
+#include "product.hpp"
+
+// The product, for any number of tokens: one kernel, on the tensor cores from the first token on.
+//
+//   block   up to 8 warps on consecutive strips of one panel  x  a slice of the columns  x  up to 64 operand columns
+//   warp    walks along its strip, 16 rows x 64 columns per round:
+//
+//     global --cp.async--> ring of units in shared memory --> words --> operands A (decode.cuh)
+//     records (scales, zeros) the same way                                  |
+//     activations: staged once per chunk for the whole block --> operands B |--> mma --> part
+//                                                                           at the end of a group (or of 64 columns):
+//                                        total += scale (part - zero sum of the activations);  part = 0
+//
+// Why tensor cores even for one token: with 4-bit codes 4.8 TB/s are 9e12 weights/s, which leaves an H200 3.3
+// instructions per weight and lane. Conversion to float and a multiply-add are already 3; a mask per two weights and
+// one mma per eight are 0.75. The seven columns of B that one token leaves idle cost nothing, which is why 1 to 8
+// tokens take equally long and need no instantiations of their own.
+//
+// Operand B. Activation times column scale is computed in float; per token a power of two brings the largest of the
+// slice to [2^13, 2^14), and the result becomes one half, or two (`pieces`): the half nearest to it and the half
+// nearest to the rest, 22 bits together, in neighbouring columns of B, so that their results meet in one lane. That
+// serves half, bfloat16 and float activations with one type of operand, without overflow, and more exactly than
+// bfloat16 operands.
+//
+// Slices are added up in their order by add_slices: the same bits on every run.
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// 2^-exponent for a token whose largest scaled activation has the bits `maximum`: brings it below 2^14. A sum of
+/// products with 2^8 levels and 2^24 columns stays below 2^46. Clamped so that the power and its inverse are normal
+/// numbers.
+SINQ_CUDA_DEVICE int token_exponent(std::uint32_t maximum) {
+  const int exponent = static_cast<int>(maximum >> 23) - 127 - 13;
+  return exponent < -110 ? -110 : exponent;
+}
+SINQ_CUDA_DEVICE float power_of_two(int exponent) {
+  return as_float(static_cast<std::uint32_t>(127 + exponent) << 23);
+}
+
+/// What a block multiplies.
+struct Block {
+  int panel;
+  int strip;      // of this warp, within the panel
+  int first_row;  // of this warp
+  int rows;       // of this warp: 16, fewer at the end of a panel, 0 for a warp that has none
+  int first_token;
+  int tokens;
+  int first_unit;
+  int end_unit;
+};
+
+SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
+  const Index3 at = block_index();
+  const int warps = static_cast<int>(thread_count()) / kLanes;
+  const int panel_blocks = (p.w.panel_strips + warps - 1) / warps;
+  Block b{};
+  b.panel = static_cast<int>(at.x) / panel_blocks;
+  b.strip = (static_cast<int>(at.x) - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
+  b.first_row = b.panel * p.w.tile_height + b.strip * kStripRows;
+  const int left_in_panel = p.w.tile_height - b.strip * kStripRows;
+  const int left = p.w.rows - b.first_row < left_in_panel ? p.w.rows - b.first_row : left_in_panel;
+  b.rows = left < 0 ? 0 : left < kStripRows ? left : kStripRows;
+  const int block_tokens = capacity / p.pieces;
+  b.first_token = static_cast<int>(at.z) * block_tokens;
+  b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
+  b.first_unit = static_cast<int>(at.y) * p.slice_units;
+  b.end_unit = b.first_unit + p.slice_units < p.w.units ? b.first_unit + p.slice_units : p.w.units;
+  return b;
+}
+
+// --- activations ----------------------------------------------------------------------------------------------------
+
+/// x times col_scale of 16 columns.
+SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[kStepCols]) {
+  load_numbers(p.x_number, p.x, (b.first_token + token) * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
+  if (!p.w.has_col_scale) return;
+  float scale[kStepCols];
+  load_numbers(p.w.col_number, p.w.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, kStepCols, true,
+               scale);
+  SINQ_CUDA_UNROLL
+  for (int i = 0; i < kStepCols; ++i) v[i] = multiply(v[i], scale[i]);
+}
+
+/// Largest magnitude per token over the columns of the slice. Ends without a barrier.
+SINQ_CUDA_DEVICE void find_maxima(const Product& p, const Block& b, const SharedPlan& s) {
+  for (unsigned k = thread_index(); k < static_cast<unsigned>(b.tokens); k += thread_count())
+    store_shared(s.maxima + 4 * k, std::uint32_t{0});
+  barrier();
+  const int steps = (b.end_unit - b.first_unit) * (kUnitCols / kStepCols);
+  for (int k = static_cast<int>(thread_index()); k < steps * b.tokens; k += static_cast<int>(thread_count())) {
+    const int token = k / steps, col = b.first_unit * kUnitCols + (k - token * steps) * kStepCols;
+    if (col >= p.w.cols) continue;
+    float v[kStepCols];
+    load_scaled(p, b, token, col, v);
+    std::uint32_t largest = 0;
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < kStepCols; ++i) {
+      const std::uint32_t magnitude = as_bits(v[i]) & 0x7fff'ffffu;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    raise_shared(s.maxima + 4 * static_cast<std::uint32_t>(token), largest);
+  }
+}
+
+/// The activations of units [first, first + units) as halves, in the order of the operands, and their sums. Begins and
+/// ends with a barrier.
+template <int kBits, bool kPaired, int kCapacity>
+SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const SharedPlan& s, int first, int units) {
+  const int steps = units * (kUnitCols / kStepCols);
+  barrier();
+  for (int k = static_cast<int>(thread_index()); k < steps * b.tokens; k += static_cast<int>(thread_count())) {
+    const int token = k / steps, step = k - token * steps;
+    float v[kStepCols];
+    load_scaled(p, b, token, first * kUnitCols + step * kStepCols, v);
+    const float up = power_of_two(-token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * token)));
+    const std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces);
+    // The lane's four columns of a step follow those of the step before: 64 columns as [t][step][4].
+    const std::uint32_t at =
+        s.x + column * s.x_stride + 2 * static_cast<std::uint32_t>(step / 4 * kUnitCols + step % 4 * 4);
+    float sum[2] = {0, 0};
+    SINQ_CUDA_UNROLL
+    for (int t = 0; t < 4; ++t) {
+      std::uint16_t halves[2][4];
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2);
+        const float scaled = multiply(multiply(v[4 * t + i], up), power_of_two(-shift));
+        halves[0][i] = to_half(scaled);
+        halves[1][i] = to_half(scaled - from_half(halves[0][i]));
+        SINQ_CUDA_UNROLL
+        for (int piece = 0; piece < 2; ++piece) sum[piece] += from_half(halves[piece][i]) * power_of_two(shift);
+      }
+      for (int piece = 0; piece < p.pieces; ++piece) {
+        Words2 words;
+        SINQ_CUDA_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const std::uint32_t low = piece == 0 ? halves[0][2 * i] : halves[1][2 * i];
+          const std::uint32_t high = piece == 0 ? halves[0][2 * i + 1] : halves[1][2 * i + 1];
+          words.w[i] = low | high << 16;
+        }
+        store_shared(at + static_cast<std::uint32_t>(piece) * s.x_stride + 32 * static_cast<std::uint32_t>(t), words);
+      }
+    }
+    for (int piece = 0; piece < p.pieces; ++piece)
+      store_shared(s.steps + 4 * (static_cast<std::uint32_t>(step * kCapacity + piece) + column),
+                   piece == 0 ? sum[0] : sum[1]);
+  }
+  barrier();
+  const int per_period = p.w.period / kStepCols;
+  for (int k = static_cast<int>(thread_index()); k < steps / per_period * kCapacity;
+       k += static_cast<int>(thread_count())) {
+    const int column = k % kCapacity;
+    float sum = 0;
+    for (int i = 0; column < b.tokens * p.pieces && i < per_period; ++i)
+      sum += load_shared<float>(s.steps +
+                                4 * static_cast<std::uint32_t>((k / kCapacity * per_period + i) * kCapacity + column));
+    // In the units of the product: direct codes are numbers times 2^-24.
+    store_shared(s.sums + 4 * static_cast<std::uint32_t>(k), sum * (kPaired ? 1.0f : 0x1p-24f));
+  }
+  barrier();
+}
+
+// --- the stream of a warp -------------------------------------------------------------------------------------------
+
+/// Brings the units of a strip and their records into shared memory, `stages` units ahead.
+template <int kBits>
+class Stream {
+ public:
+  static constexpr int kStages = stages(kBits);
+
+  SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
+      : weights_(p.w),
+        ring_(ring),
+        mask_(static_cast<std::uint32_t>(p.aux_ring) - 1),
+        end_(b.end_unit),
+        ahead_(RecordCursor::at(p.w, b.first_unit * kUnitCols)),
+        issued_(ahead_.offset & ~15) {
+    const std::int64_t strip = std::int64_t{b.panel} * p.w.panel_strips + b.strip;
+    codes_ = p.w.codes + strip * p.w.units * unit_bytes(kBits);
+    aux_ = p.w.aux + strip * p.w.aux_stride;
+  }
+
+  /// Starts to bring a unit; beyond the slice it only counts.
+  SINQ_CUDA_DEVICE void issue(int unit, int stage) {
+    const int lane = static_cast<int>(thread_index()) % kLanes;
+    if (unit < end_) {
+      const std::uint8_t* from = codes_ + std::int64_t{unit} * unit_bytes(kBits);
+      SINQ_CUDA_UNROLL
+      for (int piece = 0; piece < unit_bytes(kBits) / 16; piece += kLanes)
+        if (piece + lane < unit_bytes(kBits) / 16)
+          copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane), from + 16 * (piece + lane));
+      const int end_col = (unit + 1) * kUnitCols < weights_.cols ? (unit + 1) * kUnitCols : weights_.cols;
+      while (ahead_.end_col < end_col) ahead_.advance(weights_);
+      const int end = ahead_.offset + weights_.record;
+      for (int at = issued_ + 16 * lane; at < end; at += 16 * kLanes)
+        copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
+      issued_ = issued_ < end ? (end + 15) & ~15 : issued_;
+    }
+    copy_commit();
+  }
+
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
+    return ring_ + static_cast<std::uint32_t>(stage * unit_bytes(kBits));
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kStages); }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
+  [[nodiscard]] SINQ_CUDA_DEVICE const std::uint8_t* aux() const { return aux_; }
+
+ private:
+  const Weights& weights_;
+  const std::uint8_t* codes_;
+  const std::uint8_t* aux_;
+  std::uint32_t ring_;
+  std::uint32_t mask_;
+  int end_;
+  RecordCursor ahead_;
+  int issued_;  // bytes of records, from the start of the strip's stream
+};
+
+/// Scale and zero of a lane's two rows, for the group at hand.
+struct RowFactors {
+  float scale[2];
+  float zero[2];
+};
+
+/// Decodes records. A group has 16 scales and 16 zeros and a warp 32 lanes: lane 4 g + t decodes the scale (t = 0, 2)
+/// or the zero (t = 1, 3) of row g (t < 2) or g + 8, and shuffles spread them.
+class RecordReader {
+ public:
+  SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
+                                const std::uint8_t* aux)
+      : weights_(w), records_(records), mask_(mask), cursor_(RecordCursor::at(w, first_col)) {
+    const int lane = static_cast<int>(thread_index()) % kLanes;
+    row_ = lane / 4 + lane % 4 / 2 * 8;
+    is_zero_ = lane % 2 != 0;
+    first_bit_ = !is_zero_ || w.zero.bits == 0 ? row_ * w.scale.bits : kStripRows * w.scale.bits + row_ * w.zero.bits;
+    // The coarse scales of the first block may lie before what the stream brings.
+    if (w.header != 0) coarse_ = from_half(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
+  }
+
+  /// The factors of the group that holds the columns up to `end_col`, which are the next to be finished.
+  SINQ_CUDA_DEVICE const RowFactors& finish(int end_col) {
+    if (stale_) decode();
+    stale_ = false;
+    if (end_col >= cursor_.end_col && cursor_.group + 1 < weights_.groups) {
+      cursor_.advance(weights_);
+      stale_ = true;
+    }
+    return factors_;
+  }
+
+ private:
+  SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
+    return load_shared<std::uint32_t>(records_ + (static_cast<std::uint32_t>(bit) >> 3 & mask_ & ~3u));
+  }
+
+  SINQ_CUDA_DEVICE void decode() {
+    if (weights_.header != 0 && cursor_.in_block == 0 && !first_) {
+      const int bit = 8 * (cursor_.header_offset(weights_) + 2 * row_);
+      coarse_ = from_half(static_cast<std::uint16_t>(word(bit) >> (bit & 31)));
+    }
+    first_ = false;
+    const Field& field = is_zero_ ? weights_.zero : weights_.scale;
+    const int bit = 8 * cursor_.offset + first_bit_;
+    // The word of the last bit: never one behind the record, whose bytes may still be on their way.
+    const std::uint32_t low = word(bit), high = word(bit + (field.bits == 0 ? 0 : field.bits - 1));
+    const std::uint32_t raw = funnel(low, high, static_cast<unsigned>(bit & 31)) & low_bits(field.bits);
+    float value = multiply(number_value(field.number, field.bits, raw), field.factor) + field.offset;
+    if (!is_zero_) value *= coarse_;
+    const int group = static_cast<int>(thread_index()) % kLanes / 4 * 4;
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      factors_.scale[i] = shuffle(value, group + 2 * i);
+      factors_.zero[i] = shuffle(value, group + 2 * i + 1);
+    }
+  }
+
+  const Weights& weights_;
+  std::uint32_t records_;
+  std::uint32_t mask_;
+  RecordCursor cursor_;
+  RowFactors factors_{};
+  float coarse_ = 1;
+  int row_;
+  int first_bit_;
+  bool is_zero_;
+  bool stale_ = true;
+  bool first_ = true;
+};
+
+// --- the kernel -----------------------------------------------------------------------------------------------------
+
+/// Pairs of levels as pairs of halves, one copy per bank, so that the look-ups of a warp never collide.
+template <int kBits>
+SINQ_CUDA_DEVICE void fill_table(const Weights& w, std::uint32_t table) {
+  for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << (2 * kBits); k += thread_count()) {
+    const unsigned index = k / kLanes, mask = (1u << kBits) - 1;
+    const std::uint32_t low = to_half(w.levels[index & mask]), high = to_half(w.levels[index >> kBits]);
+    store_shared(table + 4 * k, low | high << 16);
+  }
+}
+
+/// Operand A of step `step` of a unit.
+template <int kBits, bool kPaired>
+SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step, std::uint32_t table, int lane,
+                                   std::uint32_t (&a)[4]) {
+  SINQ_CUDA_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    const int pair = 2 * step + k / 2, upper = k % 2;
+    if constexpr (kPaired)
+      a[k] = load_shared<std::uint32_t>(
+          table + 4 * (pair_index<kBits>(words, pair, upper) * kLanes + static_cast<std::uint32_t>(lane)));
+    else
+      a[k] = direct_operand<kBits>(words, pair, upper);
+  }
+}
+
+/// `kTiles` tiles of eight columns of operand B.
+template <int kBits, bool kPaired, int kTiles>
+SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
+  constexpr int kCapacity = 8 * kTiles;
+  constexpr int kStages = stages(kBits);
+  const Block b = locate(p, kCapacity);
+  const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
+  const int group = lane / 4, t = lane % 4;
+  const int columns = b.tokens * p.pieces;
+  // The layout is that of a full block, so that all blocks agree with what the plan has allocated.
+  const int full = p.tokens * p.pieces < kCapacity ? p.tokens * p.pieces : kCapacity;
+  const SharedPlan s =
+      shared_plan(p.w, full, kCapacity, p.chunk_units, p.aux_ring, static_cast<int>(thread_count()) / kLanes);
+
+  // The weights are on their way before anything else happens.
+  Stream<kBits> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
+  if (b.rows > 0)
+    for (int k = 0; k < kStages; ++k) stream.issue(b.first_unit + k, k);
+  if constexpr (kPaired) fill_table<kBits>(p.w, s.table);
+  find_maxima(p, b, s);
+  RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
+                       b.rows > 0 ? stream.aux() : p.w.aux);
+
+  float part[kTiles][4] = {}, total[kTiles][4] = {};
+  const int period_shift = p.w.period == 64 ? 6 : p.w.period == 32 ? 5 : 4;
+  int chunk = b.first_unit;
+  for (int unit = b.first_unit, stage = 0; unit < b.end_unit; ++unit, stage = stage + 1 == kStages ? 0 : stage + 1) {
+    if ((unit - b.first_unit) % p.chunk_units == 0) {
+      chunk = unit;
+      const int left = b.end_unit - unit;
+      stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left < p.chunk_units ? left : p.chunk_units);
+    }
+    if (b.rows == 0) continue;
+    copy_wait<kStages - 1>();
+    warp_barrier();  // each lane has waited for its own copies only
+    std::uint32_t words[kBits];
+    load_words<kBits>(stream.slot(stage), lane, words);
+
+    SINQ_CUDA_UNROLL
+    for (int two = 0; two < 2; ++two) {  // two steps of 16 columns share a load of operand B
+      std::uint32_t a[2][4];
+      make_operand<kBits, kPaired>(words, 2 * two, s.table, lane, a[0]);
+      make_operand<kBits, kPaired>(words, 2 * two + 1, s.table, lane, a[1]);
+      RowFactors factors[2];
+      bool ends[2];
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const int steps = 2 * two + i + 1;
+        ends[i] = (steps * kStepCols & (p.w.period - 1)) == 0;
+        if (ends[i]) factors[i] = records.finish(unit * kUnitCols + steps * kStepCols);
+      }
+      SINQ_CUDA_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) {
+        Words4 x{};
+        if (8 * tile + group < columns)
+          x = load_shared<Words4>(s.x + static_cast<std::uint32_t>(8 * tile + group) * s.x_stride +
+                                  2 * static_cast<std::uint32_t>((unit - chunk) * kUnitCols + 16 * t + 8 * two));
+        SINQ_CUDA_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          mma(part[tile], a[i], x.w[2 * i], x.w[2 * i + 1]);
+          if (!ends[i]) continue;
+          const int end = (unit - chunk) * kUnitCols + (2 * two + i + 1) * kStepCols;
+          const auto sums = load_shared<Words2>(
+              s.sums + 4 * static_cast<std::uint32_t>(((end >> period_shift) - 1) * kCapacity + 8 * tile + 2 * t));
+          SINQ_CUDA_UNROLL
+          for (int k = 0; k < 4; ++k) {
+            const float zero = factors[i].zero[k / 2] * as_float(sums.w[k % 2]);
+            total[tile][k] += factors[i].scale[k / 2] * (part[tile][k] - zero);
+            part[tile][k] = 0;
+          }
+        }
+      }
+    }
+    warp_barrier();  // all lanes have read what is overwritten now
+    stream.issue(unit + kStages, stage);
+  }
+
+  SINQ_CUDA_UNROLL
+  for (int tile = 0; tile < kTiles; ++tile) SINQ_CUDA_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    const int column = 8 * tile + 2 * t + k % 2;
+    const int row = b.first_row + group + k / 2 * 8;
+    const bool exists = column < columns && group + k / 2 * 8 < b.rows;
+    if (!exists || (p.pieces == 2 && k % 2 != 0)) continue;
+    const int token = column / p.pieces;
+    const float sum = p.pieces == 2 ? total[tile][k] + total[tile][k + 1 < 4 ? k + 1 : k] : total[tile][k];
+    const int exponent = token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * static_cast<std::uint32_t>(token)));
+    const float value = sum * (kPaired ? 1.0f : 0x1p24f) * power_of_two(exponent);
+    const std::int64_t at = b.first_token + token;
+    if (p.slices > 1)
+      store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.w.rows + row), value);
+    else
+      store_number(p.y_number, p.y, at * p.y_stride + row,
+                   p.bias != nullptr ? value + load_number(p.y_number, p.bias, row) : value);
+  }
+}
+
+template <int kBits, bool kPaired, int kTiles>
+SINQ_CUDA_KERNEL
+#if defined(__CUDACC__)
+__launch_bounds__(256, kTiles <= 4 ? 2 : 1)
+#endif
+    multiply_kernel(const Product p) {
+  multiply_block<kBits, kPaired, kTiles>(p);
+}
+
+/// y = sum of the slices, in their order, + bias. One thread per output; grid.x * threads >= rows, grid.y = tokens.
+SINQ_CUDA_DEVICE void add_slices_block(const Product& p) {
+  const auto row = std::int64_t{block_index().x} * thread_count() + thread_index();
+  for (std::int64_t token = block_index().y; token < p.tokens; token += 65535) {
+    if (row >= p.w.rows) return;
+    float sum = 0;
+    for (int slice = 0; slice < p.slices; ++slice)
+      sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.w.rows + row));
+    if (p.bias != nullptr) sum += load_number(p.y_number, p.bias, row);
+    store_number(p.y_number, p.y, token * p.y_stride + row, sum);
+  }
+}
+
+/// A template only so that a header may hold it.
+template <int = 0>
+SINQ_CUDA_KERNEL add_slices_kernel(const Product p) {
+  add_slices_block(p);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda
