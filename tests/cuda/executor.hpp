@@ -392,9 +392,12 @@ class Executor final : public detail::cuda::Machine {
         return nullptr;
       }
     std::string near = "any buffer";
-    for (const Buffer& b : buffers_)
-      if (at + bytes + 4096 > b.data && at < b.data + b.bytes + 4096)
-        near = b.name + " (byte " + std::to_string(at - b.data) + " of " + std::to_string(b.bytes) + ")";
+    for (std::ptrdiff_t closest = 256; const Buffer& b : buffers_) {
+      const std::ptrdiff_t distance = at < b.data ? b.data - at : at - (b.data + b.bytes);
+      if (b.bytes == 0 || distance >= closest) continue;
+      closest = distance;
+      near = b.name + " (byte " + std::to_string(at - b.data) + " of " + std::to_string(b.bytes) + ")";
+    }
     fail("thread ", running_, " ", does, " ", bytes, " bytes outside ", near);
     return nullptr;
   }
