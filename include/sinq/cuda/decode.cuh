@@ -48,27 +48,21 @@ SINQ_CUDA_DEVICE void store_number(Number number, void* array, std::int64_t inde
     store_global(at, number == Number::f16 ? to_half(value) : to_bfloat16(value));
 }
 
-/// 16 consecutive elements; the first `count` exist, the others become 0. `aligned`: to 16 bytes.
+/// Four consecutive elements; the first `count` exist, the others become 0. `aligned`: to the size of four.
 SINQ_CUDA_DEVICE void load_numbers(Number number, const void* array, std::int64_t index, int count, bool aligned,
-                                   float (&v)[kStepCols]) {
+                                   float (&v)[4]) {
   const auto* at = static_cast<const std::uint8_t*>(array) + index * size_of(number);
-  if (!aligned || count < kStepCols) {
+  if (!aligned || count < 4) {
     SINQ_CUDA_UNROLL
-    for (int i = 0; i < kStepCols; ++i) v[i] = i < count ? load_number(number, at, i) : 0.0f;
+    for (int i = 0; i < 4; ++i) v[i] = i < count ? load_number(number, at, i) : 0.0f;
   } else if (number == Number::f32) {
+    const auto words = load_global<Words4>(at);
     SINQ_CUDA_UNROLL
-    for (int i = 0; i < kStepCols; i += 4) {
-      const auto four = load_global<Words4>(at + 4 * i);
-      SINQ_CUDA_UNROLL
-      for (int k = 0; k < 4; ++k) v[i + k] = as_float(four.w[k]);
-    }
+    for (int i = 0; i < 4; ++i) v[i] = as_float(words.w[i]);
   } else {
+    const auto words = load_global<Words2>(at);
     SINQ_CUDA_UNROLL
-    for (int i = 0; i < kStepCols; i += 8) {
-      const auto eight = load_global<Words4>(at + 2 * i);
-      SINQ_CUDA_UNROLL
-      for (int k = 0; k < 8; ++k) v[i + k] = number_value(number, 16, eight.w[k / 2] >> (16 * (k % 2)) & 0xffffu);
-    }
+    for (int i = 0; i < 4; ++i) v[i] = number_value(number, 16, words.w[i / 2] >> (16 * (i % 2)) & 0xffffu);
   }
 }
 

@@ -74,15 +74,14 @@ SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
 
 // --- activations ----------------------------------------------------------------------------------------------------
 
-/// x times col_scale of 16 columns.
-SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[kStepCols]) {
+/// x times col_scale of four columns.
+SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[4]) {
   load_numbers(p.x_number, p.x, (b.first_token + token) * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
   if (!p.w.has_col_scale) return;
-  float scale[kStepCols];
-  load_numbers(p.w.col_number, p.w.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, kStepCols, true,
-               scale);
+  float scale[4];
+  load_numbers(p.w.col_number, p.w.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
   SINQ_CUDA_UNROLL
-  for (int i = 0; i < kStepCols; ++i) v[i] = multiply(v[i], scale[i]);
+  for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], scale[i]);
 }
 
 /// Largest magnitude per token over the columns of the slice. Ends without a barrier.
@@ -90,15 +89,15 @@ SINQ_CUDA_DEVICE void find_maxima(const Product& p, const Block& b, const Shared
   for (unsigned k = thread_index(); k < static_cast<unsigned>(b.tokens); k += thread_count())
     store_shared(s.maxima + 4 * k, std::uint32_t{0});
   barrier();
-  const int steps = (b.end_unit - b.first_unit) * (kUnitCols / kStepCols);
-  for (int k = static_cast<int>(thread_index()); k < steps * b.tokens; k += static_cast<int>(thread_count())) {
-    const int token = k / steps, col = b.first_unit * kUnitCols + (k - token * steps) * kStepCols;
+  const int fours = (b.end_unit - b.first_unit) * (kUnitCols / 4);
+  for (int k = static_cast<int>(thread_index()); k < fours * b.tokens; k += static_cast<int>(thread_count())) {
+    const int token = k / fours, col = b.first_unit * kUnitCols + 4 * (k - token * fours);
     if (col >= p.w.cols) continue;
-    float v[kStepCols];
+    float v[4];
     load_scaled(p, b, token, col, v);
     std::uint32_t largest = 0;
     SINQ_CUDA_UNROLL
-    for (int i = 0; i < kStepCols; ++i) {
+    for (int i = 0; i < 4; ++i) {
       const std::uint32_t magnitude = as_bits(v[i]) & 0x7fff'ffffu;
       largest = magnitude > largest ? magnitude : largest;
     }
@@ -106,48 +105,49 @@ SINQ_CUDA_DEVICE void find_maxima(const Product& p, const Block& b, const Shared
   }
 }
 
-/// The activations of units [first, first + units) as halves, in the order of the operands, and their sums. Begins and
-/// ends with a barrier.
+/// The activations of units [first, first + units) as halves, in the order of the operands, and their sums. A thread
+/// takes the four columns that a lane needs of a step. Begins and ends with a barrier.
 template <int kBits, bool kPaired, int kCapacity>
 SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const SharedPlan& s, int first, int units) {
-  const int steps = units * (kUnitCols / kStepCols);
+  const int fours = units * (kUnitCols / 4), steps = units * (kUnitCols / kStepCols);
+  const int lane = static_cast<int>(thread_index()) % kLanes;
   barrier();
-  for (int k = static_cast<int>(thread_index()); k < steps * b.tokens; k += static_cast<int>(thread_count())) {
-    const int token = k / steps, step = k - token * steps;
-    float v[kStepCols];
-    load_scaled(p, b, token, first * kUnitCols + step * kStepCols, v);
-    const float up = power_of_two(-token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * token)));
-    const std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces);
-    // The lane's four columns of a step follow those of the step before: 64 columns as [t][step][4].
-    const std::uint32_t at =
-        s.x + column * s.x_stride + 2 * static_cast<std::uint32_t>(step / 4 * kUnitCols + step % 4 * 4);
-    float sum[2] = {0, 0};
+  // Whole warps stay in the loop, since the lanes of a step add up their sums.
+  for (int k = static_cast<int>(thread_index()); k - lane < fours * b.tokens; k += static_cast<int>(thread_count())) {
+    const bool exists = k < fours * b.tokens;
+    const int token = exists ? k / fours : 0, four = exists ? k - token * fours : 0;
+    const int step = four / 4, t = four % 4;
+    float v[4] = {}, sum[2] = {};
+    std::uint16_t halves[2][4];
+    if (exists) load_scaled(p, b, token, first * kUnitCols + 4 * four, v);
+    const float up =
+        power_of_two(-token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * static_cast<std::uint32_t>(token))));
     SINQ_CUDA_UNROLL
-    for (int t = 0; t < 4; ++t) {
-      std::uint16_t halves[2][4];
-      SINQ_CUDA_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2);
-        const float scaled = multiply(multiply(v[4 * t + i], up), power_of_two(-shift));
-        halves[0][i] = to_half(scaled);
-        halves[1][i] = to_half(scaled - from_half(halves[0][i]));
-        SINQ_CUDA_UNROLL
-        for (int piece = 0; piece < 2; ++piece) sum[piece] += from_half(halves[piece][i]) * power_of_two(shift);
-      }
-      for (int piece = 0; piece < p.pieces; ++piece) {
-        Words2 words;
-        SINQ_CUDA_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const std::uint32_t low = piece == 0 ? halves[0][2 * i] : halves[1][2 * i];
-          const std::uint32_t high = piece == 0 ? halves[0][2 * i + 1] : halves[1][2 * i + 1];
-          words.w[i] = low | high << 16;
-        }
-        store_shared(at + static_cast<std::uint32_t>(piece) * s.x_stride + 32 * static_cast<std::uint32_t>(t), words);
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2);
+      const float scaled = multiply(multiply(v[i], up), power_of_two(-shift));
+      halves[0][i] = to_half(scaled);
+      const float high = from_half(halves[0][i]);
+      halves[1][i] = to_half(scaled - high);
+      sum[0] += high * power_of_two(shift);
+      sum[1] += from_half(halves[1][i]) * power_of_two(shift);
     }
-    for (int piece = 0; piece < p.pieces; ++piece)
-      store_shared(s.steps + 4 * (static_cast<std::uint32_t>(step * kCapacity + piece) + column),
-                   piece == 0 ? sum[0] : sum[1]);
+    SINQ_CUDA_UNROLL
+    for (int piece = 0; piece < 2; ++piece) {
+      sum[piece] += shuffle(sum[piece], lane ^ 1);
+      sum[piece] += shuffle(sum[piece], lane ^ 2);
+      if (!exists || piece >= p.pieces) continue;
+      const std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces + piece);
+      Words2 words;
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 2; ++i)
+        words.w[i] = halves[piece][2 * i] | static_cast<std::uint32_t>(halves[piece][2 * i + 1]) << 16;
+      // The lane's four columns of a step follow those of the step before: 64 columns as [t][step][4].
+      store_shared(s.x + column * s.x_stride +
+                       2 * static_cast<std::uint32_t>(step / 4 * kUnitCols + kStepCols * t + step % 4 * 4),
+                   words);
+      if (t == 0) store_shared(s.steps + 4 * (static_cast<std::uint32_t>(step * kCapacity) + column), sum[piece]);
+    }
   }
   barrier();
   const int per_period = p.w.period / kStepCols;
