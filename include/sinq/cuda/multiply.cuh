@@ -237,7 +237,18 @@ class RecordReader {
     const int lane = static_cast<int>(thread_index()) % kLanes;
     row_ = lane / 4 + lane % 4 / 2 * 8;
     is_zero_ = lane % 2 != 0;
-    first_bit_ = !is_zero_ || w.zero.bits == 0 ? row_ * w.scale.bits : kStripRows * w.scale.bits + row_ * w.zero.bits;
+    const Field& field = is_zero_ ? w.zero : w.scale;
+    const int before = is_zero_ && w.zero.bits != 0 ? kStripRows * w.scale.bits : 0;
+    // A lane whose zero is not stored decodes no bits of its row's scale.
+    first_bit_ = before + row_ * (is_zero_ && w.zero.bits != 0 ? w.zero.bits : w.scale.bits);
+    last_bit_ = field.bits == 0 ? 0 : field.bits - 1;
+    used_ = low_bits(field.bits);
+    is_half_ = field.number == Number::f16;
+    is_integer_ = field.number == Number::unsigned_integer || field.number == Number::signed_integer;
+    extra_ = is_integer_ ? (field.number == Number::signed_integer ? 1u << last_bit_ : 0)
+                         : (field.number == Number::bf16 ? 16 : 0);
+    factor_ = field.factor;
+    offset_ = field.offset;
     // The coarse scales of the first block may lie before what the stream brings.
     if (w.header != 0) coarse_ = from_half(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
   }
@@ -264,13 +275,15 @@ class RecordReader {
       coarse_ = from_half(static_cast<std::uint16_t>(word(bit) >> (bit & 31)));
     }
     first_ = false;
-    const Field& field = is_zero_ ? weights_.zero : weights_.scale;
     const int bit = 8 * cursor_.offset + first_bit_;
     // The word of the last bit: never one behind the record, whose bytes may still be on their way.
-    const std::uint32_t low = word(bit), high = word(bit + (field.bits == 0 ? 0 : field.bits - 1));
-    const std::uint32_t raw = funnel(low, high, static_cast<unsigned>(bit & 31)) & low_bits(field.bits);
-    float value = multiply(number_value(field.number, field.bits, raw), field.factor) + field.offset;
-    if (!is_zero_) value *= coarse_;
+    const std::uint32_t raw = funnel(word(bit), word(bit + last_bit_), static_cast<unsigned>(bit & 31)) & used_;
+    // Scales and zeros may be numbers of different kinds, and lanes of a warp had better not branch: all three
+    // readings, then a choice. An integer with its sign bit flipped and 2^(bits-1) taken off is a signed one.
+    const float as_integer = static_cast<float>(static_cast<std::int32_t>((raw ^ extra_) - extra_));
+    const float as_number = is_half_ ? from_half(static_cast<std::uint16_t>(raw)) : as_float(raw << (extra_ & 31));
+    float value = multiply(is_integer_ ? as_integer : as_number, factor_) + offset_;
+    value *= is_zero_ ? 1.0f : coarse_;
     const int group = static_cast<int>(thread_index()) % kLanes / 4 * 4;
     SINQ_CUDA_UNROLL
     for (int i = 0; i < 2; ++i) {
@@ -286,8 +299,15 @@ class RecordReader {
   RowFactors factors_{};
   float coarse_ = 1;
   int row_;
-  int first_bit_;
   bool is_zero_;
+  int first_bit_;  // of the lane's field, from the start of a record
+  int last_bit_;   // of the field
+  std::uint32_t used_;
+  bool is_half_;
+  bool is_integer_;
+  std::uint32_t extra_;  // the sign bit of integers, the shift of floats
+  float factor_;
+  float offset_;
   bool stale_ = true;
   bool first_ = true;
 };
