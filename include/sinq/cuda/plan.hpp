@@ -69,14 +69,14 @@ namespace detail::cuda {
   return tiles <= 4 ? 2 : 1;
 }
 
-/// The plan for `tokens` (at least 1) tokens. A slice costs about six units more than its length: filling the pipeline,
+/// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
 /// staging activations, writing results. The model knows no more than that; the options override it.
 [[nodiscard]] inline sinq::cuda::Plan make_plan(const Weights& w, std::int64_t tokens, Number x_number,
                                                 const sinq::cuda::Device& device,
                                                 const sinq::cuda::PlanOptions& options) {
   using core::require;
   constexpr int kOverhead = 6;
-  require(tokens >= 1 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 1 to 2^31 - 1");
+  require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
   require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
   const bool tiles_ok =
@@ -89,6 +89,7 @@ namespace detail::cuda {
 
   sinq::cuda::Plan p;
   p.tokens = static_cast<int>(tokens);
+  if (tokens == 0) return p;  // nothing is launched
   // A second half is free as long as it fits into the columns that a tile has anyway.
   p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || tokens <= 4 ? 2 : 1;
   const std::int64_t columns = tokens * p.pieces;
@@ -134,6 +135,19 @@ namespace detail::cuda {
   p.shared_bytes = static_cast<int>(shared(p.chunk_units));
   p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * w.rows;
   return p;
+}
+
+/// InvalidArgument unless the plan is one that `make_plan` could have made for this matrix: its free choices determine
+/// the rest.
+inline void require_fitting(const sinq::cuda::Plan& plan, const Weights& w, Number x_number) {
+  sinq::cuda::Device any;
+  any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
+  const bool chosen =
+      plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && plan.slices > 0 && plan.chunk_units > 0);
+  const bool fits =
+      chosen && plan.tokens >= 0 && plan.slices <= w.units && plan.chunk_units <= w.units &&
+      plan == make_plan(w, plan.tokens, x_number, any, {plan.pieces, plan.tiles, plan.slices, plan.chunk_units});
+  core::require(fits, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
 }
 
 inline void apply(const sinq::cuda::Plan& plan, Product& product) noexcept {

@@ -35,7 +35,7 @@ SINQ_CUDA_BOTH constexpr int stages(int bits) {
 
 /// Bytes of the ring for records: all that the units in flight can ask for, and the record in use.
 SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
-  const int per_unit = (kUnitCols + w.group_size - 1) / w.group_size;
+  const int per_unit = w.groups == 1 ? 1 : (kUnitCols + w.group_size - 1) / w.group_size;
   const int needed = (stages(w.bits) * per_unit + 2) * (w.record + w.header) + 32;
   int ring = 64;
   while (ring < needed) ring *= 2;
