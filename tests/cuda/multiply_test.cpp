@@ -294,8 +294,8 @@ TEST(Bugs, EveryRemovedBarrierIsFound) {
 }
 
 TEST(Bugs, EveryRemovedWarpBarrierIsFound) {
-  // Two per unit. The second keeps lanes from overwriting what others read: that takes a stream longer than its ring,
-  // and a width at which lanes do not read just what they have copied.
+  // Two per unit: what was copied is there; what was decoded is there, and what was copied is not needed any more. The
+  // latter takes a stream longer than its ring, and a width at which lanes do not read just what they have copied.
   for (int n = 0; n < 8; ++n)
     EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 12, 3).failure, "")
         << n;

@@ -152,25 +152,23 @@ struct Weights {
 
 /// Where the records of a strip lie, group by group.
 struct RecordCursor {
-  int group = 0;
-  int end_col = 0;   // first column behind the group
-  int in_block = 0;  // groups since the last coarse scales
+  int end_col = 0;   // first column behind the group; the last group's may lie beyond the matrix
+  int in_block = 0;  // groups since the last coarse scales; only counted where there are any
   int offset = 0;    // byte of the record in the strip's stream
 
   SINQ_CUDA_BOTH static RecordCursor at(const Weights& w, int col) {
     RecordCursor c;
-    c.group = col / w.group_size;
-    c.end_col = (c.group + 1) * w.group_size;
-    const int block = c.group / w.coarse_groups;
-    c.in_block = c.group - block * w.coarse_groups;
+    const int group = col / w.group_size;
+    const int block = group / w.coarse_groups;
+    c.end_col = (group + 1) * w.group_size;
+    c.in_block = group - block * w.coarse_groups;
     c.offset = block * (w.header + w.coarse_groups * w.record) + w.header + c.in_block * w.record;
     return c;
   }
   SINQ_CUDA_BOTH void advance(const Weights& w) {
-    ++group;
     end_col += w.group_size;
     offset += w.record;
-    if (++in_block == w.coarse_groups) {
+    if (w.header != 0 && ++in_block == w.coarse_groups) {
       in_block = 0;
       offset += w.header;
     }

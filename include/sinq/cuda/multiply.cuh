@@ -174,33 +174,30 @@ class Stream {
 
   SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
       : weights_(p.w),
+        lane_(static_cast<int>(thread_index()) % kLanes),
         ring_(ring),
         mask_(static_cast<std::uint32_t>(p.aux_ring) - 1),
-        end_(b.end_unit),
         ahead_(RecordCursor::at(p.w, b.first_unit * kUnitCols)),
         issued_(ahead_.offset & ~15) {
     const std::int64_t strip = std::int64_t{b.panel} * p.w.panel_strips + b.strip;
-    codes_ = p.w.codes + strip * p.w.units * unit_bytes(kBits);
+    codes_ = p.w.codes + (strip * p.w.units + b.first_unit) * unit_bytes(kBits) + 16 * lane_;
     aux_ = p.w.aux + strip * p.w.aux_stride;
   }
 
-  /// Starts to bring a unit; beyond the slice it only counts.
-  SINQ_CUDA_DEVICE void issue(int unit, int stage) {
-    const int lane = static_cast<int>(thread_index()) % kLanes;
-    if (unit < end_) {
-      const std::uint8_t* from = codes_ + std::int64_t{unit} * unit_bytes(kBits);
-      SINQ_CUDA_UNROLL
-      for (int piece = 0; piece < unit_bytes(kBits) / 16; piece += kLanes)
-        if (piece + lane < unit_bytes(kBits) / 16)
-          copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane), from + 16 * (piece + lane));
-      const int end_col = (unit + 1) * kUnitCols < weights_.cols ? (unit + 1) * kUnitCols : weights_.cols;
-      while (ahead_.end_col < end_col) ahead_.advance(weights_);
-      const int end = ahead_.offset + weights_.record;
-      for (int at = issued_ + 16 * lane; at < end; at += 16 * kLanes)
-        copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
-      issued_ = issued_ < end ? (end + 15) & ~15 : issued_;
-    }
-    copy_commit();
+  /// Starts to bring the next unit, whose columns end at `end_col`, to stage `stage`. A lane brings at most 16 bytes of
+  /// records: four groups, their factors in 32 bits each, are 512 bytes.
+  SINQ_CUDA_DEVICE void issue(int end_col, int stage) {
+    SINQ_CUDA_UNROLL
+    for (int piece = 0; piece < unit_bytes(kBits) / 16; piece += kLanes)
+      if (piece + kLanes <= unit_bytes(kBits) / 16 || piece + lane_ < unit_bytes(kBits) / 16)
+        copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane_), codes_ + 16 * piece);
+    codes_ += unit_bytes(kBits);
+    const int last = end_col < weights_.cols ? end_col : weights_.cols;
+    SINQ_CUDA_NO_UNROLL
+    while (ahead_.end_col < last) ahead_.advance(weights_);
+    const int end = ahead_.offset + weights_.record, at = issued_ + 16 * lane_;
+    if (at < end) copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
+    issued_ = issued_ < end ? (end + 15) & ~15 : issued_;
   }
 
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
@@ -212,94 +209,100 @@ class Stream {
 
  private:
   const Weights& weights_;
-  const std::uint8_t* codes_;
+  int lane_;
+  const std::uint8_t* codes_;  // of the next unit, this lane's first piece
   const std::uint8_t* aux_;
   std::uint32_t ring_;
   std::uint32_t mask_;
-  int end_;
   RecordCursor ahead_;
   int issued_;  // bytes of records, from the start of the strip's stream
 };
 
-/// Scale and zero of a lane's two rows, for the group at hand.
-struct RowFactors {
-  float scale[2];
-  float zero[2];
-};
-
 /// Decodes records. A group has 16 scales and 16 zeros and a warp 32 lanes: lane 4 g + t decodes the scale (t = 0, 2)
-/// or the zero (t = 1, 3) of row g (t < 2) or g + 8, and shuffles spread them.
+/// or the zero (t = 1, 3) of row g (t < 2) or g + 8 and leaves it in shared memory, where the four lanes of a row then
+/// find {scale, zero} of their two rows side by side.
 class RecordReader {
  public:
   SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
                                 const std::uint8_t* aux)
-      : weights_(w), records_(records), mask_(mask), cursor_(RecordCursor::at(w, first_col)) {
-    const int lane = static_cast<int>(thread_index()) % kLanes;
-    row_ = lane / 4 + lane % 4 / 2 * 8;
-    is_zero_ = lane % 2 != 0;
+      : weights_(w),
+        lane_(static_cast<int>(thread_index()) % kLanes),
+        records_(records),
+        mask_(mask),
+        cursor_(RecordCursor::at(w, first_col)),
+        row_(lane_ / 4 + lane_ % 4 / 2 * 8),
+        is_zero_(lane_ % 2 != 0) {
     const Field& field = is_zero_ ? w.zero : w.scale;
-    const int before = is_zero_ && w.zero.bits != 0 ? kStripRows * w.scale.bits : 0;
+    const bool stored_zero = is_zero_ && w.zero.bits != 0;
     // A lane whose zero is not stored decodes no bits of its row's scale.
-    first_bit_ = before + row_ * (is_zero_ && w.zero.bits != 0 ? w.zero.bits : w.scale.bits);
+    first_bit_ = (stored_zero ? kStripRows * w.scale.bits : 0) + row_ * (stored_zero ? w.zero.bits : w.scale.bits);
     last_bit_ = field.bits == 0 ? 0 : field.bits - 1;
+    all_halves_ = w.scale.number == Number::f16 && w.zero.number == Number::f16;
     used_ = low_bits(field.bits);
     is_half_ = field.number == Number::f16;
     is_integer_ = field.number == Number::unsigned_integer || field.number == Number::signed_integer;
     extra_ = is_integer_ ? (field.number == Number::signed_integer ? 1u << last_bit_ : 0)
                          : (field.number == Number::bf16 ? 16 : 0);
     factor_ = field.factor;
-    offset_ = field.offset;
     // The coarse scales of the first block may lie before what the stream brings.
-    if (w.header != 0) coarse_ = from_half(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
+    if (w.header != 0) set_coarse(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
   }
 
-  /// The factors of the group that holds the columns up to `end_col`, which are the next to be finished.
-  SINQ_CUDA_DEVICE const RowFactors& finish(int end_col) {
-    if (stale_) decode();
-    stale_ = false;
-    if (end_col >= cursor_.end_col && cursor_.group + 1 < weights_.groups) {
-      cursor_.advance(weights_);
-      stale_ = true;
+  /// Where the factors of up to four periods of a unit lie: 32 floats each.
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t factors() const { return records_ + mask_ + 1; }
+
+  /// The factors for every period of the unit that begins at column `col`.
+  SINQ_CUDA_DEVICE void decode_unit(int col) {
+    std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
+    SINQ_CUDA_NO_UNROLL
+    for (int end = col + weights_.period; end <= col + kUnitCols; end += weights_.period) {
+      if (stale_) value_ = all_halves_ ? decode_half() : decode();
+      store_shared(to, value_);
+      to += 4 * kLanes;
+      stale_ = end >= cursor_.end_col && cursor_.end_col < weights_.cols;
+      if (stale_) cursor_.advance(weights_);
     }
-    return factors_;
   }
 
  private:
-  SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
-    return load_shared<std::uint32_t>(records_ + (static_cast<std::uint32_t>(bit) >> 3 & mask_ & ~3u));
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
+    return records_ + (static_cast<std::uint32_t>(byte) & mask_);
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
+    return load_shared<std::uint32_t>(ring(bit >> 3 & ~3));
   }
 
-  SINQ_CUDA_DEVICE void decode() {
-    if (weights_.header != 0 && cursor_.in_block == 0 && !first_) {
-      const int bit = 8 * (cursor_.header_offset(weights_) + 2 * row_);
-      coarse_ = from_half(static_cast<std::uint16_t>(word(bit) >> (bit & 31)));
-    }
+  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t half) {
+    if (!is_zero_) factor_ = multiply(from_half(half), weights_.scale.factor);
+  }
+
+  /// The common case, without the arithmetic of all others.
+  SINQ_CUDA_DEVICE float decode_half() {
+    return from_half(load_shared<std::uint16_t>(ring(cursor_.offset + (first_bit_ >> 3))));
+  }
+
+  /// Scales and zeros may be numbers of different kinds, and lanes of a warp had better not branch: all three readings,
+  /// then a choice. An integer with its sign bit flipped and 2^(bits-1) taken off is a signed one.
+  SINQ_CUDA_DEVICE float decode() {
+    if (weights_.header != 0 && cursor_.in_block == 0 && !first_)
+      set_coarse(load_shared<std::uint16_t>(ring(cursor_.header_offset(weights_) + 2 * row_)));
     first_ = false;
     const int bit = 8 * cursor_.offset + first_bit_;
     // The word of the last bit: never one behind the record, whose bytes may still be on their way.
     const std::uint32_t raw = funnel(word(bit), word(bit + last_bit_), static_cast<unsigned>(bit & 31)) & used_;
-    // Scales and zeros may be numbers of different kinds, and lanes of a warp had better not branch: all three
-    // readings, then a choice. An integer with its sign bit flipped and 2^(bits-1) taken off is a signed one.
     const float as_integer = static_cast<float>(static_cast<std::int32_t>((raw ^ extra_) - extra_));
     const float as_number = is_half_ ? from_half(static_cast<std::uint16_t>(raw)) : as_float(raw << (extra_ & 31));
-    float value = multiply(is_integer_ ? as_integer : as_number, factor_) + offset_;
-    value *= is_zero_ ? 1.0f : coarse_;
-    const int group = static_cast<int>(thread_index()) % kLanes / 4 * 4;
-    SINQ_CUDA_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      factors_.scale[i] = shuffle(value, group + 2 * i);
-      factors_.zero[i] = shuffle(value, group + 2 * i + 1);
-    }
+    return (is_integer_ ? as_integer : as_number) * factor_ + (is_zero_ ? weights_.zero.offset : 0.0f);
   }
 
   const Weights& weights_;
+  int lane_;
   std::uint32_t records_;
   std::uint32_t mask_;
   RecordCursor cursor_;
-  RowFactors factors_{};
-  float coarse_ = 1;
   int row_;
   bool is_zero_;
+  bool all_halves_;
   int first_bit_;  // of the lane's field, from the start of a record
   int last_bit_;   // of the field
   std::uint32_t used_;
@@ -307,7 +310,7 @@ class RecordReader {
   bool is_integer_;
   std::uint32_t extra_;  // the sign bit of integers, the shift of floats
   float factor_;
-  float offset_;
+  float value_ = 0;
   bool stale_ = true;
   bool first_ = true;
 };
@@ -353,72 +356,86 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   const SharedPlan s =
       shared_plan(p.w, full, kCapacity, p.chunk_units, p.aux_ring, static_cast<int>(thread_count()) / kLanes);
 
-  // The weights are on their way before anything else happens.
+  // The weights are on their way before anything else happens. Groups of copies are counted, so each round makes one,
+  // if an empty one.
   Stream<kBits> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
   if (b.rows > 0)
-    for (int k = 0; k < kStages; ++k) stream.issue(b.first_unit + k, k);
+    for (int k = 0; k < kStages; ++k) {
+      if (b.first_unit + k < b.end_unit) stream.issue((b.first_unit + k + 1) * kUnitCols, k);
+      copy_commit();
+    }
   if constexpr (kPaired) fill_table<kBits>(p.w, s.table);
   find_maxima(p, b, s);
   RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
                        b.rows > 0 ? stream.aux() : p.w.aux);
 
   float part[kTiles][4] = {}, total[kTiles][4] = {};
-  const int period_shift = p.w.period == 64 ? 6 : p.w.period == 32 ? 5 : 4;
-  int chunk = b.first_unit;
+  const std::uint32_t first_x =
+      s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
+  const std::uint32_t first_sum = s.sums + static_cast<std::uint32_t>(8 * t);
+  std::uint32_t x_at = first_x, sum_at = first_sum;
+  int left_in_chunk = 0;
+  SINQ_CUDA_NO_UNROLL
   for (int unit = b.first_unit, stage = 0; unit < b.end_unit; ++unit, stage = stage + 1 == kStages ? 0 : stage + 1) {
-    if ((unit - b.first_unit) % p.chunk_units == 0) {
-      chunk = unit;
+    if (left_in_chunk == 0) {
       const int left = b.end_unit - unit;
-      stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left < p.chunk_units ? left : p.chunk_units);
+      left_in_chunk = left < p.chunk_units ? left : p.chunk_units;
+      stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left_in_chunk);
+      x_at = first_x;
+      sum_at = first_sum;
     }
+    --left_in_chunk;
     if (b.rows == 0) continue;
     copy_wait<kStages - 1>();
     warp_barrier();  // each lane has waited for its own copies only
     std::uint32_t words[kBits];
     load_words<kBits>(stream.slot(stage), lane, words);
+    records.decode_unit(unit * kUnitCols);
+    warp_barrier();  // the factors are there
+    std::uint32_t factors_at = records.factors() + static_cast<std::uint32_t>(16 * group);
 
     SINQ_CUDA_UNROLL
     for (int two = 0; two < 2; ++two) {  // two steps of 16 columns share a load of operand B
       std::uint32_t a[2][4];
       make_operand<kBits, kPaired>(words, 2 * two, s.table, lane, a[0]);
       make_operand<kBits, kPaired>(words, 2 * two + 1, s.table, lane, a[1]);
-      RowFactors factors[2];
-      bool ends[2];
+      Words4 x[kTiles] = {};
+      SINQ_CUDA_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile)
+        if (8 * tile + group < columns)
+          x[tile] = load_shared<Words4>(x_at + static_cast<std::uint32_t>(8 * tile) * s.x_stride +
+                                        static_cast<std::uint32_t>(16 * two));
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 2; ++i) {
-        const int steps = 2 * two + i + 1;
-        ends[i] = (steps * kStepCols & (p.w.period - 1)) == 0;
-        if (ends[i]) factors[i] = records.finish(unit * kUnitCols + steps * kStepCols);
-      }
-      SINQ_CUDA_UNROLL
-      for (int tile = 0; tile < kTiles; ++tile) {
-        Words4 x{};
-        if (8 * tile + group < columns)
-          x = load_shared<Words4>(s.x + static_cast<std::uint32_t>(8 * tile + group) * s.x_stride +
-                                  2 * static_cast<std::uint32_t>((unit - chunk) * kUnitCols + 16 * t + 8 * two));
         SINQ_CUDA_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          mma(part[tile], a[i], x.w[2 * i], x.w[2 * i + 1]);
-          if (!ends[i]) continue;
-          const int end = (unit - chunk) * kUnitCols + (2 * two + i + 1) * kStepCols;
-          const auto sums = load_shared<Words2>(
-              s.sums + 4 * static_cast<std::uint32_t>(((end >> period_shift) - 1) * kCapacity + 8 * tile + 2 * t));
+        for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
+        // Whether a period ends here: always at 64 columns, before that only if it is shorter.
+        if (2 * two + i < 3 && ((2 * two + i + 1) * kStepCols & (p.w.period - 1)) != 0) continue;
+        const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
+        factors_at += 4 * kLanes;
+        SINQ_CUDA_UNROLL
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const auto sums = load_shared<Words2>(sum_at + static_cast<std::uint32_t>(32 * tile));
           SINQ_CUDA_UNROLL
           for (int k = 0; k < 4; ++k) {
-            const float zero = factors[i].zero[k / 2] * as_float(sums.w[k % 2]);
-            total[tile][k] += factors[i].scale[k / 2] * (part[tile][k] - zero);
+            const float scale = as_float(factors.w[k / 2 * 2]), zero = as_float(factors.w[k / 2 * 2 + 1]);
+            total[tile][k] += scale * (part[tile][k] - zero * as_float(sums.w[k % 2]));
             part[tile][k] = 0;
           }
         }
+        sum_at += 4 * kCapacity;
       }
     }
-    warp_barrier();  // all lanes have read what is overwritten now
-    stream.issue(unit + kStages, stage);
+    x_at += 2 * kUnitCols;
+    // Words and records were read before the last barrier, so they may be overwritten; the factors are not before the
+    // next.
+    if (unit + kStages < b.end_unit) stream.issue((unit + kStages + 1) * kUnitCols, stage);
+    copy_commit();
   }
 
   SINQ_CUDA_UNROLL
-  for (int tile = 0; tile < kTiles; ++tile) SINQ_CUDA_UNROLL
-  for (int k = 0; k < 4; ++k) {
+  for (int n = 0; n < 4 * kTiles; ++n) {
+    const int tile = n / 4, k = n % 4;
     const int column = 8 * tile + 2 * t + k % 2;
     const int row = b.first_row + group + k / 2 * 8;
     const bool exists = column < columns && group + k / 2 * 8 < b.rows;

@@ -95,8 +95,16 @@ namespace detail::cuda {
   const std::int64_t columns = tokens * p.pieces;
   p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
   const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
-  const int panel_blocks = (w.panel_strips + 7) / 8;
-  const int warps = (w.panel_strips + panel_blocks - 1) / panel_blocks;
+  const int full = static_cast<int>(std::min<std::int64_t>(columns, 8 * p.tiles));
+  p.aux_ring = aux_ring_bytes(w);
+  // Eight warps share the activations; fewer where the panel has fewer strips, or the device too little shared memory.
+  int panel_blocks = 0, warps = 0;
+  for (int most = 8; most >= 1; most /= 2) {
+    panel_blocks = (w.panel_strips + most - 1) / most;
+    warps = (w.panel_strips + panel_blocks - 1) / panel_blocks;
+    if (shared_plan(w, full, 8 * p.tiles, 1, p.aux_ring, warps).total <= static_cast<unsigned>(device.shared_per_block))
+      break;
+  }
   p.threads = kLanes * warps;
   p.grid_x = w.panels * panel_blocks;
   const std::int64_t token_blocks = (tokens + block_tokens - 1) / block_tokens;
@@ -117,13 +125,11 @@ namespace detail::cuda {
   p.slice_units = (w.units + p.slices - 1) / p.slices;
   p.slices = (w.units + p.slice_units - 1) / p.slice_units;  // none is empty
   p.grid_y = p.slices;
-  p.aux_ring = aux_ring_bytes(w);
 
   // As many activations at once as leave room for the blocks that should share a multiprocessor (each with 1 KB of the
   // system's).
   const std::int64_t room = std::min<std::int64_t>(
       device.shared_per_block, device.shared_per_multiprocessor / blocks_per_multiprocessor(p.tiles) - 1024);
-  const int full = static_cast<int>(std::min<std::int64_t>(columns, 8 * p.tiles));
   const auto shared = [&](int chunk) {
     return std::int64_t{shared_plan(w, full, 8 * p.tiles, chunk, p.aux_ring, warps).total};
   };
@@ -141,7 +147,8 @@ namespace detail::cuda {
 /// the rest.
 inline void require_fitting(const sinq::cuda::Plan& plan, const Weights& w, Number x_number) {
   sinq::cuda::Device any;
-  any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
+  any.shared_per_multiprocessor = 1 << 30;
+  any.shared_per_block = plan.shared_bytes;
   const bool chosen =
       plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && plan.slices > 0 && plan.chunk_units > 0);
   const bool fits =

@@ -15,11 +15,13 @@
 #define SINQ_CUDA_DEVICE __device__ __forceinline__
 #define SINQ_CUDA_KERNEL __global__ void
 #define SINQ_CUDA_UNROLL _Pragma("unroll")
+#define SINQ_CUDA_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SINQ_CUDA_BOTH
 #define SINQ_CUDA_DEVICE inline
 #define SINQ_CUDA_KERNEL void
 #define SINQ_CUDA_UNROLL
+#define SINQ_CUDA_NO_UNROLL
 #endif
 
 namespace sinq::inline SINQ_ABI::detail::cuda {

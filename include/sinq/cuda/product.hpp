@@ -50,7 +50,7 @@ struct SharedPlan {
   std::uint32_t sums;      // the same per period
   std::uint32_t x;         // row of halves per operand column
   std::uint32_t x_stride;  // bytes: an odd multiple of 16, so that the rows of 8 lanes fall into different banks
-  std::uint32_t rings;     // per warp: codes, then records
+  std::uint32_t rings;     // per warp: codes, records, decoded factors of up to four groups
   std::uint32_t ring_bytes;
   std::uint32_t total;
 };
@@ -67,7 +67,7 @@ SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, i
   s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
   s.x_stride = u(2 * kUnitCols * chunk_units + 16);
   s.rings = s.x + u(columns) * s.x_stride;
-  s.ring_bytes = u(stages(w.bits) * unit_bytes(w.bits) + aux_ring);
+  s.ring_bytes = u(stages(w.bits) * unit_bytes(w.bits) + aux_ring + 4 * 4 * kLanes);
   s.total = s.rings + u(warps) * s.ring_bytes;
   return s;
 }
