@@ -245,42 +245,70 @@ SINQ_CUDA_DEVICE float multiply(float a, float b) {
 #endif
 }
 
-// --- shared memory (offsets in bytes into the block's dynamic shared memory)
-// -------------------------------------------------
+// --- shared memory (addresses of 32 bits; the block's dynamic shared memory begins at shared_base())
+// -------------------
 
+/// Where the block's dynamic shared memory begins.
+SINQ_CUDA_DEVICE std::uint32_t shared_base() {
 #if defined(__CUDACC__)
-SINQ_CUDA_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char sinq_shared_memory[];
-  return sinq_shared_memory;
-}
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(sinq_shared_memory));
+#else
+  return 0;
 #endif
+}
 
+/// Reads 2, 4, 8 or 16 bytes. Assembly rather than a pointer, whose 64 bits would cost an addition at every access.
 template <class T>
-SINQ_CUDA_DEVICE T load_shared(std::uint32_t offset) {
+SINQ_CUDA_DEVICE T load_shared(std::uint32_t address) {
 #if defined(__CUDACC__)
-  return *reinterpret_cast<const T*>(shared_memory() + offset);
+  union {
+    T value;
+    std::uint16_t half;
+    std::uint32_t w[(sizeof(T) + 3) / 4];
+  } bits;
+  if constexpr (sizeof(T) == 16)
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(bits.w[0]), "=r"(bits.w[1]), "=r"(bits.w[2]), "=r"(bits.w[3])
+                 : "r"(address)
+                 : "memory");
+  else if constexpr (sizeof(T) == 8)
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(bits.w[0]), "=r"(bits.w[1]) : "r"(address) : "memory");
+  else if constexpr (sizeof(T) == 4)
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits.w[0]) : "r"(address) : "memory");
+  else
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits.half) : "r"(address) : "memory");
+  return bits.value;
 #else
   T value;
-  machine()->shared_read(offset, &value, sizeof value);
+  machine()->shared_read(address, &value, sizeof value);
   return value;
 #endif
 }
 
+/// Writes 4 or 8 bytes.
 template <class T>
-SINQ_CUDA_DEVICE void store_shared(std::uint32_t offset, T value) {
+SINQ_CUDA_DEVICE void store_shared(std::uint32_t address, T value) {
 #if defined(__CUDACC__)
-  *reinterpret_cast<T*>(shared_memory() + offset) = value;
+  union {
+    T value;
+    std::uint32_t w[sizeof(T) / 4];
+  } bits{value};
+  if constexpr (sizeof(T) == 8)
+    asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(address), "r"(bits.w[0]), "r"(bits.w[1]) : "memory");
+  else
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(bits.w[0]) : "memory");
 #else
-  machine()->shared_write(offset, &value, sizeof value);
+  machine()->shared_write(address, &value, sizeof value);
 #endif
 }
 
 /// Raises a word to `value` if it is lower. A maximum does not depend on who comes first.
-SINQ_CUDA_DEVICE void raise_shared(std::uint32_t offset, std::uint32_t value) {
+SINQ_CUDA_DEVICE void raise_shared(std::uint32_t address, std::uint32_t value) {
 #if defined(__CUDACC__)
-  atomicMax(reinterpret_cast<unsigned*>(shared_memory() + offset), value);
+  asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 #else
-  machine()->shared_max(offset, value);
+  machine()->shared_max(address, value);
 #endif
 }
 
@@ -309,16 +337,18 @@ SINQ_CUDA_DEVICE void store_global(void* to, T value) {
 }
 
 /// Starts to copy 16 bytes from global to shared memory, past the L1 cache. Before sm_80 this is a load and a store.
-SINQ_CUDA_DEVICE void copy_async(std::uint32_t offset, const void* from) {
+SINQ_CUDA_DEVICE void copy_async(std::uint32_t address, const void* from) {
 #if defined(__CUDACC__)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared_memory() + offset));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 #else
-  store_shared(offset, load_global<Words4>(from));
+  const auto bytes = load_global<Words4>(from);
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(bytes.w[0]), "r"(bytes.w[1]),
+               "r"(bytes.w[2]), "r"(bytes.w[3])
+               : "memory");
 #endif
 #else
-  machine()->copy_async(offset, from);
+  machine()->copy_async(address, from);
 #endif
 }
 

@@ -143,6 +143,7 @@ struct Weights {
   int header = 0;        // bytes of coarse scales: 32 or 0
   int record = 0;        // bytes of a group
   int coarse_groups = 0;
+  int aux_rate = 0;  // bytes of records per unit, on average, times 256, rounded up
   Field scale;
   Field zero;
   bool has_col_scale = false;

@@ -177,27 +177,39 @@ class Stream {
         lane_(static_cast<int>(thread_index()) % kLanes),
         ring_(ring),
         mask_(static_cast<std::uint32_t>(p.aux_ring) - 1),
-        ahead_(RecordCursor::at(p.w, b.first_unit * kUnitCols)),
-        issued_(ahead_.offset & ~15) {
+        rate_(p.w.aux_rate),
+        end_(p.w.aux_stride) {
+    const RecordCursor first = RecordCursor::at(p.w, b.first_unit * kUnitCols);
     const std::int64_t strip = std::int64_t{b.panel} * p.w.panel_strips + b.strip;
     codes_ = p.w.codes + (strip * p.w.units + b.first_unit) * unit_bytes(kBits) + 16 * lane_;
     aux_ = p.w.aux + strip * p.w.aux_stride;
+    issued_ = (first.offset & ~15) + 16 * lane_;
+    needed_ = 256 * (first.offset + aux_lead(p.w));
   }
 
-  /// Starts to bring the next unit, whose columns end at `end_col`, to stage `stage`. A lane brings at most 16 bytes of
-  /// records: four groups, their factors in 32 bits each, are 512 bytes.
-  SINQ_CUDA_DEVICE void issue(int end_col, int stage) {
+  /// Starts to bring the records that the average does not account for.
+  SINQ_CUDA_DEVICE void start() {
+    const int needed = needed_ >> 8, end = needed < end_ ? needed : end_;
+    for (; issued_ < end; issued_ += 16 * kLanes)
+      copy_async(records() + (static_cast<std::uint32_t>(issued_) & mask_), aux_ + issued_);
+    issued_ = ((end + 15) & ~15) + 16 * lane_;
+  }
+
+  /// Starts to bring the next unit to stage `stage`, and the records that it may need: as many bytes as the average
+  /// asks for, which is simpler than to follow the groups. A lane brings at most 16 bytes of them: four groups, their
+  /// factors in 32 bits each, are 512 bytes.
+  SINQ_CUDA_DEVICE void issue(int stage) {
     SINQ_CUDA_UNROLL
     for (int piece = 0; piece < unit_bytes(kBits) / 16; piece += kLanes)
       if (piece + kLanes <= unit_bytes(kBits) / 16 || piece + lane_ < unit_bytes(kBits) / 16)
         copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane_), codes_ + 16 * piece);
     codes_ += unit_bytes(kBits);
-    const int last = end_col < weights_.cols ? end_col : weights_.cols;
-    SINQ_CUDA_NO_UNROLL
-    while (ahead_.end_col < last) ahead_.advance(weights_);
-    const int end = ahead_.offset + weights_.record, at = issued_ + 16 * lane_;
-    if (at < end) copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
-    issued_ = issued_ < end ? (end + 15) & ~15 : issued_;
+    needed_ += rate_;
+    const int needed = needed_ >> 8;
+    const int end = needed < end_ ? needed : end_;
+    if (issued_ < end) copy_async(records() + (static_cast<std::uint32_t>(issued_) & mask_), aux_ + issued_);
+    const int next = ((end + 15) & ~15) + 16 * lane_;
+    issued_ = issued_ < next ? next : issued_;
   }
 
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
@@ -214,8 +226,10 @@ class Stream {
   const std::uint8_t* aux_;
   std::uint32_t ring_;
   std::uint32_t mask_;
-  RecordCursor ahead_;
-  int issued_;  // bytes of records, from the start of the strip's stream
+  int rate_;
+  int end_;
+  int needed_;  // bytes of records times 256, from the start of the strip's stream
+  int issued_;  // where the lane's next piece of them begins, if it is needed
 };
 
 /// Decodes records. A group has 16 scales and 16 zeros and a warp 32 lanes: lane 4 g + t decodes the scale (t = 0, 2)
@@ -254,14 +268,18 @@ class RecordReader {
   /// The factors for every period of the unit that begins at column `col`.
   SINQ_CUDA_DEVICE void decode_unit(int col) {
     std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
-    SINQ_CUDA_NO_UNROLL
-    for (int end = col + weights_.period; end <= col + kUnitCols; end += weights_.period) {
-      if (stale_) value_ = all_halves_ ? decode_half() : decode();
+    const int end = col + kUnitCols;
+    do {
+      if (col >= next_col_) {
+        value_ = all_halves_ ? decode_half() : decode();
+        // Behind the last group nothing is decoded any more.
+        next_col_ = cursor_.end_col < weights_.cols ? cursor_.end_col : 0x7fff'ffff;
+        cursor_.advance(weights_);
+      }
       store_shared(to, value_);
       to += 4 * kLanes;
-      stale_ = end >= cursor_.end_col && cursor_.end_col < weights_.cols;
-      if (stale_) cursor_.advance(weights_);
-    }
+      col += weights_.period;
+    } while (col < end);
   }
 
  private:
@@ -311,7 +329,7 @@ class RecordReader {
   std::uint32_t extra_;  // the sign bit of integers, the shift of floats
   float factor_;
   float value_ = 0;
-  bool stale_ = true;
+  int next_col_ = 0;  // where the group of cursor_ begins: the next to be decoded
   bool first_ = true;
 };
 
@@ -354,16 +372,19 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   // The layout is that of a full block, so that all blocks agree with what the plan has allocated.
   const int full = p.tokens * p.pieces < kCapacity ? p.tokens * p.pieces : kCapacity;
   const SharedPlan s =
-      shared_plan(p.w, full, kCapacity, p.chunk_units, p.aux_ring, static_cast<int>(thread_count()) / kLanes);
+      shared_plan(p.w, full, kCapacity, p.chunk_units, p.aux_ring, static_cast<int>(thread_count()) / kLanes)
+          .at(shared_base());
 
   // The weights are on their way before anything else happens. Groups of copies are counted, so each round makes one,
   // if an empty one.
   Stream<kBits> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
-  if (b.rows > 0)
+  if (b.rows > 0) {
+    stream.start();
     for (int k = 0; k < kStages; ++k) {
-      if (b.first_unit + k < b.end_unit) stream.issue((b.first_unit + k + 1) * kUnitCols, k);
+      if (b.first_unit + k < b.end_unit) stream.issue(k);
       copy_commit();
     }
+  }
   if constexpr (kPaired) fill_table<kBits>(p.w, s.table);
   find_maxima(p, b, s);
   RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
@@ -429,7 +450,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     x_at += 2 * kUnitCols;
     // Words and records were read before the last barrier, so they may be overwritten; the factors are not before the
     // next.
-    if (unit + kStages < b.end_unit) stream.issue((unit + kStages + 1) * kUnitCols, stage);
+    if (unit + kStages < b.end_unit) stream.issue(stage);
     copy_commit();
   }
 

@@ -82,6 +82,10 @@ struct KernelOrder {
   w.coarse_groups = static_cast<int>(f.coarse_groups == 0 ? t.groups() : std::min(f.coarse_groups, t.groups()));
   const RecordCursor last = RecordCursor::at(w, (w.groups - 1) * w.group_size);
   w.aux_stride = (last.offset + w.record + 15) / 16 * 16;
+  // A row of one group is brought at once, with what a stream is ahead anyway.
+  const std::int64_t block_bytes = w.header + std::int64_t{w.coarse_groups} * w.record;
+  const std::int64_t block_cols = std::int64_t{w.coarse_groups} * w.group_size;
+  w.aux_rate = w.groups == 1 ? 0 : static_cast<int>((256 * kUnitCols * block_bytes + block_cols - 1) / block_cols);
   w.has_col_scale = f.col_scale != Aux::none;
   w.col_number = number_of(f.col_scale);
   for (int code = 0; w.paired && code < 1 << f.bits; ++code)

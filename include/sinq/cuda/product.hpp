@@ -33,16 +33,21 @@ SINQ_CUDA_BOTH constexpr int stages(int bits) {
   return bits <= 6 ? 24 / bits : 4;
 }
 
-/// Bytes of the ring for records: all that the units in flight can ask for, and the record in use.
+/// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
+/// first column, a slice may begin anywhere in a group, and the coarse scales of a block come first.
+SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
+  return w.header + 2 * w.record;
+}
+
+/// Bytes of the ring for records: what the units in flight bring, the unit at hand, and the record in use.
 SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
-  const int per_unit = w.groups == 1 ? 1 : (kUnitCols + w.group_size - 1) / w.group_size;
-  const int needed = (stages(w.bits) * per_unit + 2) * (w.record + w.header) + 32;
+  const int needed = (stages(w.bits) + 1) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
   int ring = 64;
   while (ring < needed) ring *= 2;
   return ring;
 }
 
-/// Offsets into the dynamic shared memory of a block.
+/// Addresses in the dynamic shared memory of a block.
 struct SharedPlan {
   std::uint32_t maxima;    // word per token: largest magnitude of its scaled activations
   std::uint32_t table;     // 2^(2 bits) pairs of levels x 32 banks; paired codes only
@@ -53,6 +58,13 @@ struct SharedPlan {
   std::uint32_t rings;     // per warp: codes, records, decoded factors of up to four groups
   std::uint32_t ring_bytes;
   std::uint32_t total;
+
+  /// The same, counted from `base`.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr SharedPlan at(std::uint32_t base) const {
+    SharedPlan s = *this;
+    for (std::uint32_t* offset : {&s.maxima, &s.table, &s.steps, &s.sums, &s.x, &s.rings}) *offset += base;
+    return s;
+  }
 };
 
 /// `columns` of the `capacity` columns of operand B hold activations.
