@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <initializer_list>
+
 #include "layout.hpp"
 
 // What a product is to the kernels, and how a block of theirs uses its shared memory.
