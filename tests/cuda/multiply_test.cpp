@@ -169,7 +169,8 @@ TEST(Multiply, EveryInstantiation) {
       for (int pieces : {1, 2}) {
         Format f{.bits = c.bits, .levels = c.levels, .group_size = 32};
         if (c.levels == Levels::symmetric) f.zero = Aux::none;
-        check(random_matrix(f, 20, 150, random), 4 * tiles + 1, random, {.pieces = pieces, .tiles = tiles});
+        check(random_matrix(f, 20, 150, random), 4 * tiles + 1, random,
+              {.pieces = pieces, .tiles = tiles, .warps = tiles});
         if (HasFatalFailure()) return;
       }
 }
@@ -294,10 +295,10 @@ TEST(Bugs, EveryRemovedBarrierIsFound) {
 }
 
 TEST(Bugs, EveryRemovedWarpBarrierIsFound) {
-  // Two per unit: what was copied is there; what was decoded is there, and what was copied is not needed any more. The
-  // latter takes a stream longer than its ring, and a width at which lanes do not read just what they have copied.
-  for (int n = 0; n < 8; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 12, 3).failure, "")
+  // Three per round: what was copied is there; what was decoded is there; what was copied is not needed any more. The
+  // last takes a stream longer than its ring, and a width at which lanes do not read just what they have copied.
+  for (int n = 0; n < 9; ++n)
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 24, 3).failure, "")
         << n;
 }
 

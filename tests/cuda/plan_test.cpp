@@ -59,12 +59,14 @@ TEST(Plan, OneTokenOfALargeMatrixFillsTheDeviceOnce) {
 
 TEST(Plan, OptionsOverride) {
   const Weights w = weights(4096, 4096);
-  const cuda::Plan p = make_plan(w, 3, Number::f16, {}, {.pieces = 1, .tiles = 4, .slices = 7, .chunk_units = 2});
+  const cuda::Plan p =
+      make_plan(w, 3, Number::f16, {}, {.pieces = 1, .tiles = 4, .warps = 3, .slices = 7, .chunk_units = 3});
   EXPECT_EQ(p.pieces, 1);
   EXPECT_EQ(p.tiles, 4);
   EXPECT_EQ(p.slices, 7);  // 64 units in slices of 10
   EXPECT_EQ(p.slice_units, 10);
-  EXPECT_EQ(p.chunk_units, 2);
+  EXPECT_EQ(p.chunk_units, 4);  // whole rounds of two
+  EXPECT_EQ(p.threads, 96);
   EXPECT_EQ(make_plan(w, 3, Number::f32, {}, {}).pieces, 2);
   EXPECT_EQ(make_plan(w, 0, Number::f32, {}, {}).grid_z, 0);
 }
@@ -77,6 +79,7 @@ TEST(Plan, WrongValuesAreNamed) {
   EXPECT_EQ(message(-1, {}), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
   EXPECT_EQ(message(1, {.pieces = 3}), "sinq: pieces = 3: allowed are 1, 2, and 0 to choose");
   EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.warps = 9}), "sinq: warps = 9: allowed are 1 to 8, and 0 to choose");
   EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to cols / 64, and 0 to choose");
   EXPECT_EQ(message(1, {.chunk_units = 3}), "sinq: chunk_units = 3: allowed are 1 to cols / 64, and 0 to choose");
   EXPECT_EQ(message(1, {}, {.shared_per_multiprocessor = 4096, .shared_per_block = 4096}),

@@ -166,7 +166,7 @@ SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const 
 
 // --- the stream of a warp -------------------------------------------------------------------------------------------
 
-/// Brings the units of a strip and their records into shared memory, `stages` units ahead.
+/// Brings the units of a strip and their records into shared memory, `stages` rounds ahead.
 template <int kBits>
 class Stream {
  public:
@@ -195,25 +195,27 @@ class Stream {
     issued_ = ((end + 15) & ~15) + 16 * lane_;
   }
 
-  /// Starts to bring the next unit to stage `stage`, and the records that it may need: as many bytes as the average
-  /// asks for, which is simpler than to follow the groups. A lane brings at most 16 bytes of them: four groups, their
-  /// factors in 32 bits each, are 512 bytes.
-  SINQ_CUDA_DEVICE void issue(int stage) {
+  /// Starts to bring the next round of one or two units to stage `stage`, and the records that it may need: as many
+  /// bytes as the average asks for, which is simpler than to follow the groups.
+  SINQ_CUDA_DEVICE void issue(int stage, int units) {
+    constexpr int kPieces = unit_bytes(kBits) / 16;
     SINQ_CUDA_UNROLL
-    for (int piece = 0; piece < unit_bytes(kBits) / 16; piece += kLanes)
-      if (piece + kLanes <= unit_bytes(kBits) / 16 || piece + lane_ < unit_bytes(kBits) / 16)
+    for (int piece = 0; piece < kRoundUnits * kPieces; piece += kLanes)
+      if (piece + lane_ < units * kPieces)
         copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane_), codes_ + 16 * piece);
-    codes_ += unit_bytes(kBits);
-    needed_ += rate_;
+    codes_ += kRoundUnits * unit_bytes(kBits);
+    needed_ += rate_ * units;
     const int needed = needed_ >> 8;
     const int end = needed < end_ ? needed : end_;
-    if (issued_ < end) copy_async(records() + (static_cast<std::uint32_t>(issued_) & mask_), aux_ + issued_);
+    SINQ_CUDA_NO_UNROLL
+    for (int at = issued_; at < end; at += 16 * kLanes)
+      copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
     const int next = ((end + 15) & ~15) + 16 * lane_;
     issued_ = issued_ < next ? next : issued_;
   }
 
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
-    return ring_ + static_cast<std::uint32_t>(stage * unit_bytes(kBits));
+    return ring_ + static_cast<std::uint32_t>(stage * kRoundUnits * unit_bytes(kBits));
   }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kStages); }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
@@ -262,13 +264,12 @@ class RecordReader {
     if (w.header != 0) set_coarse(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
   }
 
-  /// Where the factors of up to four periods of a unit lie: 32 floats each.
+  /// Where the factors of the periods of a round lie: 32 floats each.
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t factors() const { return records_ + mask_ + 1; }
 
-  /// The factors for every period of the unit that begins at column `col`.
-  SINQ_CUDA_DEVICE void decode_unit(int col) {
+  /// The factors for every period of the columns [col, end) of a round.
+  SINQ_CUDA_DEVICE void decode_round(int col, int end) {
     std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
-    const int end = col + kUnitCols;
     do {
       if (col >= next_col_) {
         value_ = all_halves_ ? decode_half() : decode();
@@ -381,7 +382,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   if (b.rows > 0) {
     stream.start();
     for (int k = 0; k < kStages; ++k) {
-      if (b.first_unit + k < b.end_unit) stream.issue(k);
+      const int left = b.end_unit - b.first_unit - k * kRoundUnits;
+      if (left > 0) stream.issue(k, left < kRoundUnits ? left : kRoundUnits);
       copy_commit();
     }
   }
@@ -397,60 +399,63 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   std::uint32_t x_at = first_x, sum_at = first_sum;
   int left_in_chunk = 0;
   SINQ_CUDA_NO_UNROLL
-  for (int unit = b.first_unit, stage = 0; unit < b.end_unit; ++unit, stage = stage + 1 == kStages ? 0 : stage + 1) {
-    if (left_in_chunk == 0) {
-      const int left = b.end_unit - unit;
+  for (int unit = b.first_unit, stage = 0; unit < b.end_unit; unit += kRoundUnits) {
+    const int left = b.end_unit - unit, units = left < kRoundUnits ? left : kRoundUnits;
+    if (left_in_chunk <= 0) {
       left_in_chunk = left < p.chunk_units ? left : p.chunk_units;
       stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left_in_chunk);
       x_at = first_x;
       sum_at = first_sum;
     }
-    --left_in_chunk;
+    left_in_chunk -= kRoundUnits;
     if (b.rows == 0) continue;
     copy_wait<kStages - 1>();
     warp_barrier();  // each lane has waited for its own copies only
-    std::uint32_t words[kBits];
-    load_words<kBits>(stream.slot(stage), lane, words);
-    records.decode_unit(unit * kUnitCols);
+    records.decode_round(unit * kUnitCols, (unit + units) * kUnitCols);
     warp_barrier();  // the factors are there
     std::uint32_t factors_at = records.factors() + static_cast<std::uint32_t>(16 * group);
-
-    SINQ_CUDA_UNROLL
-    for (int two = 0; two < 2; ++two) {  // two steps of 16 columns share a load of operand B
-      std::uint32_t a[2][4];
-      make_operand<kBits, kPaired>(words, 2 * two, s.table, lane, a[0]);
-      make_operand<kBits, kPaired>(words, 2 * two + 1, s.table, lane, a[1]);
-      Words4 x[kTiles] = {};
+    std::uint32_t unit_at = stream.slot(stage);
+    SINQ_CUDA_NO_UNROLL
+    for (int u = 0; u < units; ++u, unit_at += unit_bytes(kBits), x_at += 2 * kUnitCols) {
+      std::uint32_t words[kBits];
+      load_words<kBits>(unit_at, lane, words);
       SINQ_CUDA_UNROLL
-      for (int tile = 0; tile < kTiles; ++tile)
-        if (8 * tile + group < columns)
-          x[tile] = load_shared<Words4>(x_at + static_cast<std::uint32_t>(8 * tile) * s.x_stride +
-                                        static_cast<std::uint32_t>(16 * two));
-      SINQ_CUDA_UNROLL
-      for (int i = 0; i < 2; ++i) {
+      for (int two = 0; two < 2; ++two) {  // two steps of 16 columns share a load of operand B
+        std::uint32_t a[2][4];
+        make_operand<kBits, kPaired>(words, 2 * two, s.table, lane, a[0]);
+        make_operand<kBits, kPaired>(words, 2 * two + 1, s.table, lane, a[1]);
+        Words4 x[kTiles] = {};
         SINQ_CUDA_UNROLL
-        for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
-        // Whether a period ends here: always at 64 columns, before that only if it is shorter.
-        if (2 * two + i < 3 && ((2 * two + i + 1) * kStepCols & (p.w.period - 1)) != 0) continue;
-        const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
-        factors_at += 4 * kLanes;
+        for (int tile = 0; tile < kTiles; ++tile)
+          if (8 * tile + group < columns)
+            x[tile] = load_shared<Words4>(x_at + static_cast<std::uint32_t>(8 * tile) * s.x_stride +
+                                          static_cast<std::uint32_t>(16 * two));
         SINQ_CUDA_UNROLL
-        for (int tile = 0; tile < kTiles; ++tile) {
-          const auto sums = load_shared<Words2>(sum_at + static_cast<std::uint32_t>(32 * tile));
+        for (int i = 0; i < 2; ++i) {
           SINQ_CUDA_UNROLL
-          for (int k = 0; k < 4; ++k) {
-            const float scale = as_float(factors.w[k / 2 * 2]), zero = as_float(factors.w[k / 2 * 2 + 1]);
-            total[tile][k] += scale * (part[tile][k] - zero * as_float(sums.w[k % 2]));
-            part[tile][k] = 0;
+          for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
+          // Whether a period ends here: always at 64 columns, before that only if it is shorter.
+          if (2 * two + i < 3 && ((2 * two + i + 1) * kStepCols & (p.w.period - 1)) != 0) continue;
+          const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
+          factors_at += 4 * kLanes;
+          SINQ_CUDA_UNROLL
+          for (int tile = 0; tile < kTiles; ++tile) {
+            const auto sums = load_shared<Words2>(sum_at + static_cast<std::uint32_t>(32 * tile));
+            SINQ_CUDA_UNROLL
+            for (int k = 0; k < 4; ++k) {
+              const float scale = as_float(factors.w[k / 2 * 2]), zero = as_float(factors.w[k / 2 * 2 + 1]);
+              total[tile][k] += scale * (part[tile][k] - zero * as_float(sums.w[k % 2]));
+              part[tile][k] = 0;
+            }
           }
+          sum_at += 4 * kCapacity;
         }
-        sum_at += 4 * kCapacity;
       }
     }
-    x_at += 2 * kUnitCols;
-    // Words and records were read before the last barrier, so they may be overwritten; the factors are not before the
-    // next.
-    if (unit + kStages < b.end_unit) stream.issue(stage);
+    warp_barrier();  // all lanes have read what is overwritten now
+    const int ahead = left - kStages * kRoundUnits;
+    if (ahead > 0) stream.issue(stage, ahead < kRoundUnits ? ahead : kRoundUnits);
+    stage = stage + 1 == kStages ? 0 : stage + 1;
     copy_commit();
   }
 

@@ -27,6 +27,7 @@ struct Device {
 struct PlanOptions {
   int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits)
   int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8
+  int warps = 0;        // per block, 16 rows each: 1 to 8
   int slices = 0;       // the columns of the matrix are cut into
   int chunk_units = 0;  // times 64 columns whose activations lie in shared memory at once
 };
@@ -82,6 +83,7 @@ namespace detail::cuda {
   const bool tiles_ok =
       options.tiles == 0 || options.tiles == 1 || options.tiles == 2 || options.tiles == 4 || options.tiles == 8;
   require(tiles_ok, "tiles", options.tiles, "allowed are 1, 2, 4, 8, and 0 to choose");
+  require(options.warps >= 0 && options.warps <= 8, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
   require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
           "allowed are 1 to cols / 64, and 0 to choose");
   require(options.chunk_units >= 0 && options.chunk_units <= w.units, "chunk_units", options.chunk_units,
@@ -98,11 +100,13 @@ namespace detail::cuda {
   const int full = static_cast<int>(std::min<std::int64_t>(columns, 8 * p.tiles));
   p.aux_ring = aux_ring_bytes(w);
   // Eight warps share the activations; fewer where the panel has fewer strips, or the device too little shared memory.
-  int panel_blocks = 0, warps = 0;
-  for (int most = 8; most >= 1; most /= 2) {
+  int panel_blocks = (w.panel_strips + std::max(options.warps, 1) - 1) / std::max(options.warps, 1);
+  int warps = options.warps;
+  for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
     panel_blocks = (w.panel_strips + most - 1) / most;
     warps = (w.panel_strips + panel_blocks - 1) / panel_blocks;
-    if (shared_plan(w, full, 8 * p.tiles, 1, p.aux_ring, warps).total <= static_cast<unsigned>(device.shared_per_block))
+    if (shared_plan(w, full, 8 * p.tiles, kRoundUnits, p.aux_ring, warps).total <=
+        static_cast<unsigned>(device.shared_per_block))
       break;
   }
   p.threads = kLanes * warps;
@@ -133,9 +137,12 @@ namespace detail::cuda {
   const auto shared = [&](int chunk) {
     return std::int64_t{shared_plan(w, full, 8 * p.tiles, chunk, p.aux_ring, warps).total};
   };
-  p.chunk_units = options.chunk_units != 0 ? std::min(options.chunk_units, p.slice_units) : p.slice_units;
-  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > 1 && shared(p.chunk_units) > room; ++parts)
-    p.chunk_units = (p.slice_units + parts - 1) / parts;
+  const auto rounds = [&](int units) {  // up to whole rounds
+    return std::min((units + kRoundUnits - 1) / kRoundUnits * kRoundUnits, p.slice_units);
+  };
+  p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > kRoundUnits && shared(p.chunk_units) > room; ++parts)
+    p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
   require(shared(p.chunk_units) <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
           "too little shared memory for this plan");
   p.shared_bytes = static_cast<int>(shared(p.chunk_units));
@@ -147,13 +154,14 @@ namespace detail::cuda {
 /// the rest.
 inline void require_fitting(const sinq::cuda::Plan& plan, const Weights& w, Number x_number) {
   sinq::cuda::Device any;
-  any.shared_per_multiprocessor = 1 << 30;
-  any.shared_per_block = plan.shared_bytes;
+  any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
+  const int warps = plan.threads / kLanes;
   const bool chosen =
-      plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && plan.slices > 0 && plan.chunk_units > 0);
+      plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
+  const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units;
   const bool fits =
-      chosen && plan.tokens >= 0 && plan.slices <= w.units && plan.chunk_units <= w.units &&
-      plan == make_plan(w, plan.tokens, x_number, any, {plan.pieces, plan.tiles, plan.slices, plan.chunk_units});
+      chosen && possible &&
+      plan == make_plan(w, plan.tokens, x_number, any, {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
   core::require(fits, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
 }
 

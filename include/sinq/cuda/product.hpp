@@ -25,14 +25,17 @@ struct Product {
   int pieces = 1;       // halves per activation
   int slices = 1;       // the columns are cut into
   int slice_units = 0;  // units per slice
-  int chunk_units = 0;  // units whose activations are in shared memory at once
+  int chunk_units = 0;  // units whose activations are in shared memory at once; whole rounds, or the slice
   int aux_ring = 0;     // bytes, a power of two
 };
 
-/// Units in flight per warp: about 3 KB, so that 16 warps per multiprocessor have 48 KB under way. (4.8 TB/s over 132
+/// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, counting) is shared.
+inline constexpr int kRoundUnits = 2;
+
+/// Rounds in flight per warp: about 4 KB, so that 16 warps per multiprocessor have 64 KB under way. (4.8 TB/s over 132
 /// multiprocessors with a latency of 0.8 us are 29 KB.)
 SINQ_CUDA_BOTH constexpr int stages(int bits) {
-  return bits <= 6 ? 24 / bits : 4;
+  return bits <= 4 ? 16 / bits : 3;
 }
 
 /// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
@@ -43,7 +46,7 @@ SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
 
 /// Bytes of the ring for records: what the units in flight bring, the unit at hand, and the record in use.
 SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
-  const int needed = (stages(w.bits) + 1) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
+  const int needed = (stages(w.bits) + 1) * kRoundUnits * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
   int ring = 64;
   while (ring < needed) ring *= 2;
   return ring;
@@ -57,7 +60,7 @@ struct SharedPlan {
   std::uint32_t sums;      // the same per period
   std::uint32_t x;         // row of halves per operand column
   std::uint32_t x_stride;  // bytes: an odd multiple of 16, so that the rows of 8 lanes fall into different banks
-  std::uint32_t rings;     // per warp: codes, records, decoded factors of up to four groups
+  std::uint32_t rings;     // per warp: codes, records, decoded factors of up to four periods per unit
   std::uint32_t ring_bytes;
   std::uint32_t total;
 
@@ -81,7 +84,7 @@ SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, i
   s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
   s.x_stride = u(2 * kUnitCols * chunk_units + 16);
   s.rings = s.x + u(columns) * s.x_stride;
-  s.ring_bytes = u(stages(w.bits) * unit_bytes(w.bits) + aux_ring + 4 * 4 * kLanes);
+  s.ring_bytes = u(kRoundUnits * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
   s.total = s.rings + u(warps) * s.ring_bytes;
   return s;
 }
