@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -80,6 +81,7 @@ class Executor final : public detail::cuda::Machine {
           run_block(shared_bytes);
         }
     current = before;
+    kernel_ = nullptr;
   }
 
   // --- Machine ---------------------------------------------------------------------------------------------------
@@ -223,7 +225,8 @@ class Executor final : public detail::cuda::Machine {
   };
 
   struct Warp {
-    std::vector<std::byte> values[2];  // a lane may arrive at the next meeting before another has left this one
+    std::array<std::vector<std::byte>, 2>
+        values;  // a lane may arrive at the next meeting before another has left this one
     const char* instruction = "";
     unsigned here = 0;
     std::uint32_t epoch = 0;

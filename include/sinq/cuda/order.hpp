@@ -169,7 +169,7 @@ class UnitMap {
  private:
   template <class Visitor>
   void each(int row, int col, Visitor&& visit) const noexcept {
-    const auto k = static_cast<std::size_t>(row * kUnitCols + col);
+    const std::size_t k = static_cast<std::size_t>(row) * kUnitCols + static_cast<std::size_t>(col);
     for (std::uint32_t at = first_[k]; at < first_[k + 1]; ++at) visit(pieces_[at]);
   }
 
@@ -222,7 +222,7 @@ void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int r
       const std::int64_t row = first_row + r;
       pack::read_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes.data());
       for (int j = 0; j < w.cols; ++j)
-        map.put(units.data() + std::ptrdiff_t{j / kUnitCols} * kLanes * w.bits, r, j % kUnitCols,
+        map.put(units.data() + static_cast<std::ptrdiff_t>(kLanes) * w.bits * (j / kUnitCols), r, j % kUnitCols,
                 codes[static_cast<std::size_t>(j)]);
       move_auxiliaries(q.format, w, row, r, [&](auto array, std::int64_t from, std::int64_t to, int bits) {
         put_bits(aux, to, bits, get_bits((q.*array).data(), from, bits));
@@ -255,7 +255,7 @@ void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int r
       const std::int64_t row = first_row + r;
       for (int j = 0; j < w.cols; ++j)
         codes[static_cast<std::size_t>(j)] = static_cast<std::uint8_t>(
-            map.get(units.data() + std::ptrdiff_t{j / kUnitCols} * kLanes * w.bits, r, j % kUnitCols));
+            map.get(units.data() + static_cast<std::ptrdiff_t>(kLanes) * w.bits * (j / kUnitCols), r, j % kUnitCols));
       pack::write_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes.data());
       move_auxiliaries(format, w, row, r, [&](auto array, std::int64_t to, std::int64_t from, int bits) {
         put_bits((q.*array).data(), to, bits, get_bits(aux, from, bits));
