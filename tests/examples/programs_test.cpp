@@ -96,6 +96,10 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--rounding nf4 --refine hqq", 2, {"--refine hqq", "uniform"});
   expect_failure(quantize + "--kurtosis-gate -1", 2, {"--kurtosis-gate", "-1"});
   expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8,6,4}"});
+  expect_failure(quantize + "--preset 3.3", 2, {"--preset", "3.3", "{2.5,3,3.5,4,4.5,5,6,8}"});
+  expect_failure(quantize + "--preset 3.5 --bits 3", 2, {"--preset", "--bits"});
+  expect_failure(quantize + "--rounding table", 2, {"--rounding table", "only fit"});
+  expect_failure(quantize + "--rounding table --refine fit --bits 5", 2, {"--bits 5", "2, 3 or 4"});
   expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
   expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});
   expect_failure(quantize + "--include lm_head", 2, {"--include", "no tensor"});
@@ -207,8 +211,9 @@ TEST_F(Programs, EveryMethodGoesThrough) {
   tiny::save_windows(directory / "tokens.safetensors", 256);
   for (const char* options :
        {"--bits 2 --balance none", "--bits 3 --refine hqq", "--bits 5 --tile square --group-size 16",
-        "--bits 6 --rounding symmetric", "--rounding nf4", "--rounding nf3 --balance none", "--bits 8 --group-size 0",
-        "--aux-bits 8", "--rounding symmetric --aux-bits 8 --include embed"}) {
+        "--bits 6 --rounding symmetric", "--preset 2.5", "--bits 3 --rounding table --refine fit --aux-bits 6",
+        "--rounding nf4", "--rounding nf3 --balance none", "--bits 8 --group-size 0", "--aux-bits 8",
+        "--rounding symmetric --aux-bits 8 --include embed"}) {
     const Outcome o = run("sinq_quantize " + path("model") + " " + path("q") + " " + options);
     EXPECT_EQ(o.code, 0) << options << "\n" << o.err;
     const json result = expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
@@ -288,7 +293,7 @@ TEST_F(Programs, DemoShowsEveryMethod) {
   if (!std::filesystem::exists(model / "model.safetensors")) GTEST_SKIP() << "*** there is no demo model yet ***";
   const json result = expect_json("sinq_demo --windows 2 --json --out " + path("demo"));
   const auto& rows = result.at("results");
-  ASSERT_EQ(rows.size(), 17u);
+  ASSERT_EQ(rows.size(), 22u);  // the original, 16 published methods, 5 presets
   for (const auto& row : rows) {
     EXPECT_GT(row.at("perplexity").get<double>(), 1) << row;
     if (row.at("bits") == 4) {

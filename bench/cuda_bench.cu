@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <benchmark/benchmark.h>
+#include <cublas_v2.h>
+
+#include <memory>
+#include <random>
+#include <sinq/cuda.cuh>
+#include <string>
+#include <vector>
+
+// Products on the GPU beside a plain copy of the same bytes and cuBLAS on the same shapes, all in one run. Matrices
+// rotate through more than the L2 cache holds, so that every product reads its weights from memory. Times are the
+// device's own, between events. Without a GPU every benchmark says so and measures nothing.
+
+namespace {
+
+using namespace sinq;
+using sinq::detail::cuda::check;
+
+bool have_gpu() {
+  int devices = 0;
+  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+}
+
+struct Buffer {
+  explicit Buffer(std::size_t bytes) { check(cudaMalloc(&data, std::max<std::size_t>(bytes, 16)), "cudaMalloc"); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { (void)cudaFree(data); }
+  void* data = nullptr;
+};
+
+struct Timer {
+  Timer() { check(cudaEventCreate(&begin), "cudaEventCreate"), check(cudaEventCreate(&end), "cudaEventCreate"); }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+  ~Timer() { (void)cudaEventDestroy(begin), (void)cudaEventDestroy(end); }
+  template <class Work>
+  double seconds(Work&& work) {
+    check(cudaEventRecord(begin), "cudaEventRecord");
+    work();
+    check(cudaEventRecord(end), "cudaEventRecord");
+    check(cudaEventSynchronize(end), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+  cudaEvent_t begin = nullptr, end = nullptr;
+};
+
+constexpr int kRounds = 50;  // launches between two events, so that the launch itself hides
+
+struct Kind {
+  const char* name;
+  Format format;
+};
+const Kind kKinds[] = {
+    {"uniform-aux16", {.bits = 4}},
+    {"uniform-aux8", {.bits = 4, .scale = Aux::u8, .zero = Aux::u8}},
+    {"uniform-aux16", {.bits = 2}},
+    {"uniform-aux16", {.bits = 3}},
+    {"uniform-aux16", {.bits = 5}},
+    {"uniform-aux16", {.bits = 6}},
+    {"uniform-aux16", {.bits = 8}},
+    {"uniform-aux6-group32", {.bits = 3, .group_size = 32, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 8}},
+    {"nf4-aux16", {.bits = 4, .levels = Levels::nf4}},
+};
+
+/// A matrix with the bits of a random one: only the speed counts. Auxiliaries are zero, so products are.
+QuantizedMatrix matrix(const Format& f, std::int64_t rows, std::int64_t cols) {
+  QuantizedMatrix q = make_quantized_matrix(f, rows, cols);
+  std::mt19937 random(1);
+  for (auto& byte : q.codes) byte = static_cast<std::uint8_t>(random());
+  return q;
+}
+
+void product(benchmark::State& state, const Kind& kind, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  const QuantizedMatrix q = matrix(kind.format, rows, cols);
+  std::vector<std::unique_ptr<cuda::DeviceMatrix>> copies;
+  do copies.push_back(std::make_unique<cuda::DeviceMatrix>(q));
+  while (static_cast<std::int64_t>(copies.size()) * q.bytes() < std::int64_t{200} << 20);
+  const cuda::Plan plan = cuda::plan(*copies[0], tokens, cuda::device_facts());
+  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
+  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
+  const MatrixView<const __half> xs(static_cast<const __half*>(x.data), tokens, cols);
+  const MatrixView<__half> ys(static_cast<__half*>(y.data), tokens, rows);
+  Timer timer;
+  std::size_t next = 0;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        cuda::matmul(plan, *copies[next++ % copies.size()], xs, ys, workspace.data, nullptr);
+    }) / kRounds);
+  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
+  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(q.bytes()), rate);
+  state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(rows * cols), rate);
+  state.counters["bytes_per_weight"] = q.bits_per_weight() / 8;
+  state.SetLabel(to_string(plan));
+}
+
+void cublas(benchmark::State& state, cudaDataType type, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  const std::int64_t bytes = 2 * rows * cols, copies = (std::int64_t{200} << 20) / bytes + 1;
+  Buffer w(static_cast<std::size_t>(copies * bytes)), x(static_cast<std::size_t>(2 * tokens * cols));
+  Buffer y(static_cast<std::size_t>(2 * tokens * rows));
+  check(cudaMemset(w.data, 0, static_cast<std::size_t>(copies * bytes)), "cudaMemset");
+  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
+  cublasHandle_t handle = nullptr;
+  if (cublasCreate(&handle) != CUBLAS_STATUS_SUCCESS) return state.SkipWithError("cublasCreate");
+  const float one = 1, zero = 0;
+  const auto n = [](std::int64_t v) { return static_cast<int>(v); };
+  Timer timer;
+  std::int64_t next = 0;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        (void)cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, n(rows), n(tokens), n(cols), &one,
+                           static_cast<char*>(w.data) + next++ % copies * bytes, type, n(cols), x.data, type, n(cols),
+                           &zero, y.data, type, n(rows), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    }) / kRounds);
+  (void)cublasDestroy(handle);
+  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
+  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(bytes), rate);
+  state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(rows * cols), rate);
+}
+
+/// Reading and writing 1 GB each: the yardstick of everything bound by memory.
+void copy(benchmark::State& state) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  constexpr std::size_t kBytes = std::size_t{1} << 30;
+  Buffer from(kBytes), to(kBytes);
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds(
+        [&] { check(cudaMemcpyAsync(to.data, from.data, kBytes, cudaMemcpyDeviceToDevice), "cudaMemcpyAsync"); }));
+  state.counters["gigabytes_per_second"] =
+      benchmark::Counter(2e-9 * static_cast<double>(kBytes), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void restore(benchmark::State& state, std::int64_t rows, std::int64_t cols) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  const QuantizedMatrix q = matrix({.bits = 4}, rows, cols);
+  const cuda::DeviceMatrix d(q);
+  Buffer out(static_cast<std::size_t>(2 * rows * cols));
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(
+        timer.seconds([&] { cuda::dequantize(d, MatrixView<__half>(static_cast<__half*>(out.data), rows, cols)); }));
+  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(q.bytes() + 2 * rows * cols),
+                                                              benchmark::Counter::kIsIterationInvariantRate);
+}
+
+const int kRegistered = [] {
+  const auto shape = [](std::int64_t tokens, std::int64_t rows, std::int64_t cols) {
+    return "/tokens:" + std::to_string(tokens) + "/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols);
+  };
+  benchmark::RegisterBenchmark("limit/device_copy", copy)->UseManualTime();
+  for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{8192, 8192}, {28672, 8192}}) {
+    for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 512, 4096}) {
+      for (const Kind& kind : kKinds) {
+        if (tokens > 1 && tokens != 16 && (kind.format.bits != 4 || kind.format.scale != Aux::f16)) continue;
+        const std::string name = "cuda/" + std::string(kind.name) + "/bits:" + std::to_string(kind.format.bits) +
+                                 "/group:" + std::to_string(kind.format.group_size) + shape(tokens, rows, cols);
+        benchmark::RegisterBenchmark(name.c_str(), product, kind, rows, cols, tokens)->UseManualTime();
+      }
+      benchmark::RegisterBenchmark(("cublas/f16" + shape(tokens, rows, cols)).c_str(), cublas, CUDA_R_16F, rows, cols,
+                                   tokens)
+          ->UseManualTime();
+      benchmark::RegisterBenchmark(("cublas/bf16" + shape(tokens, rows, cols)).c_str(), cublas, CUDA_R_16BF, rows, cols,
+                                   tokens)
+          ->UseManualTime();
+    }
+    benchmark::RegisterBenchmark(("dequantize/f16" + shape(0, rows, cols)).c_str(), restore, rows, cols)
+        ->UseManualTime();
+  }
+  return 0;
+}();
+
+}  // namespace

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Stage `cuda`: quantized matrices on an NVIDIA GPU, sm_75 and later (made for sm_80 and later).
+//
+//   DeviceMatrix   a QuantizedMatrix in device memory, and back bit for bit         (device_matrix.cuh, order.hpp)
+//   plan           problem + device facts -> grid, shared memory, workspace; plain C++, printable   (plan.hpp)
+//   matmul         y = x W^T + bias for any number of tokens: one kernel on the tensor cores        (multiply.cuh)
+//   dequantize     the weights as half, bfloat16 or float                            (dequantize_kernel.cuh)
+//
+// Everything runs on the caller's stream and in the caller's memory; only DeviceMatrix allocates. Arguments are checked
+// once, at the host door, with the messages of the CPU path.
+//
+// The order of the bits is explained in layout.hpp; what a hardware instruction does, in instructions.cuh, with a model
+// that lets the tests run the kernels without a GPU.
+
+#include "cuda/dequantize.cuh"
+#include "cuda/matmul.cuh"

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "instructions.cuh"
+#include "layout.hpp"
+
+// Bits -> numbers, inside a kernel.
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// The value of a stored number, before factor and offset.
+SINQ_CUDA_DEVICE float number_value(Number number, int bits, std::uint32_t raw) {
+  switch (number) {
+    case Number::f16:
+      return from_half(static_cast<std::uint16_t>(raw));
+    case Number::bf16:
+      return as_float(raw << 16);
+    case Number::f32:
+      return as_float(raw);
+    case Number::signed_integer:
+      return static_cast<float>(static_cast<std::int32_t>(raw << (32 - bits)) >> (32 - bits));
+    default:
+      return static_cast<float>(raw);
+  }
+}
+
+/// The lowest `bits` bits, of 0 to 32.
+SINQ_CUDA_DEVICE std::uint32_t low_bits(int bits) {
+  return bits == 0 ? 0 : 0xffff'ffffu >> (32 - bits);
+}
+
+SINQ_CUDA_BOTH constexpr int size_of(Number number) {
+  return number == Number::f32 ? 4 : 2;
+}
+
+/// Element `index` of an array of floats in global memory.
+SINQ_CUDA_DEVICE float load_number(Number number, const void* array, std::int64_t index) {
+  const auto* at = static_cast<const std::uint8_t*>(array) + index * size_of(number);
+  if (number == Number::f32) return load_global<float>(at);
+  return number_value(number, 16, load_global<std::uint16_t>(at));
+}
+
+SINQ_CUDA_DEVICE void store_number(Number number, void* array, std::int64_t index, float value) {
+  auto* const at = static_cast<std::uint8_t*>(array) + index * size_of(number);
+  if (number == Number::f32)
+    store_global(at, value);
+  else
+    store_global(at, number == Number::f16 ? to_half(value) : to_bfloat16(value));
+}
+
+/// Four consecutive elements; the first `count` exist, the others become 0. `aligned`: to the size of four.
+SINQ_CUDA_DEVICE void load_numbers(Number number, const void* array, std::int64_t index, int count, bool aligned,
+                                   float (&v)[4]) {
+  const auto* at = static_cast<const std::uint8_t*>(array) + index * size_of(number);
+  if (!aligned || count < 4) {
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) v[i] = i < count ? load_number(number, at, i) : 0.0f;
+  } else if (number == Number::f32) {
+    const auto words = load_global<Words4>(at);
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) v[i] = as_float(words.w[i]);
+  } else {
+    const auto words = load_global<Words2>(at);
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) v[i] = number_value(number, 16, words.w[i / 2] >> (16 * (i % 2)) & 0xffffu);
+  }
+}
+
+/// A lane's words of a unit that lies in shared memory, with the widest loads.
+template <int kBits>
+SINQ_CUDA_DEVICE void load_words(std::uint32_t unit, int lane, std::uint32_t (&words)[kBits]) {
+  constexpr int kFours = kBits / 4 * 4, kTwos = kBits % 4 / 2 * 2;
+  SINQ_CUDA_UNROLL
+  for (int k = 0; k < kFours; k += 4) {
+    const auto four = load_shared<Words4>(unit + 4 * static_cast<std::uint32_t>(word_in_unit(kBits, lane, k)));
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) words[k + i] = four.w[i];
+  }
+  if constexpr (kTwos != 0) {
+    const auto two = load_shared<Words2>(unit + 4 * static_cast<std::uint32_t>(word_in_unit(kBits, lane, kFours)));
+    words[kFours] = two.w[0];
+    words[kFours + 1] = two.w[1];
+  }
+  if constexpr (kBits % 2 != 0)
+    words[kBits - 1] =
+        load_shared<std::uint32_t>(unit + 4 * static_cast<std::uint32_t>(word_in_unit(kBits, lane, kBits - 1)));
+}
+
+/// The direct codes of a column pair as two subnormal halves: a mask, or two and a shift where there is a second plane.
+/// All places are known at compile time once the loops around are unrolled.
+template <int kBits>
+SINQ_CUDA_DEVICE std::uint32_t direct_operand(const std::uint32_t (&words)[kBits], int pair, int upper) {
+  const BitPlace main = main_place(kBits, pair, upper);
+  const int shift = main.bit - 8 * upper;
+  const std::uint32_t main_mask = ((1u << main_bits(kBits)) - 1) * 0x0001'0001u;
+  std::uint32_t operand = words[main.word] >> (8 * upper) & main_mask << shift;
+  if constexpr (second_bits(kBits) != 0) {
+    const SecondPlace second = second_place(kBits, pair, upper);
+    const std::uint32_t mask = (((1u << second_bits(kBits)) - 1) * 0x0001'0001u) << (shift + main_bits(kBits));
+    const std::uint32_t word = words[second.word];
+    operand |= (second.shift >= 0 ? word >> second.shift : word << -second.shift) & mask;
+  }
+  return operand;
+}
+
+/// The index of a column pair of paired codes.
+template <int kBits>
+SINQ_CUDA_DEVICE std::uint32_t pair_index(const std::uint32_t (&words)[kBits], int pair, int upper) {
+  if (kBits == 3 && 2 * pair + upper == 15) return words[0] >> 30 | words[1] >> 30 << 2 | words[kBits - 1] >> 30 << 4;
+  const BitPlace place = index_place(kBits, pair, upper, 0);
+  return words[place.word] >> place.bit & ((1u << (2 * kBits)) - 1);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <utility>
+
+// Eigen 3.4.0 annotates defaulted functions and calls constexpr functions of the host, in templates nobody uses here.
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 20012, 20013, 20014, 20015
+#include "order.hpp"
+#pragma nv_diagnostic pop
+
+#include "plan.hpp"
+
+namespace sinq::inline SINQ_ABI {
+namespace cuda {
+
+/// A call into the CUDA runtime failed. The message names the call and the reason.
+class CudaError : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace cuda
+
+namespace detail::cuda {
+
+inline void check(cudaError_t status, const char* call) {
+  if (status != cudaSuccess) [[unlikely]]
+    core::raise<sinq::cuda::CudaError>(core::text("sinq: ", call, ": ", cudaGetErrorString(status)));
+}
+
+/// The element types of activations and results on a device.
+template <class T>
+struct NumberOf;  // no primary definition: only these three exist
+template <>
+struct NumberOf<__half> {
+  static constexpr Number value = Number::f16;
+};
+template <>
+struct NumberOf<__nv_bfloat16> {
+  static constexpr Number value = Number::bf16;
+};
+template <>
+struct NumberOf<float> {
+  static constexpr Number value = Number::f32;
+};
+
+struct Free {
+  void operator()(std::uint8_t* memory) const noexcept { (void)cudaFree(memory); }
+};
+
+}  // namespace detail::cuda
+
+namespace cuda {
+
+/// What a plan needs to know about a GPU, of the current one (-1) or of a given one.
+[[nodiscard]] inline Device device_facts(int ordinal = -1) {
+  using detail::cuda::check;
+  if (ordinal < 0) check(cudaGetDevice(&ordinal), "cudaGetDevice");
+  Device d;
+  check(cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, ordinal), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&d.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, ordinal),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&d.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+        "cudaDeviceGetAttribute");
+  return d;
+}
+
+/// A quantized matrix in the memory of the current device, in the order in which the kernels read it (layout.hpp).
+/// Constant once made: any number of streams may multiply by it at once.
+class DeviceMatrix {
+ public:
+  /// Checks `q` (InvalidArgument), reorders it on the host, allocates and copies. The copy is in `stream`'s order; `q`
+  /// is not needed any more when the constructor returns. CudaError if the device refuses.
+  explicit DeviceMatrix(const QuantizedMatrix& q, cudaStream_t stream = nullptr) : format_(q.format), table_(q.table) {
+    using namespace detail::cuda;
+    validate(q);
+    order_ = kernel_order(q.format, q.table, q.rows, q.cols);
+    const std::vector<std::uint8_t> bytes = to_kernel_order(q, order_);
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes.size()), "cudaMalloc");
+    memory_.reset(static_cast<std::uint8_t*>(memory));
+    // From pageable memory, which the runtime has copied away before it returns.
+    check(cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+  }
+
+  [[nodiscard]] std::int64_t rows() const noexcept { return order_.weights.rows; }
+  [[nodiscard]] std::int64_t cols() const noexcept { return order_.weights.cols; }
+  [[nodiscard]] const Format& format() const noexcept { return format_; }
+  /// Bytes of device memory.
+  [[nodiscard]] std::int64_t bytes() const noexcept { return order_.bytes; }
+
+  /// The canonical form, bit for bit as it was (bits behind the last entry of a row are zero). Waits for `stream`.
+  [[nodiscard]] QuantizedMatrix download(cudaStream_t stream = nullptr) const {
+    using namespace detail::cuda;
+    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(order_.bytes));
+    check(cudaMemcpyAsync(bytes.data(), memory_.get(), bytes.size(), cudaMemcpyDeviceToHost, stream),
+          "cudaMemcpyAsync");
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    return from_kernel_order(format_, table_, order_, bytes);
+  }
+
+  /// What the kernels see. For the library.
+  [[nodiscard]] detail::cuda::Weights weights() const noexcept { return order_.place(memory_.get()); }
+  [[nodiscard]] std::int64_t strips() const noexcept { return order_.strips; }
+
+ private:
+  Format format_;
+  LevelTable table_;
+  detail::cuda::KernelOrder order_;
+  std::unique_ptr<std::uint8_t, detail::cuda::Free> memory_;
+};
+
+}  // namespace cuda
+}  // namespace sinq::inline SINQ_ABI

@@ -1,0 +1,510 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "decode.cuh"
+#include "product.hpp"
+
+// The product, for any number of tokens: one kernel, on the tensor cores from the first token on.
+//
+//   block   up to 8 warps on consecutive strips of one panel  x  a slice of the columns  x  up to 64 operand columns
+//   warp    walks along its strip, 16 rows x 64 columns per round:
+//
+//     global --cp.async--> ring of units in shared memory --> words --> operands A (decode.cuh)
+//     records (scales, zeros) the same way                                  |
+//     activations: staged once per chunk for the whole block --> operands B |--> mma --> part
+//                                                                           at the end of a group (or of 64 columns):
+//                                        total += scale (part - zero sum of the activations);  part = 0
+//
+// Why tensor cores even for one token: with 4-bit codes 4.8 TB/s are 9e12 weights/s, which leaves an H200 3.3
+// instructions per weight and lane. Conversion to float and a multiply-add are already 3; a mask per two weights and
+// one mma per eight are 0.75. The seven columns of B that one token leaves idle cost nothing, which is why 1 to 8
+// tokens take equally long and need no instantiations of their own.
+//
+// Operand B. Activation times column scale is computed in float; per token a power of two brings the largest of the
+// slice to [2^13, 2^14), and the result becomes one half, or two (`pieces`): the half nearest to it and the half
+// nearest to the rest, 22 bits together, in neighbouring columns of B, so that their results meet in one lane. That
+// serves half, bfloat16 and float activations with one type of operand, without overflow, and more exactly than
+// bfloat16 operands.
+//
+// Slices are added up in their order by add_slices: the same bits on every run.
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// 2^-exponent for a token whose largest scaled activation has the bits `maximum`: brings it below 2^14. A sum of
+/// products with 2^8 levels and 2^24 columns stays below 2^46. Clamped so that the power and its inverse are normal
+/// numbers.
+SINQ_CUDA_DEVICE int token_exponent(std::uint32_t maximum) {
+  const int exponent = static_cast<int>(maximum >> 23) - 127 - 13;
+  return exponent < -110 ? -110 : exponent;
+}
+SINQ_CUDA_DEVICE float power_of_two(int exponent) {
+  return as_float(static_cast<std::uint32_t>(127 + exponent) << 23);
+}
+
+/// What a block multiplies.
+struct Block {
+  int panel;
+  int strip;      // of this warp, within the panel
+  int first_row;  // of this warp
+  int rows;       // of this warp: 16, fewer at the end of a panel, 0 for a warp that has none
+  int first_token;
+  int tokens;
+  int first_unit;
+  int end_unit;
+};
+
+SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
+  const Index3 at = block_index();
+  const int warps = static_cast<int>(thread_count()) / kLanes;
+  const int panel_blocks = (p.w.panel_strips + warps - 1) / warps;
+  Block b{};
+  b.panel = static_cast<int>(at.x) / panel_blocks;
+  b.strip = (static_cast<int>(at.x) - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
+  b.first_row = b.panel * p.w.tile_height + b.strip * kStripRows;
+  const int left_in_panel = p.w.tile_height - b.strip * kStripRows;
+  const int left = p.w.rows - b.first_row < left_in_panel ? p.w.rows - b.first_row : left_in_panel;
+  b.rows = left < 0 ? 0 : left < kStripRows ? left : kStripRows;
+  const int block_tokens = capacity / p.pieces;
+  b.first_token = static_cast<int>(at.z) * block_tokens;
+  b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
+  b.first_unit = static_cast<int>(at.y) * p.slice_units;
+  b.end_unit = b.first_unit + p.slice_units < p.w.units ? b.first_unit + p.slice_units : p.w.units;
+  return b;
+}
+
+// --- activations ----------------------------------------------------------------------------------------------------
+
+/// x times col_scale of four columns.
+SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[4]) {
+  load_numbers(p.x_number, p.x, (b.first_token + token) * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
+  if (!p.w.has_col_scale) return;
+  float scale[4];
+  load_numbers(p.w.col_number, p.w.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
+  SINQ_CUDA_UNROLL
+  for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], scale[i]);
+}
+
+/// Largest magnitude per token over the columns of the slice. Ends without a barrier.
+SINQ_CUDA_DEVICE void find_maxima(const Product& p, const Block& b, const SharedPlan& s) {
+  for (unsigned k = thread_index(); k < static_cast<unsigned>(b.tokens); k += thread_count())
+    store_shared(s.maxima + 4 * k, std::uint32_t{0});
+  barrier();
+  const int fours = (b.end_unit - b.first_unit) * (kUnitCols / 4);
+  for (int k = static_cast<int>(thread_index()); k < fours * b.tokens; k += static_cast<int>(thread_count())) {
+    const int token = k / fours, col = b.first_unit * kUnitCols + 4 * (k - token * fours);
+    if (col >= p.w.cols) continue;
+    float v[4];
+    load_scaled(p, b, token, col, v);
+    std::uint32_t largest = 0;
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t magnitude = as_bits(v[i]) & 0x7fff'ffffu;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    raise_shared(s.maxima + 4 * static_cast<std::uint32_t>(token), largest);
+  }
+}
+
+/// The activations of units [first, first + units) as halves, in the order of the operands, and their sums. A thread
+/// takes the four columns that a lane needs of a step. Begins and ends with a barrier.
+template <int kBits, bool kPaired, int kCapacity>
+SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const SharedPlan& s, int first, int units) {
+  const int fours = units * (kUnitCols / 4), steps = units * (kUnitCols / kStepCols);
+  const int lane = static_cast<int>(thread_index()) % kLanes;
+  barrier();
+  // Whole warps stay in the loop, since the lanes of a step add up their sums.
+  for (int k = static_cast<int>(thread_index()); k - lane < fours * b.tokens; k += static_cast<int>(thread_count())) {
+    const bool exists = k < fours * b.tokens;
+    const int token = exists ? k / fours : 0, four = exists ? k - token * fours : 0;
+    const int step = four / 4, t = four % 4;
+    float v[4] = {}, sum[2] = {};
+    std::uint16_t halves[2][4];
+    if (exists) load_scaled(p, b, token, first * kUnitCols + 4 * four, v);
+    const float up =
+        power_of_two(-token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * static_cast<std::uint32_t>(token))));
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2);
+      const float scaled = multiply(multiply(v[i], up), power_of_two(-shift));
+      halves[0][i] = to_half(scaled);
+      const float high = from_half(halves[0][i]);
+      halves[1][i] = to_half(scaled - high);
+      sum[0] += high * power_of_two(shift);
+      sum[1] += from_half(halves[1][i]) * power_of_two(shift);
+    }
+    SINQ_CUDA_UNROLL
+    for (int piece = 0; piece < 2; ++piece) {
+      sum[piece] += shuffle(sum[piece], lane ^ 1);
+      sum[piece] += shuffle(sum[piece], lane ^ 2);
+      if (!exists || piece >= p.pieces) continue;
+      const std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces + piece);
+      Words2 words;
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 2; ++i)
+        words.w[i] = halves[piece][2 * i] | static_cast<std::uint32_t>(halves[piece][2 * i + 1]) << 16;
+      // The lane's four columns of a step follow those of the step before: 64 columns as [t][step][4].
+      store_shared(s.x + column * s.x_stride +
+                       2 * static_cast<std::uint32_t>(step / 4 * kUnitCols + kStepCols * t + step % 4 * 4),
+                   words);
+      if (t == 0) store_shared(s.steps + 4 * (static_cast<std::uint32_t>(step * kCapacity) + column), sum[piece]);
+    }
+  }
+  barrier();
+  const int per_period = p.w.period / kStepCols;
+  for (int k = static_cast<int>(thread_index()); k < steps / per_period * kCapacity;
+       k += static_cast<int>(thread_count())) {
+    const int column = k % kCapacity;
+    float sum = 0;
+    for (int i = 0; column < b.tokens * p.pieces && i < per_period; ++i)
+      sum += load_shared<float>(s.steps +
+                                4 * static_cast<std::uint32_t>((k / kCapacity * per_period + i) * kCapacity + column));
+    // In the units of the product: direct codes are numbers times 2^-24.
+    store_shared(s.sums + 4 * static_cast<std::uint32_t>(k), sum * (kPaired ? 1.0f : 0x1p-24f));
+  }
+  barrier();
+}
+
+// --- the stream of a warp -------------------------------------------------------------------------------------------
+
+/// Brings the units of a strip and their records into shared memory, `stages` rounds ahead.
+template <int kBits>
+class Stream {
+ public:
+  static constexpr int kStages = stages(kBits);
+
+  SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
+      : weights_(p.w),
+        lane_(static_cast<int>(thread_index()) % kLanes),
+        ring_(ring),
+        mask_(static_cast<std::uint32_t>(p.aux_ring) - 1),
+        rate_(p.w.aux_rate),
+        end_(p.w.aux_stride) {
+    const RecordCursor first = RecordCursor::at(p.w, b.first_unit * kUnitCols);
+    const std::int64_t strip = std::int64_t{b.panel} * p.w.panel_strips + b.strip;
+    codes_ = p.w.codes + (strip * p.w.units + b.first_unit) * unit_bytes(kBits) + 16 * lane_;
+    aux_ = p.w.aux + strip * p.w.aux_stride;
+    issued_ = (first.offset & ~15) + 16 * lane_;
+    needed_ = 256 * (first.offset + aux_lead(p.w));
+  }
+
+  /// Starts to bring the records that the average does not account for.
+  SINQ_CUDA_DEVICE void start() {
+    const int needed = needed_ >> 8, end = needed < end_ ? needed : end_;
+    for (; issued_ < end; issued_ += 16 * kLanes)
+      copy_async(records() + (static_cast<std::uint32_t>(issued_) & mask_), aux_ + issued_);
+    issued_ = ((end + 15) & ~15) + 16 * lane_;
+  }
+
+  /// Starts to bring the next round of one or two units to stage `stage`, and the records that it may need: as many
+  /// bytes as the average asks for, which is simpler than to follow the groups.
+  SINQ_CUDA_DEVICE void issue(int stage, int units) {
+    constexpr int kPieces = unit_bytes(kBits) / 16;
+    SINQ_CUDA_UNROLL
+    for (int piece = 0; piece < kRoundUnits * kPieces; piece += kLanes)
+      if (piece + lane_ < units * kPieces)
+        copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane_), codes_ + 16 * piece);
+    codes_ += kRoundUnits * unit_bytes(kBits);
+    needed_ += rate_ * units;
+    const int needed = needed_ >> 8;
+    const int end = needed < end_ ? needed : end_;
+    SINQ_CUDA_NO_UNROLL
+    for (int at = issued_; at < end; at += 16 * kLanes)
+      copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
+    const int next = ((end + 15) & ~15) + 16 * lane_;
+    issued_ = issued_ < next ? next : issued_;
+  }
+
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
+    return ring_ + static_cast<std::uint32_t>(stage * kRoundUnits * unit_bytes(kBits));
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kStages); }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
+  [[nodiscard]] SINQ_CUDA_DEVICE const std::uint8_t* aux() const { return aux_; }
+
+ private:
+  const Weights& weights_;
+  int lane_;
+  const std::uint8_t* codes_;  // of the next unit, this lane's first piece
+  const std::uint8_t* aux_;
+  std::uint32_t ring_;
+  std::uint32_t mask_;
+  int rate_;
+  int end_;
+  int needed_;  // bytes of records times 256, from the start of the strip's stream
+  int issued_;  // where the lane's next piece of them begins, if it is needed
+};
+
+/// Decodes records. A group has 16 scales and 16 zeros and a warp 32 lanes: lane 4 g + t decodes the scale (t = 0, 2)
+/// or the zero (t = 1, 3) of row g (t < 2) or g + 8 and leaves it in shared memory, where the four lanes of a row then
+/// find {scale, zero} of their two rows side by side.
+class RecordReader {
+ public:
+  SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
+                                const std::uint8_t* aux)
+      : weights_(w),
+        lane_(static_cast<int>(thread_index()) % kLanes),
+        records_(records),
+        mask_(mask),
+        cursor_(RecordCursor::at(w, first_col)),
+        row_(lane_ / 4 + lane_ % 4 / 2 * 8),
+        is_zero_(lane_ % 2 != 0) {
+    const Field& field = is_zero_ ? w.zero : w.scale;
+    const bool stored_zero = is_zero_ && w.zero.bits != 0;
+    // A lane whose zero is not stored decodes no bits of its row's scale.
+    first_bit_ = (stored_zero ? kStripRows * w.scale.bits : 0) + row_ * (stored_zero ? w.zero.bits : w.scale.bits);
+    last_bit_ = field.bits == 0 ? 0 : field.bits - 1;
+    all_halves_ = w.scale.number == Number::f16 && w.zero.number == Number::f16;
+    used_ = low_bits(field.bits);
+    is_half_ = field.number == Number::f16;
+    is_integer_ = field.number == Number::unsigned_integer || field.number == Number::signed_integer;
+    extra_ = is_integer_ ? (field.number == Number::signed_integer ? 1u << last_bit_ : 0)
+                         : (field.number == Number::bf16 ? 16 : 0);
+    factor_ = field.factor;
+    // The coarse scales of the first block may lie before what the stream brings.
+    if (w.header != 0) set_coarse(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
+  }
+
+  /// Where the factors of the periods of a round lie: 32 floats each.
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t factors() const { return records_ + mask_ + 1; }
+
+  /// The factors for every period of the columns [col, end) of a round.
+  SINQ_CUDA_DEVICE void decode_round(int col, int end) {
+    std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
+    do {
+      if (col >= next_col_) {
+        value_ = all_halves_ ? decode_half() : decode();
+        // Behind the last group nothing is decoded any more.
+        next_col_ = cursor_.end_col < weights_.cols ? cursor_.end_col : 0x7fff'ffff;
+        cursor_.advance(weights_);
+      }
+      store_shared(to, value_);
+      to += 4 * kLanes;
+      col += weights_.period;
+    } while (col < end);
+  }
+
+ private:
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
+    return records_ + (static_cast<std::uint32_t>(byte) & mask_);
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
+    return load_shared<std::uint32_t>(ring(bit >> 3 & ~3));
+  }
+
+  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t half) {
+    if (!is_zero_) factor_ = multiply(from_half(half), weights_.scale.factor);
+  }
+
+  /// The common case, without the arithmetic of all others.
+  SINQ_CUDA_DEVICE float decode_half() {
+    return from_half(load_shared<std::uint16_t>(ring(cursor_.offset + (first_bit_ >> 3))));
+  }
+
+  /// Scales and zeros may be numbers of different kinds, and lanes of a warp had better not branch: all three readings,
+  /// then a choice. An integer with its sign bit flipped and 2^(bits-1) taken off is a signed one.
+  SINQ_CUDA_DEVICE float decode() {
+    if (weights_.header != 0 && cursor_.in_block == 0 && !first_)
+      set_coarse(load_shared<std::uint16_t>(ring(cursor_.header_offset(weights_) + 2 * row_)));
+    first_ = false;
+    const int bit = 8 * cursor_.offset + first_bit_;
+    // The word of the last bit: never one behind the record, whose bytes may still be on their way.
+    const std::uint32_t raw = funnel(word(bit), word(bit + last_bit_), static_cast<unsigned>(bit & 31)) & used_;
+    const float as_integer = static_cast<float>(static_cast<std::int32_t>((raw ^ extra_) - extra_));
+    const float as_number = is_half_ ? from_half(static_cast<std::uint16_t>(raw)) : as_float(raw << (extra_ & 31));
+    return (is_integer_ ? as_integer : as_number) * factor_ + (is_zero_ ? weights_.zero.offset : 0.0f);
+  }
+
+  const Weights& weights_;
+  int lane_;
+  std::uint32_t records_;
+  std::uint32_t mask_;
+  RecordCursor cursor_;
+  int row_;
+  bool is_zero_;
+  bool all_halves_;
+  int first_bit_;  // of the lane's field, from the start of a record
+  int last_bit_;   // of the field
+  std::uint32_t used_;
+  bool is_half_;
+  bool is_integer_;
+  std::uint32_t extra_;  // the sign bit of integers, the shift of floats
+  float factor_;
+  float value_ = 0;
+  int next_col_ = 0;  // where the group of cursor_ begins: the next to be decoded
+  bool first_ = true;
+};
+
+// --- the kernel -----------------------------------------------------------------------------------------------------
+
+/// Pairs of levels as pairs of halves, one copy per bank, so that the look-ups of a warp never collide.
+template <int kBits>
+SINQ_CUDA_DEVICE void fill_table(const Weights& w, std::uint32_t table) {
+  for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << (2 * kBits); k += thread_count()) {
+    const unsigned index = k / kLanes, mask = (1u << kBits) - 1;
+    const std::uint32_t low = to_half(w.levels[index & mask]), high = to_half(w.levels[index >> kBits]);
+    store_shared(table + 4 * k, low | high << 16);
+  }
+}
+
+/// Operand A of step `step` of a unit.
+template <int kBits, bool kPaired>
+SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step, std::uint32_t table, int lane,
+                                   std::uint32_t (&a)[4]) {
+  SINQ_CUDA_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    const int pair = 2 * step + k / 2, upper = k % 2;
+    if constexpr (kPaired)
+      a[k] = load_shared<std::uint32_t>(
+          table + 4 * (pair_index<kBits>(words, pair, upper) * kLanes + static_cast<std::uint32_t>(lane)));
+    else
+      a[k] = direct_operand<kBits>(words, pair, upper);
+  }
+}
+
+/// `kTiles` tiles of eight columns of operand B.
+template <int kBits, bool kPaired, int kTiles>
+SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
+  constexpr int kCapacity = 8 * kTiles;
+  constexpr int kStages = stages(kBits);
+  const Block b = locate(p, kCapacity);
+  const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
+  const int group = lane / 4, t = lane % 4;
+  const int columns = b.tokens * p.pieces;
+  // The layout is that of a full block, so that all blocks agree with what the plan has allocated.
+  const int full = p.tokens * p.pieces < kCapacity ? p.tokens * p.pieces : kCapacity;
+  const SharedPlan s =
+      shared_plan(p.w, full, kCapacity, p.chunk_units, p.aux_ring, static_cast<int>(thread_count()) / kLanes)
+          .at(shared_base());
+
+  // The weights are on their way before anything else happens. Groups of copies are counted, so each round makes one,
+  // if an empty one.
+  Stream<kBits> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
+  if (b.rows > 0) {
+    stream.start();
+    for (int k = 0; k < kStages; ++k) {
+      const int left = b.end_unit - b.first_unit - k * kRoundUnits;
+      if (left > 0) stream.issue(k, left < kRoundUnits ? left : kRoundUnits);
+      copy_commit();
+    }
+  }
+  if constexpr (kPaired) fill_table<kBits>(p.w, s.table);
+  find_maxima(p, b, s);
+  RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
+                       b.rows > 0 ? stream.aux() : p.w.aux);
+
+  float part[kTiles][4] = {}, total[kTiles][4] = {};
+  const std::uint32_t first_x =
+      s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
+  const std::uint32_t first_sum = s.sums + static_cast<std::uint32_t>(8 * t);
+  std::uint32_t x_at = first_x, sum_at = first_sum;
+  int left_in_chunk = 0;
+  SINQ_CUDA_NO_UNROLL
+  for (int unit = b.first_unit, stage = 0; unit < b.end_unit; unit += kRoundUnits) {
+    const int left = b.end_unit - unit, units = left < kRoundUnits ? left : kRoundUnits;
+    if (left_in_chunk <= 0) {
+      left_in_chunk = left < p.chunk_units ? left : p.chunk_units;
+      stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left_in_chunk);
+      x_at = first_x;
+      sum_at = first_sum;
+    }
+    left_in_chunk -= kRoundUnits;
+    if (b.rows == 0) continue;
+    copy_wait<kStages - 1>();
+    warp_barrier();  // each lane has waited for its own copies only
+    records.decode_round(unit * kUnitCols, (unit + units) * kUnitCols);
+    warp_barrier();  // the factors are there
+    std::uint32_t factors_at = records.factors() + static_cast<std::uint32_t>(16 * group);
+    std::uint32_t unit_at = stream.slot(stage);
+    SINQ_CUDA_NO_UNROLL
+    for (int u = 0; u < units; ++u, unit_at += unit_bytes(kBits), x_at += 2 * kUnitCols) {
+      std::uint32_t words[kBits];
+      load_words<kBits>(unit_at, lane, words);
+      SINQ_CUDA_UNROLL
+      for (int two = 0; two < 2; ++two) {  // two steps of 16 columns share a load of operand B
+        std::uint32_t a[2][4];
+        make_operand<kBits, kPaired>(words, 2 * two, s.table, lane, a[0]);
+        make_operand<kBits, kPaired>(words, 2 * two + 1, s.table, lane, a[1]);
+        Words4 x[kTiles] = {};
+        SINQ_CUDA_UNROLL
+        for (int tile = 0; tile < kTiles; ++tile)
+          if (8 * tile + group < columns)
+            x[tile] = load_shared<Words4>(x_at + static_cast<std::uint32_t>(8 * tile) * s.x_stride +
+                                          static_cast<std::uint32_t>(16 * two));
+        SINQ_CUDA_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          SINQ_CUDA_UNROLL
+          for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
+          // Whether a period ends here: always at 64 columns, before that only if it is shorter.
+          if (2 * two + i < 3 && ((2 * two + i + 1) * kStepCols & (p.w.period - 1)) != 0) continue;
+          const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
+          factors_at += 4 * kLanes;
+          SINQ_CUDA_UNROLL
+          for (int tile = 0; tile < kTiles; ++tile) {
+            const auto sums = load_shared<Words2>(sum_at + static_cast<std::uint32_t>(32 * tile));
+            SINQ_CUDA_UNROLL
+            for (int k = 0; k < 4; ++k) {
+              const float scale = as_float(factors.w[k / 2 * 2]), zero = as_float(factors.w[k / 2 * 2 + 1]);
+              total[tile][k] += scale * (part[tile][k] - zero * as_float(sums.w[k % 2]));
+              part[tile][k] = 0;
+            }
+          }
+          sum_at += 4 * kCapacity;
+        }
+      }
+    }
+    warp_barrier();  // all lanes have read what is overwritten now
+    const int ahead = left - kStages * kRoundUnits;
+    if (ahead > 0) stream.issue(stage, ahead < kRoundUnits ? ahead : kRoundUnits);
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    copy_commit();
+  }
+
+  SINQ_CUDA_UNROLL
+  for (int n = 0; n < 4 * kTiles; ++n) {
+    const int tile = n / 4, k = n % 4;
+    const int column = 8 * tile + 2 * t + k % 2;
+    const int row = b.first_row + group + k / 2 * 8;
+    const bool exists = column < columns && group + k / 2 * 8 < b.rows;
+    if (!exists || (p.pieces == 2 && k % 2 != 0)) continue;
+    const int token = column / p.pieces;
+    const float sum = p.pieces == 2 ? total[tile][k] + total[tile][k + 1 < 4 ? k + 1 : k] : total[tile][k];
+    const int exponent = token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * static_cast<std::uint32_t>(token)));
+    const float value = sum * (kPaired ? 1.0f : 0x1p24f) * power_of_two(exponent);
+    const std::int64_t at = b.first_token + token;
+    if (p.slices > 1)
+      store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.w.rows + row), value);
+    else
+      store_number(p.y_number, p.y, at * p.y_stride + row,
+                   p.bias != nullptr ? value + load_number(p.y_number, p.bias, row) : value);
+  }
+}
+
+template <int kBits, bool kPaired, int kTiles>
+SINQ_CUDA_KERNEL
+#if defined(__CUDACC__)
+__launch_bounds__(256, kTiles <= 4 ? 2 : 1)
+#endif
+    multiply_kernel(const Product p) {
+  multiply_block<kBits, kPaired, kTiles>(p);
+}
+
+/// y = sum of the slices, in their order, + bias. One thread per output; grid.x * threads >= rows, grid.y = tokens.
+SINQ_CUDA_DEVICE void add_slices_block(const Product& p) {
+  const auto row = std::int64_t{block_index().x} * thread_count() + thread_index();
+  for (std::int64_t token = block_index().y; token < p.tokens; token += 65535) {
+    if (row >= p.w.rows) return;
+    float sum = 0;
+    for (int slice = 0; slice < p.slices; ++slice)
+      sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.w.rows + row));
+    if (p.bias != nullptr) sum += load_number(p.y_number, p.bias, row);
+    store_number(p.y_number, p.y, token * p.y_stride + row, sum);
+  }
+}
+
+/// A template only so that a header may hold it.
+template <int = 0>
+SINQ_CUDA_KERNEL add_slices_kernel(const Product p) {
+  add_slices_block(p);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "../pack.hpp"
+#include "layout.hpp"
+
+// Canonical order <-> kernel order, on the host. Nothing is lost or added but padding, so the way back gives the same
+// bytes (bits behind the last entry of a row, which mean nothing, come back as zero).
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// The largest matrix the kernels take: offsets within a strip are 32-bit numbers.
+inline constexpr std::int64_t kMostCols = std::int64_t{1} << 24;
+inline constexpr std::int64_t kMostRows = std::int64_t{1} << 26;
+
+/// A matrix in kernel order is one piece of memory: codes, auxiliaries, column scales.
+struct KernelOrder {
+  Weights weights;  // without addresses
+  std::int64_t strips = 0;
+  std::int64_t aux_at = 0;
+  std::int64_t col_scale_at = 0;
+  std::int64_t bytes = 0;
+
+  [[nodiscard]] Weights place(const std::uint8_t* memory) const {
+    Weights w = weights;
+    w.codes = memory;
+    w.aux = memory + aux_at;
+    w.col_scale = memory + col_scale_at;
+    return w;
+  }
+};
+
+[[nodiscard]] inline Number number_of(Aux aux, bool is_signed = false) noexcept {
+  switch (aux) {
+    case Aux::f16:
+      return Number::f16;
+    case Aux::bf16:
+      return Number::bf16;
+    case Aux::f32:
+      return Number::f32;
+    default:
+      return is_signed ? Number::signed_integer : Number::unsigned_integer;
+  }
+}
+
+/// Sizes and constants for a matrix of a valid format. InvalidArgument beyond 2^26 rows or 2^24 columns.
+[[nodiscard]] inline KernelOrder kernel_order(const Format& f, const LevelTable& table, std::int64_t rows,
+                                              std::int64_t cols) {
+  core::require(rows <= kMostRows, "rows", rows, "the GPU kernels take up to 2^26");
+  core::require(cols <= kMostCols, "cols", cols, "the GPU kernels take up to 2^24");
+  const Tiling t = tiling(rows, cols, f.group_size, f.tile);
+  KernelOrder order;
+  Weights& w = order.weights;
+  w.rows = static_cast<int>(rows);
+  w.cols = static_cast<int>(cols);
+  w.bits = f.bits;
+  w.paired = f.levels > Levels::symmetric;
+  w.units = static_cast<int>((cols + kUnitCols - 1) / kUnitCols);
+  w.group_size = static_cast<int>(t.group_size);
+  w.groups = static_cast<int>(t.groups());
+  // A group that is the whole row ends with the matrix, whatever its size.
+  w.period = t.groups() == 1 || t.group_size % 64 == 0 ? 64 : t.group_size % 32 == 0 ? 32 : 16;
+  w.tile_height = static_cast<int>(t.tile_height);
+  w.panels = static_cast<int>(t.panels());
+  w.panel_strips = static_cast<int>((std::min(t.tile_height, rows) + kStripRows - 1) / kStripRows);
+  w.scale.bits = bits_of(f.scale);
+  w.scale.number = number_of(f.scale, f.signed_scale);
+  if (is_integer(f.scale)) w.scale.factor = pack::scale_share(f.scale, f.signed_scale, 1);  // times the coarse scale
+  w.zero.bits = bits_of(f.zero);
+  w.zero.number = number_of(f.zero);
+  if (is_integer(f.zero)) {
+    const core::LevelSpan span = core::level_span(f.levels, f.bits);
+    w.zero.offset = span.low;
+    w.zero.factor = span.width / static_cast<float>(1 << bits_of(f.zero));
+  }
+  // The operands are codes: the levels of `symmetric` begin at -2^(bits-1), which is a zero like any other.
+  if (f.levels == Levels::symmetric) w.zero.offset = static_cast<float>(1 << (f.bits - 1));
+  w.header = is_integer(f.scale) ? 2 * kStripRows : 0;
+  w.record = kStripRows / 8 * (w.scale.bits + w.zero.bits);
+  w.coarse_groups = static_cast<int>(f.coarse_groups == 0 ? t.groups() : std::min(f.coarse_groups, t.groups()));
+  const RecordCursor last = RecordCursor::at(w, (w.groups - 1) * w.group_size);
+  w.aux_stride = (last.offset + w.record + 15) / 16 * 16;
+  // A row of one group is brought at once, with what a stream is ahead anyway.
+  const std::int64_t block_bytes = w.header + std::int64_t{w.coarse_groups} * w.record;
+  const std::int64_t block_cols = std::int64_t{w.coarse_groups} * w.group_size;
+  w.aux_rate = w.groups == 1 ? 0 : static_cast<int>((256 * kUnitCols * block_bytes + block_cols - 1) / block_cols);
+  w.has_col_scale = f.col_scale != Aux::none;
+  w.col_number = number_of(f.col_scale);
+  for (int code = 0; w.paired && code < 1 << f.bits; ++code)
+    w.levels[code] = core::level(f.levels, f.bits, table, code);
+
+  const auto aligned = [](std::int64_t bytes) { return (bytes + 255) / 256 * 256; };
+  order.strips = (t.panels() - 1) * w.panel_strips + (t.panel_rows(t.panels() - 1) + kStripRows - 1) / kStripRows;
+  order.aux_at = aligned(order.strips * w.units * unit_bytes(w.bits));
+  order.col_scale_at = order.aux_at + aligned(order.strips * w.aux_stride);
+  order.bytes = order.col_scale_at +
+                aligned(t.panels() * w.units * kUnitCols * static_cast<std::int64_t>(bits_of(f.col_scale) / 8));
+  return order;
+}
+
+/// Number `k` of `bits` bits (at most 32) of a little-endian bit stream that begins at bit `first`.
+inline std::uint32_t get_bits(const std::uint8_t* stream, std::int64_t first, int bits) noexcept {
+  std::uint64_t word = 0;
+  const std::int64_t last = (first + bits + 7) / 8;
+  for (std::int64_t at = first / 8; at < last; ++at) word |= std::uint64_t{stream[at]} << (8 * (at - first / 8));
+  return static_cast<std::uint32_t>(word >> (first % 8) & ((std::uint64_t{1} << bits) - 1));
+}
+
+/// Writes into bits that are zero.
+inline void put_bits(std::uint8_t* stream, std::int64_t first, int bits, std::uint32_t value) noexcept {
+  const std::uint64_t word = std::uint64_t{value} << (first % 8);
+  const std::int64_t last = (first + bits + 7) / 8;
+  for (std::int64_t at = first / 8; at < last; ++at)
+    stream[at] |= static_cast<std::uint8_t>(word >> (8 * (at - first / 8)));
+}
+
+/// Calls visit(word, bit, low, count) for each piece of the code at (row, col) of a unit: bits [low, low + count) of
+/// the code lie at `bit` of the unit's word `word`.
+template <class Visitor>
+void for_pieces(int bits, bool paired, int row, int col, Visitor&& visit) {
+  const CodePlace at = code_place(row, col);
+  if (!paired) {
+    const int half = 16 * at.second;
+    const BitPlace first = main_place(bits, at.pair, at.upper);
+    visit(word_in_unit(bits, at.lane, first.word), first.bit + half, 0, main_bits(bits));
+    if (second_bits(bits) == 0) return;
+    const SecondPlace second = second_place(bits, at.pair, at.upper);
+    visit(word_in_unit(bits, at.lane, second.word), second.bit + half, main_bits(bits), second_bits(bits));
+  } else {
+    for (int b = 0; b < bits; ++b) {
+      const BitPlace place = index_place(bits, at.pair, at.upper, at.second * bits + b);
+      visit(word_in_unit(bits, at.lane, place.word), place.bit, b, 1);
+    }
+  }
+}
+
+/// The pieces of all 1024 codes of a unit, worked out once per matrix.
+class UnitMap {
+ public:
+  struct Piece {
+    std::uint16_t word;
+    std::uint8_t bit, low, count;
+  };
+
+  UnitMap(int bits, bool paired) {
+    first_.reserve(kStripRows * kUnitCols + 1);
+    for (int row = 0; row < kStripRows; ++row)
+      for (int col = 0; col < kUnitCols; ++col) {
+        first_.push_back(static_cast<std::uint32_t>(pieces_.size()));
+        for_pieces(bits, paired, row, col, [&](int word, int bit, int low, int count) {
+          pieces_.push_back({static_cast<std::uint16_t>(word), static_cast<std::uint8_t>(bit),
+                             static_cast<std::uint8_t>(low), static_cast<std::uint8_t>(count)});
+        });
+      }
+    first_.push_back(static_cast<std::uint32_t>(pieces_.size()));
+  }
+
+  void put(std::uint32_t* unit, int row, int col, std::uint32_t code) const noexcept {
+    each(row, col, [&](const Piece& p) { unit[p.word] |= (code >> p.low & ((1u << p.count) - 1)) << p.bit; });
+  }
+  [[nodiscard]] std::uint32_t get(const std::uint32_t* unit, int row, int col) const noexcept {
+    std::uint32_t code = 0;
+    each(row, col, [&](const Piece& p) { code |= (unit[p.word] >> p.bit & ((1u << p.count) - 1)) << p.low; });
+    return code;
+  }
+
+ private:
+  template <class Visitor>
+  void each(int row, int col, Visitor&& visit) const noexcept {
+    const std::size_t k = static_cast<std::size_t>(row) * kUnitCols + static_cast<std::size_t>(col);
+    for (std::uint32_t at = first_[k]; at < first_[k + 1]; ++at) visit(pieces_[at]);
+  }
+
+  std::vector<std::uint32_t> first_;
+  std::vector<Piece> pieces_;
+};
+
+/// Calls visit(strip, first_row, rows) for every strip.
+template <class Visitor>
+void for_strips(const Weights& w, Visitor&& visit) {
+  std::int64_t strip = 0;
+  for (std::int64_t begin = 0; begin < w.rows; begin += w.tile_height) {
+    const std::int64_t end = std::min<std::int64_t>(begin + w.tile_height, w.rows);
+    for (std::int64_t row = begin; row < end; row += kStripRows)
+      visit(strip++, row, std::min<std::int64_t>(kStripRows, end - row));
+  }
+}
+
+/// Moves the auxiliaries between a row's canonical streams and the records of its strip:
+/// move(array, bit in the array, bit in the strip's stream, bits).
+template <class Move>
+void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int row_in_strip, Move&& move) {
+  const pack::Extents e = pack::extents(f, tiling(w.rows, w.cols, f.group_size, f.tile));
+  RecordCursor cursor = RecordCursor::at(w, 0);
+  for (int g = 0; g < w.groups; ++g, cursor.advance(w)) {
+    const std::int64_t record = std::int64_t{8} * cursor.offset;
+    if (w.header != 0 && cursor.in_block == 0)
+      move(&QuantizedMatrix::coarse_scale, 8 * (row * e.coarse_row + 2 * (g / w.coarse_groups)),
+           std::int64_t{8} * cursor.header_offset(w) + 16 * row_in_strip, 16);
+    move(&QuantizedMatrix::scale, 8 * row * e.scale_row + std::int64_t{g} * w.scale.bits,
+         record + row_in_strip * w.scale.bits, w.scale.bits);
+    if (w.zero.bits != 0)
+      move(&QuantizedMatrix::zero, 8 * row * e.zero_row + std::int64_t{g} * w.zero.bits,
+           record + kStripRows * w.scale.bits + row_in_strip * w.zero.bits, w.zero.bits);
+  }
+}
+
+/// A valid matrix in kernel order.
+[[nodiscard]] inline std::vector<std::uint8_t> to_kernel_order(const QuantizedMatrix& q, const KernelOrder& order) {
+  const Weights& w = order.weights;
+  const pack::Extents e = pack::extents(q.format, q.tiling());
+  const UnitMap map(w.bits, w.paired);
+  std::vector<std::uint8_t> memory(static_cast<std::size_t>(order.bytes));
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(q.cols));
+  std::vector<std::uint32_t> units(static_cast<std::size_t>(w.units) * static_cast<std::size_t>(kLanes * w.bits));
+  for_strips(w, [&](std::int64_t strip, std::int64_t first_row, std::int64_t rows) {
+    std::fill(units.begin(), units.end(), 0);
+    std::uint8_t* aux = memory.data() + order.aux_at + strip * w.aux_stride;
+    for (int r = 0; r < rows; ++r) {
+      const std::int64_t row = first_row + r;
+      pack::read_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes.data());
+      for (int j = 0; j < w.cols; ++j)
+        map.put(units.data() + static_cast<std::ptrdiff_t>(kLanes) * w.bits * (j / kUnitCols), r, j % kUnitCols,
+                codes[static_cast<std::size_t>(j)]);
+      move_auxiliaries(q.format, w, row, r, [&](auto array, std::int64_t from, std::int64_t to, int bits) {
+        put_bits(aux, to, bits, get_bits((q.*array).data(), from, bits));
+      });
+    }
+    std::memcpy(memory.data() + strip * w.units * unit_bytes(w.bits), units.data(), 4 * units.size());
+  });
+  const std::int64_t element = bits_of(q.format.col_scale) / 8;
+  for (std::int64_t p = 0; p < w.panels && element != 0; ++p)
+    std::memcpy(memory.data() + order.col_scale_at + p * w.units * kUnitCols * element,
+                q.col_scale.data() + p * e.col_row, static_cast<std::size_t>(e.col_row));
+  return memory;
+}
+
+/// The way back.
+[[nodiscard]] inline QuantizedMatrix from_kernel_order(const Format& format, const LevelTable& table,
+                                                       const KernelOrder& order,
+                                                       const std::vector<std::uint8_t>& memory) {
+  const Weights& w = order.weights;
+  QuantizedMatrix q = make_quantized_matrix(format, w.rows, w.cols);
+  q.table = table;
+  const pack::Extents e = pack::extents(format, q.tiling());
+  const UnitMap map(w.bits, w.paired);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(q.cols));
+  std::vector<std::uint32_t> units(static_cast<std::size_t>(w.units) * static_cast<std::size_t>(kLanes * w.bits));
+  for_strips(w, [&](std::int64_t strip, std::int64_t first_row, std::int64_t rows) {
+    std::memcpy(units.data(), memory.data() + strip * w.units * unit_bytes(w.bits), 4 * units.size());
+    const std::uint8_t* aux = memory.data() + order.aux_at + strip * w.aux_stride;
+    for (int r = 0; r < rows; ++r) {
+      const std::int64_t row = first_row + r;
+      for (int j = 0; j < w.cols; ++j)
+        codes[static_cast<std::size_t>(j)] = static_cast<std::uint8_t>(
+            map.get(units.data() + static_cast<std::ptrdiff_t>(kLanes) * w.bits * (j / kUnitCols), r, j % kUnitCols));
+      pack::write_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes.data());
+      move_auxiliaries(format, w, row, r, [&](auto array, std::int64_t to, std::int64_t from, int bits) {
+        put_bits((q.*array).data(), to, bits, get_bits(aux, from, bits));
+      });
+    }
+  });
+  const std::int64_t element = bits_of(format.col_scale) / 8;
+  for (std::int64_t p = 0; p < w.panels && element != 0; ++p)
+    std::memcpy(q.col_scale.data() + p * e.col_row,
+                memory.data() + order.col_scale_at + p * w.units * kUnitCols * element,
+                static_cast<std::size_t>(e.col_row));
+  return q;
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "../core/error.hpp"
+#include "product.hpp"
+
+// Problem and device -> configuration of the kernel. Plain C++: works, prints and is tested without a GPU.
+
+namespace sinq::inline SINQ_ABI {
+namespace cuda {
+
+/// What a plan needs to know about a GPU. The defaults are an H200's (and an H100's).
+struct Device {
+  int multiprocessors = 132;
+  int shared_per_multiprocessor = 228 << 10;  // bytes
+  int shared_per_block = 227 << 10;           // bytes, the most that a kernel may ask for
+
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+/// What the caller wants to decide; 0: the plan decides.
+struct PlanOptions {
+  int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits)
+  int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8
+  int warps = 0;        // per block, 16 rows each: 1 to 8
+  int slices = 0;       // the columns of the matrix are cut into
+  int chunk_units = 0;  // times 64 columns whose activations lie in shared memory at once
+};
+
+/// How a product will be run. Made by `plan`; may be kept as long as matrix format and shape, tokens, element types and
+/// device stay the same.
+struct Plan {
+  int tokens = 0;
+  int pieces = 0;
+  int tiles = 0;
+  int slices = 0;
+  int slice_units = 0;
+  int chunk_units = 0;
+  int aux_ring = 0;                        // bytes of records in flight per warp
+  int grid_x = 0, grid_y = 0, grid_z = 0;  // rows, slices, tokens
+  int threads = 0;                         // per block
+  int shared_bytes = 0;                    // per block
+  std::int64_t workspace_bytes = 0;        // in device memory, aligned to 16; its content does not matter
+
+  friend bool operator==(const Plan&, const Plan&) = default;
+};
+
+/// One line, for logs.
+[[nodiscard]] inline std::string to_string(const Plan& p) {
+  return detail::core::text("tokens ", p.tokens, ": ", p.grid_x, " x ", p.grid_y, " x ", p.grid_z, " blocks of ",
+                            p.threads, " threads, ", 8 * p.tiles, " operand columns of ", p.pieces,
+                            p.pieces == 1 ? " half" : " halves", " per activation, ", p.slices, " slices of ",
+                            p.slice_units * detail::cuda::kUnitCols, " columns in chunks of ",
+                            p.chunk_units * detail::cuda::kUnitCols, ", ", p.shared_bytes, " bytes shared, ",
+                            p.workspace_bytes, " bytes workspace");
+}
+
+}  // namespace cuda
+
+namespace detail::cuda {
+
+/// Blocks that should run on a multiprocessor at once, so that one computes while another stages its activations. With
+/// 64 columns the accumulators take half of the registers.
+[[nodiscard]] constexpr int blocks_per_multiprocessor(int tiles) noexcept {
+  return tiles <= 4 ? 2 : 1;
+}
+
+/// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
+/// staging activations, writing results. The model knows no more than that; the options override it.
+[[nodiscard]] inline sinq::cuda::Plan make_plan(const Weights& w, std::int64_t tokens, Number x_number,
+                                                const sinq::cuda::Device& device,
+                                                const sinq::cuda::PlanOptions& options) {
+  using core::require;
+  constexpr int kOverhead = 6;
+  require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
+  require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
+  require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
+  const bool tiles_ok =
+      options.tiles == 0 || options.tiles == 1 || options.tiles == 2 || options.tiles == 4 || options.tiles == 8;
+  require(tiles_ok, "tiles", options.tiles, "allowed are 1, 2, 4, 8, and 0 to choose");
+  require(options.warps >= 0 && options.warps <= 8, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
+  require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
+          "allowed are 1 to cols / 64, and 0 to choose");
+  require(options.chunk_units >= 0 && options.chunk_units <= w.units, "chunk_units", options.chunk_units,
+          "allowed are 1 to cols / 64, and 0 to choose");
+
+  sinq::cuda::Plan p;
+  p.tokens = static_cast<int>(tokens);
+  if (tokens == 0) return p;  // nothing is launched
+  // A second half is free as long as it fits into the columns that a tile has anyway.
+  p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || tokens <= 4 ? 2 : 1;
+  const std::int64_t columns = tokens * p.pieces;
+  p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
+  const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
+  const int full = static_cast<int>(std::min<std::int64_t>(columns, 8 * p.tiles));
+  p.aux_ring = aux_ring_bytes(w);
+  // Eight warps share the activations; fewer where the panel has fewer strips, or the device too little shared memory.
+  int panel_blocks = (w.panel_strips + std::max(options.warps, 1) - 1) / std::max(options.warps, 1);
+  int warps = options.warps;
+  for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
+    panel_blocks = (w.panel_strips + most - 1) / most;
+    warps = (w.panel_strips + panel_blocks - 1) / panel_blocks;
+    if (shared_plan(w, full, 8 * p.tiles, kRoundUnits, p.aux_ring, warps).total <=
+        static_cast<unsigned>(device.shared_per_block))
+      break;
+  }
+  p.threads = kLanes * warps;
+  p.grid_x = w.panels * panel_blocks;
+  const std::int64_t token_blocks = (tokens + block_tokens - 1) / block_tokens;
+  require(token_blocks <= 65535, "tokens", tokens, "more than 65535 blocks of tokens");
+  p.grid_z = static_cast<int>(token_blocks);
+
+  const std::int64_t slots = std::int64_t{device.multiprocessors} * blocks_per_multiprocessor(p.tiles);
+  const std::int64_t blocks = std::int64_t{p.grid_x} * p.grid_z;
+  const auto cost = [&](int slices) {
+    const int units = (w.units + slices - 1) / slices;
+    const std::int64_t waves = (blocks * slices + slots - 1) / slots;
+    return waves * (units + kOverhead) + (slices > 1 ? kOverhead : 0);
+  };
+  p.slices = 1;
+  for (int slices = 2; slices <= std::min(w.units, 64); ++slices)
+    if (cost(slices) < cost(p.slices)) p.slices = slices;
+  if (options.slices != 0) p.slices = options.slices;
+  p.slice_units = (w.units + p.slices - 1) / p.slices;
+  p.slices = (w.units + p.slice_units - 1) / p.slice_units;  // none is empty
+  p.grid_y = p.slices;
+
+  // As many activations at once as leave room for the blocks that should share a multiprocessor (each with 1 KB of the
+  // system's).
+  const std::int64_t room = std::min<std::int64_t>(
+      device.shared_per_block, device.shared_per_multiprocessor / blocks_per_multiprocessor(p.tiles) - 1024);
+  const auto shared = [&](int chunk) {
+    return std::int64_t{shared_plan(w, full, 8 * p.tiles, chunk, p.aux_ring, warps).total};
+  };
+  const auto rounds = [&](int units) {  // up to whole rounds
+    return std::min((units + kRoundUnits - 1) / kRoundUnits * kRoundUnits, p.slice_units);
+  };
+  p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > kRoundUnits && shared(p.chunk_units) > room; ++parts)
+    p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
+  require(shared(p.chunk_units) <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
+          "too little shared memory for this plan");
+  p.shared_bytes = static_cast<int>(shared(p.chunk_units));
+  p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * w.rows;
+  return p;
+}
+
+/// InvalidArgument unless the plan is one that `make_plan` could have made for this matrix: its free choices determine
+/// the rest.
+inline void require_fitting(const sinq::cuda::Plan& plan, const Weights& w, Number x_number) {
+  sinq::cuda::Device any;
+  any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
+  const int warps = plan.threads / kLanes;
+  const bool chosen =
+      plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
+  const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units;
+  const bool fits =
+      chosen && possible &&
+      plan == make_plan(w, plan.tokens, x_number, any, {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
+  core::require(fits, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
+}
+
+inline void apply(const sinq::cuda::Plan& plan, Product& product) noexcept {
+  product.tokens = plan.tokens;
+  product.pieces = plan.pieces;
+  product.slices = plan.slices;
+  product.slice_units = plan.slice_units;
+  product.chunk_units = plan.chunk_units;
+  product.aux_ring = plan.aux_ring;
+}
+
+/// Calls visit(bits, paired) with compile-time constants.
+template <class Visitor>
+void with_codes(int bits, bool paired, Visitor&& visit) {
+  const auto of = [&](auto b) {
+    if constexpr (b() <= 4)
+      if (paired) return visit(b, std::true_type{});
+    visit(b, std::false_type{});
+  };
+  switch (bits) {
+    case 2:
+      return of(std::integral_constant<int, 2>{});
+    case 3:
+      return of(std::integral_constant<int, 3>{});
+    case 4:
+      return of(std::integral_constant<int, 4>{});
+    case 5:
+      return of(std::integral_constant<int, 5>{});
+    case 6:
+      return of(std::integral_constant<int, 6>{});
+    default:
+      return of(std::integral_constant<int, 8>{});
+  }
+}
+
+/// Calls visit(tiles) with a compile-time constant.
+template <class Visitor>
+void with_tiles(int tiles, Visitor&& visit) {
+  switch (tiles) {
+    case 1:
+      return visit(std::integral_constant<int, 1>{});
+    case 2:
+      return visit(std::integral_constant<int, 2>{});
+    case 4:
+      return visit(std::integral_constant<int, 4>{});
+    default:
+      return visit(std::integral_constant<int, 8>{});
+  }
+}
+
+}  // namespace detail::cuda
+}  // namespace sinq::inline SINQ_ABI

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <initializer_list>
+
+#include "layout.hpp"
+
+// What a product is to the kernels, and how a block of theirs uses its shared memory.
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// y = x W^T + bias. x is tokens x cols, y tokens x rows, row-major.
+struct Product {
+  Weights w;
+  const void* x = nullptr;
+  void* y = nullptr;
+  const void* bias = nullptr;  // rows, of y's type; or null
+  float* partial = nullptr;    // slices x tokens x rows, if there is more than one slice
+  std::int64_t x_stride = 0;   // elements from token to token
+  std::int64_t y_stride = 0;
+  Number x_number = Number::f16;
+  Number y_number = Number::f16;
+  bool x_aligned = false;  // every token begins at a multiple of 16 bytes
+  int tokens = 0;
+  int pieces = 1;       // halves per activation
+  int slices = 1;       // the columns are cut into
+  int slice_units = 0;  // units per slice
+  int chunk_units = 0;  // units whose activations are in shared memory at once; whole rounds, or the slice
+  int aux_ring = 0;     // bytes, a power of two
+};
+
+/// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, counting) is shared.
+inline constexpr int kRoundUnits = 2;
+
+/// Rounds in flight per warp: about 4 KB, so that 16 warps per multiprocessor have 64 KB under way. (4.8 TB/s over 132
+/// multiprocessors with a latency of 0.8 us are 29 KB.)
+SINQ_CUDA_BOTH constexpr int stages(int bits) {
+  return bits <= 4 ? 16 / bits : 3;
+}
+
+/// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
+/// first column, a slice may begin anywhere in a group, and the coarse scales of a block come first.
+SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
+  return w.header + 2 * w.record;
+}
+
+/// Bytes of the ring for records: what the units in flight bring, the unit at hand, and the record in use.
+SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
+  const int needed = (stages(w.bits) + 1) * kRoundUnits * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
+  int ring = 64;
+  while (ring < needed) ring *= 2;
+  return ring;
+}
+
+/// Addresses in the dynamic shared memory of a block.
+struct SharedPlan {
+  std::uint32_t maxima;    // word per token: largest magnitude of its scaled activations
+  std::uint32_t table;     // 2^(2 bits) pairs of levels x 32 banks; paired codes only
+  std::uint32_t steps;     // float per 16 columns and operand column: sum of activations
+  std::uint32_t sums;      // the same per period
+  std::uint32_t x;         // row of halves per operand column
+  std::uint32_t x_stride;  // bytes: an odd multiple of 16, so that the rows of 8 lanes fall into different banks
+  std::uint32_t rings;     // per warp: codes, records, decoded factors of up to four periods per unit
+  std::uint32_t ring_bytes;
+  std::uint32_t total;
+
+  /// The same, counted from `base`.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr SharedPlan at(std::uint32_t base) const {
+    SharedPlan s = *this;
+    for (std::uint32_t* offset : {&s.maxima, &s.table, &s.steps, &s.sums, &s.x, &s.rings}) *offset += base;
+    return s;
+  }
+};
+
+/// `columns` of the `capacity` columns of operand B hold activations.
+SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, int capacity, int chunk_units,
+                                                int aux_ring, int warps) {
+  const auto u = [](int n) { return static_cast<std::uint32_t>(n); };
+  SharedPlan s{};
+  s.maxima = 0;
+  s.table = s.maxima + u(4 * capacity);
+  s.steps = s.table + (w.paired ? u(4 * kLanes) << (2 * w.bits) : 0);
+  s.sums = s.steps + u(4 * capacity * chunk_units * (kUnitCols / kStepCols));
+  s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
+  s.x_stride = u(2 * kUnitCols * chunk_units + 16);
+  s.rings = s.x + u(columns) * s.x_stride;
+  s.ring_bytes = u(kRoundUnits * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
+  s.total = s.rings + u(warps) * s.ring_bytes;
+  return s;
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

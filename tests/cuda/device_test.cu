@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <sinq/cuda.cuh>
+#include <vector>
+
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+
+// What only a GPU can show: that the instructions do what their models say, and that launches, streams and graphs work.
+// Indexing, layouts and bounds are proven in the executor (multiply_test.cpp, dequantize_test.cpp).
+
+namespace {
+
+using namespace sinq;
+using sinq::detail::cuda::check;
+
+/// Skips, and says so, where there is no GPU.
+class Gpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    int devices = 0;
+    const cudaError_t status = cudaGetDeviceCount(&devices);
+    if (status != cudaSuccess || devices == 0)
+      GTEST_SKIP() << "NO GPU: nothing was run on a device (" << cudaGetErrorString(status) << ")";
+    check(cudaStreamCreate(&stream_), "cudaStreamCreate");
+  }
+  void TearDown() override {
+    if (stream_ != nullptr) check(cudaStreamDestroy(stream_), "cudaStreamDestroy");
+  }
+  cudaStream_t stream_ = nullptr;
+};
+
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(std::size_t count) : count_(count) { check(cudaMalloc(&data_, bytes()), "cudaMalloc"); }
+  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) {
+    check(cudaMemcpy(data_, from.data(), bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  ~OnDevice() { (void)cudaFree(data_); }
+  T* data() { return data_; }
+  std::vector<T> read() {
+    std::vector<T> to(count_);
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    check(cudaMemcpy(to.data(), data_, bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    return to;
+  }
+
+ private:
+  [[nodiscard]] std::size_t bytes() const { return std::max<std::size_t>(count_ * sizeof(T), 16); }
+  std::size_t count_;
+  T* data_ = nullptr;
+};
+
+struct Case {
+  int bits;
+  Levels levels;
+  Aux aux;
+  std::int64_t group, rows, cols, tokens;
+};
+constexpr Case kCases[] = {
+    {4, Levels::uniform, Aux::f16, 64, 256, 1024, 1},  {4, Levels::uniform, Aux::u8, 32, 100, 777, 2},
+    {3, Levels::uniform, Aux::u6, 16, 70, 1000, 5},    {2, Levels::uniform, Aux::bf16, 48, 33, 600, 9},
+    {5, Levels::uniform, Aux::f32, 128, 130, 300, 16}, {6, Levels::uniform, Aux::u4, 256, 64, 512, 17},
+    {8, Levels::uniform, Aux::f16, 0, 48, 333, 40},    {4, Levels::nf4, Aux::f16, 64, 64, 512, 3},
+    {3, Levels::nf3, Aux::u8, 64, 64, 512, 64},        {4, Levels::table, Aux::u6, 32, 64, 512, 100},
+    {2, Levels::table, Aux::u5, 16, 17, 99, 200},      {4, Levels::symmetric, Aux::f16, 64, 512, 2048, 1}};
+
+QuantizedMatrix matrix_of(const Case& c, std::mt19937& random) {
+  Format f{.bits = c.bits, .levels = c.levels, .group_size = c.group, .scale = c.aux, .zero = c.aux};
+  if (c.levels == Levels::symmetric) f.zero = Aux::none;
+  f.coarse_groups = is_integer(c.aux) ? 4 : 0;
+  return test::random_matrix(f, c.rows, c.cols, random);
+}
+
+using Products = Gpu;
+using Matrices = Gpu;
+
+TEST_F(Matrices, ComeBackBitForBit) {
+  std::mt19937 random(1);
+  for (const Case& c : kCases) {
+    const QuantizedMatrix q = matrix_of(c, random);
+    EXPECT_EQ(cuda::DeviceMatrix(q, stream_).download(stream_), q);
+  }
+}
+
+TEST_F(Matrices, DequantizeToTheBitsOfTheCpu) {
+  std::mt19937 random(2);
+  for (const Case& c : kCases) {
+    const QuantizedMatrix q = matrix_of(c, random);
+    const cuda::DeviceMatrix d(q, stream_);
+    OnDevice<float> out(static_cast<std::size_t>(c.rows * c.cols));
+    cuda::dequantize(d, MatrixView<float>(out.data(), c.rows, c.cols), stream_);
+    const auto expected = dequantize<float>(q);
+    const std::vector<float> got = out.read();
+    ASSERT_EQ(std::memcmp(got.data(), expected.data(), 4 * got.size()), 0) << "bits " << c.bits;
+  }
+}
+
+/// As in multiply_test.cpp, in short: with two halves per activation the sums are what rounds, and with one the
+/// activations are (2^-11); NF levels round to half.
+TEST_F(Products, AgreeWithDoublePrecision) {
+  std::mt19937 random(3);
+  const cuda::Device device = cuda::device_facts();
+  for (const Case& c : kCases) {
+    const QuantizedMatrix q = matrix_of(c, random);
+    const test::Naive n{q};
+    const cuda::DeviceMatrix d(q, stream_);
+    std::vector<__half> x(static_cast<std::size_t>(c.tokens * c.cols));
+    for (__half& v : x) v = __float2half_rn(test::random_float(random, -1, 1));
+    OnDevice<__half> x_device(x);
+    OnDevice<float> y_device(static_cast<std::size_t>(c.tokens * c.rows));
+    const cuda::Plan plan = cuda::plan(d, c.tokens, device);
+    OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
+    cuda::matmul(plan, d, MatrixView<const __half>(x_device.data(), c.tokens, c.cols),
+                 MatrixView<float>(y_device.data(), c.tokens, c.rows), workspace.data(), stream_);
+    const std::vector<float> y = y_device.read();
+    for (std::int64_t t = 0; t < c.tokens; ++t)
+      for (std::int64_t i = 0; i < c.rows; ++i) {
+        double exact = 0, size = 0, weight = 0;
+        for (std::int64_t j = 0; j < c.cols; ++j) {
+          const double xs = static_cast<double>(__half2float(x[static_cast<std::size_t>(t * c.cols + j)])) *
+                            n.col_scale(i, j) * n.scale(i, j / n.width);
+          const double shift = c.levels == Levels::symmetric ? 1 << (c.bits - 1) : 0;
+          exact += (n.level(i, j) - n.zero(i, j / n.width)) * xs;
+          size += (std::abs(n.level(i, j) + shift) + std::abs(n.zero(i, j / n.width) + shift)) * std::abs(xs);
+          weight += (std::abs(n.level(i, j)) + std::abs(n.zero(i, j / n.width))) * std::abs(xs);
+        }
+        const double rounding = plan.pieces == 2 && c.levels < Levels::nf4 ? 0x1p-21 : 0x1p-10;
+        ASSERT_NEAR(y[static_cast<std::size_t>(t * c.rows + i)], exact,
+                    4 * static_cast<double>(c.cols + 16) * 0x1p-24 * size + rounding * weight)
+            << "token " << t << " row " << i << " bits " << c.bits << "\n"
+            << to_string(plan);
+      }
+  }
+}
+
+TEST_F(Products, SameBitsEveryTimeAndInAGraph) {
+  std::mt19937 random(4);
+  const QuantizedMatrix q = test::random_matrix({}, 300, 4096, random);
+  const cuda::DeviceMatrix d(q, stream_);
+  std::vector<__nv_bfloat16> x(3 * 4096);
+  for (auto& v : x) v = __float2bfloat16(test::random_float(random, -1, 1));
+  OnDevice<__nv_bfloat16> x_device(x), y_device(3 * 300);
+  const cuda::Plan plan = cuda::plan<__nv_bfloat16>(d, 3, cuda::device_facts());
+  EXPECT_GT(plan.slices, 1);
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  const auto multiply = [&] {
+    cuda::matmul(plan, d, MatrixView<const __nv_bfloat16>(x_device.data(), 3, 4096),
+                 MatrixView<__nv_bfloat16>(y_device.data(), 3, 300), workspace.data(), stream_);
+  };
+  multiply();
+  const auto first = y_device.read();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t runnable = nullptr;
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+  multiply();
+  check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  check(cudaGraphInstantiate(&runnable, graph, 0), "cudaGraphInstantiate");
+  for (int k = 0; k < 10; ++k) {
+    check(cudaGraphLaunch(runnable, stream_), "cudaGraphLaunch");
+    const auto again = y_device.read();
+    ASSERT_EQ(std::memcmp(again.data(), first.data(), 2 * first.size()), 0);
+  }
+  check(cudaGraphExecDestroy(runnable), "cudaGraphExecDestroy");
+  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+}
+
+TEST_F(Products, WrongShapesAreNamed) {
+  std::mt19937 random(5);
+  const cuda::DeviceMatrix d(test::random_matrix({}, 20, 70, random), stream_);
+  OnDevice<float> memory(4000);
+  const cuda::Plan plan = cuda::plan<float>(d, 2, cuda::device_facts(), {.slices = 1});
+  const auto message = [&](std::int64_t tokens, std::int64_t x_cols, std::int64_t y_cols) {
+    return test::message_of([&] {
+      cuda::matmul(plan, d, MatrixView<const float>(memory.data(), tokens, x_cols),
+                   MatrixView<float>(memory.data() + 2000, tokens, y_cols), nullptr, stream_);
+    });
+  };
+  EXPECT_EQ(message(2, 70, 20), "nothing was thrown");
+  EXPECT_EQ(message(2, 71, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
+  EXPECT_EQ(message(2, 70, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
+  EXPECT_EQ(message(3, 70, 20), "sinq: x.rows = 3: the plan is for another number of tokens");
+}
+
+}  // namespace

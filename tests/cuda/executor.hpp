@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <sinq/cuda/instructions.cuh>
+#include <sinq/cuda/platform.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+// Runs kernels without a GPU: the source that nvcc compiles, compiled as C++, block by block, every thread a fiber.
+// What a GPU would let pass or get wrong now and then, this reports always, as sentences in `failures()`:
+//
+//   shared memory   an access out of bounds, misaligned, or of bytes nobody wrote; two accesses to one byte, one of
+//   them
+//                   a write, by threads that no barrier orders; use of bytes that an asynchronous copy still writes
+//   global memory   an access outside all buffers that the test named, misaligned, or of bytes nobody wrote; a byte
+//   that
+//                   one block writes and another one touches in the same launch
+//   meeting points  lanes that meet at different instructions; threads that wait for ever
+//
+// Races are found from the order that barriers impose, not from the order in which the fibers happened to run. Shuffles
+// and mma are meeting points, but order no memory, as on the device.
+//
+// `Faults` puts a bug into a kernel without touching its source, to see that it is found.
+
+namespace sinq::test {
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+struct Faults {
+  int skip_barrier = -1;       // each thread runs through its n-th barrier
+  int skip_warp_barrier = -1;  // the same for the barrier of the warp
+  bool swap_operands = false;  // mma gets its two B registers in the wrong order
+  int wait_less = 0;           // wait for all but so many more groups of copies
+};
+
+class Executor final : public detail::cuda::Machine {
+ public:
+  Faults faults;
+  bool backwards = false;  // threads are run last first: the result must not depend on it
+
+  /// Names a buffer in global memory. Bytes of a constant one count as written.
+  template <class T>
+  void constant(const std::string& name, const T* data, std::size_t count) {
+    auto* bytes = reinterpret_cast<std::byte*>(const_cast<std::remove_const_t<T>*>(data));
+    buffers_.push_back({name, bytes, count * sizeof(T), false, {}});
+  }
+  template <class T>
+  void writable(const std::string& name, T* data, std::size_t count) {
+    buffers_.push_back({name, reinterpret_cast<std::byte*>(data), count * sizeof(T), true,
+                        std::vector<std::int64_t>(count * sizeof(T), -1)});
+  }
+
+  [[nodiscard]] const std::vector<std::string>& failures() const { return failures_; }
+  [[nodiscard]] std::string first_failure() const { return failures_.empty() ? "" : failures_.front(); }
+  void forget_failures() { failures_.clear(); }
+
+  /// Runs `kernel` for every block. `threads` is a multiple of 32.
+  void launch(Dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
+    Machine*& current = detail::cuda::machine();
+    Machine* const before = current;
+    current = this;
+    kernel_ = &kernel;
+    while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+    count_ = threads;
+    ++launch_;
+    for (unsigned z = 0; z < grid.z; ++z)
+      for (unsigned y = 0; y < grid.y; ++y)
+        for (unsigned x = 0; x < grid.x; ++x) {
+          block_ = {x, y, z};
+          ++block_number_;
+          run_block(shared_bytes);
+        }
+    current = before;
+    kernel_ = nullptr;
+  }
+
+  // --- Machine ---------------------------------------------------------------------------------------------------
+
+  [[nodiscard]] unsigned thread() const override { return running_; }
+  [[nodiscard]] unsigned threads() const override { return count_; }
+  [[nodiscard]] detail::cuda::Index3 block() const override { return block_; }
+
+  void barrier() override {
+    if (me().barriers++ == faults.skip_barrier) return;
+    if (++at_barrier_ == count_) {
+      at_barrier_ = 0;
+      ++epoch_;
+      for (unsigned t = 0; t < count_; ++t) threads_[t]->waits = nullptr;
+    } else {
+      wait("a barrier");
+    }
+  }
+
+  const std::byte* meet(const char* instruction, const void* mine, std::size_t bytes, bool orders_memory) override {
+    Warp& warp = warps_[running_ / 32];
+    if (orders_memory && me().warp_barriers++ == faults.skip_warp_barrier) return nullptr;
+    std::vector<std::byte>& all = warp.values[me().meetings++ % 2];
+    if (warp.here == 0) {
+      warp.instruction = instruction;
+      all.resize(std::max(all.size(), 32 * bytes));
+    } else if (std::string(warp.instruction) != instruction) {
+      fail("lanes of a warp meet at ", warp.instruction, " and at ", instruction);
+      stop();
+    }
+    if (bytes != 0) std::memcpy(all.data() + running_ % 32 * bytes, mine, bytes);
+    if (faults.swap_operands && bytes == sizeof(detail::cuda::model::MmaOperands)) {
+      auto* operands = reinterpret_cast<detail::cuda::model::MmaOperands*>(all.data()) + running_ % 32;
+      std::swap(operands->b[0], operands->b[1]);
+    }
+    if (++warp.here == 32) {
+      warp.here = 0;
+      if (orders_memory) ++warp.epoch;
+      for (unsigned lane = 0; lane < 32; ++lane) threads_[running_ / 32 * 32 + lane]->waits = nullptr;
+    } else {
+      wait(instruction);
+    }
+    return all.data();
+  }
+
+  void shared_read(std::uint32_t offset, void* to, std::size_t bytes) override {
+    std::memset(to, 0, bytes);
+    if (!in_shared(offset, bytes, "reads")) return;
+    for (std::size_t k = offset; k < offset + bytes; ++k) check_read(k);
+    std::memcpy(to, shared_.data() + offset, bytes);
+  }
+
+  void shared_write(std::uint32_t offset, const void* from, std::size_t bytes) override {
+    if (!in_shared(offset, bytes, "writes")) return;
+    for (std::size_t k = offset; k < offset + bytes; ++k) check_write(k, false);
+    std::memcpy(shared_.data() + offset, from, bytes);
+  }
+
+  void shared_max(std::uint32_t offset, std::uint32_t value) override {
+    if (!in_shared(offset, 4, "raises")) return;
+    for (std::size_t k = offset; k < offset + 4; ++k) {
+      if (shadow_[k].writer == kNobody) return fail("thread ", running_, " raises unwritten shared byte ", k);
+      check_write(k, true);
+    }
+    std::uint32_t old = 0;
+    std::memcpy(&old, shared_.data() + offset, 4);
+    old = std::max(old, value);
+    std::memcpy(shared_.data() + offset, &old, 4);
+  }
+
+  void global_read(const void* from, void* to, std::size_t bytes) override {
+    std::memset(to, 0, bytes);
+    Buffer* buffer = find(from, bytes, "reads");
+    if (buffer == nullptr) return;
+    const auto first = static_cast<std::size_t>(static_cast<const std::byte*>(from) - buffer->data);
+    for (std::size_t k = first; buffer->may_write && k < first + bytes; ++k) {
+      const std::int64_t writer = buffer->writers[k];
+      if (writer == -1) return fail("thread ", running_, " reads byte ", k, " of ", buffer->name, ", never written");
+      if (other_block_of_this_launch(writer))
+        return fail("block ", block_number_, " reads byte ", k, " of ", buffer->name, ", written by another block");
+    }
+    std::memcpy(to, from, bytes);
+  }
+
+  void global_write(void* to, const void* from, std::size_t bytes) override {
+    Buffer* buffer = find(to, bytes, "writes");
+    if (buffer == nullptr) return;
+    if (!buffer->may_write) return fail("thread ", running_, " writes to ", buffer->name, ", which is constant");
+    const auto first = static_cast<std::size_t>(static_cast<std::byte*>(to) - buffer->data);
+    for (std::size_t k = first; k < first + bytes; ++k) {
+      if (other_block_of_this_launch(buffer->writers[k]))
+        return fail("two blocks write byte ", k, " of ", buffer->name);
+      buffer->writers[k] = launch_ << 32 | block_number_;
+    }
+    std::memcpy(to, from, bytes);
+  }
+
+  void copy_async(std::uint32_t offset, const void* from) override {
+    if (find(from, 16, "copies") == nullptr || !in_shared(offset, 16, "copies to")) return;
+    for (std::size_t k = offset; k < offset + 16; ++k) {
+      check_write(k, false);
+      shadow_[k].pending = true;
+    }
+    me().open.push_back({offset, from});
+  }
+  void copy_commit() override {
+    me().groups.push_back(std::move(me().open));
+    me().open.clear();
+  }
+  void copy_wait(int newest) override {
+    auto& groups = me().groups;
+    for (; static_cast<int>(groups.size()) > newest + faults.wait_less; groups.pop_front())
+      for (const Copy& copy : groups.front()) {
+        std::memcpy(shared_.data() + copy.to, copy.from, 16);
+        for (std::size_t k = copy.to; k < copy.to + 16; ++k) {
+          shadow_[k].pending = false;
+          check_write(k, false);
+        }
+      }
+  }
+
+ private:
+  static constexpr int kNobody = -1;
+  static constexpr int kSeveral = -2;  // several readers, or atomic writers
+
+  struct Copy {
+    std::uint32_t to;
+    const void* from;
+  };
+
+  struct Thread {
+    static constexpr std::size_t kStack = 64 << 10;
+    std::unique_ptr<std::byte[]> stack{new std::byte[kStack]};
+    ucontext_t start{};
+    void* jump[5] = {};
+    bool started = false, done = false;
+    const char* waits = nullptr;  // what for
+    int barriers = 0, warp_barriers = 0, meetings = 0;
+    std::vector<Copy> open;
+    std::deque<std::vector<Copy>> groups;
+  };
+
+  struct Warp {
+    std::array<std::vector<std::byte>, 2>
+        values;  // a lane may arrive at the next meeting before another has left this one
+    const char* instruction = "";
+    unsigned here = 0;
+    std::uint32_t epoch = 0;
+  };
+
+  /// Who touched a byte of shared memory last, and when: the number of barriers before, of the block and of its warp.
+  struct Shadow {
+    std::int16_t writer = kNobody, reader = kNobody;
+    std::int16_t reader_warp = kNobody;
+    bool pending = false;
+    std::uint32_t write_epoch = 0, write_warp_epoch = 0;
+    std::uint32_t read_epoch = 0, read_warp_epoch = 0;
+  };
+
+  struct Buffer {
+    std::string name;
+    std::byte* data;
+    std::size_t bytes;
+    bool may_write;
+    std::vector<std::int64_t> writers;  // launch << 32 | block, -1: nobody
+  };
+
+  Thread& me() { return *threads_[running_]; }
+
+  template <class... Pieces>
+  void fail(const Pieces&... pieces) {
+    if (failures_.size() >= 100) return;
+    std::ostringstream text;
+    (text << ... << pieces);
+    failures_.push_back(text.str());
+  }
+
+  // --- fibers: ucontext makes the stacks, the compiler's own jumps switch between them without a system call
+  // ------------
+
+  static void enter() {
+    auto& self = static_cast<Executor&>(*detail::cuda::machine());
+    (*self.kernel_)();
+    self.me().done = true;
+    self.leave();
+  }
+
+  [[gnu::noinline]] void resume(unsigned t) {
+    running_ = t;
+    if (__builtin_setjmp(scheduler_) != 0) return;
+    go(*threads_[t]);
+  }
+  [[gnu::noinline]] static void go(Thread& thread) {
+    if (!thread.started) {
+      thread.started = true;
+      setcontext(&thread.start);
+    }
+    __builtin_longjmp(thread.jump, 1);
+  }
+  [[gnu::noinline]] void leave() { __builtin_longjmp(scheduler_, 1); }
+  [[gnu::noinline]] void wait(const char* what) {
+    me().waits = what;
+    if (__builtin_setjmp(me().jump) == 0) leave();
+  }
+  /// Ends the block.
+  void stop() {
+    stopped_ = true;
+    leave();
+  }
+
+  void run_block(std::size_t shared_bytes) {
+    shared_.assign(shared_bytes, std::byte{0xcd});
+    shadow_.assign(shared_bytes, Shadow{});
+    warps_.assign(count_ / 32, Warp{});
+    epoch_ = 0;
+    at_barrier_ = 0;
+    stopped_ = false;
+    for (unsigned t = 0; t < count_; ++t) {
+      Thread& thread = *threads_[t];
+      thread.started = thread.done = false;
+      thread.waits = nullptr;
+      thread.barriers = thread.warp_barriers = thread.meetings = 0;
+      thread.open.clear();
+      thread.groups.clear();
+      getcontext(&thread.start);
+      thread.start.uc_stack = {thread.stack.get(), 0, Thread::kStack};
+      thread.start.uc_link = nullptr;
+      makecontext(&thread.start, &enter, 0);
+    }
+    for (bool progress = true; progress && !stopped_;) {
+      progress = false;
+      for (unsigned k = 0; k < count_ && !stopped_; ++k) {
+        const unsigned t = backwards ? count_ - 1 - k : k;
+        if (threads_[t]->done || threads_[t]->waits != nullptr) continue;
+        progress = true;
+        resume(t);
+      }
+    }
+    for (unsigned t = 0; t < count_ && !stopped_; ++t)
+      if (!threads_[t]->done) {
+        fail("thread ", t, " waits for ever at ", threads_[t]->waits);
+        return;
+      }
+  }
+
+  // --- checks ------------------------------------------------------------------------------------------------------
+
+  bool in_shared(std::uint32_t offset, std::size_t bytes, const char* does) {
+    if (offset + bytes > shared_.size()) {
+      fail("thread ", running_, " ", does, " shared bytes ", offset, " to ", offset + bytes, " of ", shared_.size());
+      return false;
+    }
+    if (offset % bytes != 0) {
+      fail("thread ", running_, " ", does, " ", bytes, " shared bytes at ", offset, ": misaligned");
+      return false;
+    }
+    return true;
+  }
+
+  /// Whether a write of the shadow stands before now by order of a barrier.
+  bool write_ordered(const Shadow& s) {
+    if (s.write_epoch < epoch_ || s.writer == static_cast<int>(running_)) return true;
+    return s.writer >= 0 && s.writer / 32 == static_cast<int>(running_ / 32) &&
+           s.write_warp_epoch < warps_[running_ / 32].epoch;
+  }
+
+  void check_read(std::size_t k) {
+    Shadow& s = shadow_[k];
+    if (s.pending) return fail("thread ", running_, " reads shared byte ", k, " while a copy writes it");
+    if (s.writer == kNobody) return fail("thread ", running_, " reads shared byte ", k, ", which nobody wrote");
+    if (!write_ordered(s))
+      return fail("race: thread ", running_, " reads shared byte ", k, ", written by thread ", s.writer);
+    const auto warp = static_cast<std::int16_t>(running_ / 32);
+    const bool fresh = s.reader == kNobody || s.read_epoch != epoch_;
+    if (fresh || (s.reader_warp == warp && s.read_warp_epoch != warps_[running_ / 32].epoch)) {
+      s.reader = static_cast<std::int16_t>(running_);
+      s.reader_warp = warp;
+    } else {
+      if (s.reader != static_cast<int>(running_)) s.reader = kSeveral;
+      if (s.reader_warp != warp) s.reader_warp = kSeveral;
+    }
+    s.read_epoch = epoch_;
+    s.read_warp_epoch = warps_[running_ / 32].epoch;
+  }
+
+  void check_write(std::size_t k, bool atomic) {
+    Shadow& s = shadow_[k];
+    const auto warp_epoch = warps_[running_ / 32].epoch;
+    if (s.pending) return fail("thread ", running_, " writes shared byte ", k, " while a copy writes it");
+    if (s.writer != kNobody && !(atomic && s.writer == kSeveral) && !write_ordered(s))
+      return fail("race: threads ", s.writer, " and ", running_, " write shared byte ", k);
+    const bool mine = s.reader == static_cast<int>(running_);
+    const bool ordered = s.reader_warp == static_cast<int>(running_ / 32) && s.read_warp_epoch < warp_epoch;
+    if (s.reader != kNobody && s.read_epoch == epoch_ && !mine && !ordered)
+      return fail("race: thread ", running_, " writes shared byte ", k, ", read by thread ", s.reader);
+    s.writer = atomic ? kSeveral : static_cast<std::int16_t>(running_);
+    s.write_epoch = epoch_;
+    s.write_warp_epoch = warp_epoch;
+  }
+
+  bool other_block_of_this_launch(std::int64_t writer) const {
+    return writer != -1 && writer >> 32 == launch_ && writer != (launch_ << 32 | block_number_);
+  }
+
+  Buffer* find(const void* address, std::size_t bytes, const char* does) {
+    const auto* at = static_cast<const std::byte*>(address);
+    for (Buffer& b : buffers_)
+      if (at >= b.data && at + bytes <= b.data + b.bytes) {
+        if (reinterpret_cast<std::uintptr_t>(at) % bytes == 0) return &b;
+        fail("thread ", running_, " ", does, " ", bytes, " bytes of ", b.name, " at ", at - b.data, ": misaligned");
+        return nullptr;
+      }
+    std::string near = "any buffer";
+    for (std::ptrdiff_t closest = 256; const Buffer& b : buffers_) {
+      const std::ptrdiff_t distance = at < b.data ? b.data - at : at - (b.data + b.bytes);
+      if (b.bytes == 0 || distance >= closest) continue;
+      closest = distance;
+      near = b.name + " (byte " + std::to_string(at - b.data) + " of " + std::to_string(b.bytes) + ")";
+    }
+    fail("thread ", running_, " ", does, " ", bytes, " bytes outside ", near);
+    return nullptr;
+  }
+
+  const std::function<void()>* kernel_ = nullptr;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<Warp> warps_;
+  std::vector<std::byte> shared_;
+  std::vector<Shadow> shadow_;
+  std::vector<Buffer> buffers_;
+  std::vector<std::string> failures_;
+  void* scheduler_[5] = {};
+  unsigned running_ = 0, count_ = 0, at_barrier_ = 0;
+  std::uint32_t epoch_ = 0;
+  std::int64_t launch_ = 0, block_number_ = 0;
+  detail::cuda::Index3 block_{};
+  bool stopped_ = false;
+};
+
+}  // namespace sinq::test

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "executor.hpp"
+
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <cmath>
+#include <random>
+
+// The executor itself: toy kernels with one bug each, and the models of the instructions against plain loops.
+
+namespace {
+
+using namespace sinq;
+using namespace sinq::detail::cuda;
+using test::Executor;
+
+// --- models ---------------------------------------------------------------------------------------------------------
+
+TEST(Models, HalfIsEigensHalf) {
+  for (unsigned bits = 0; bits < 65536; ++bits) {
+    const auto h = Eigen::numext::bit_cast<Eigen::half>(static_cast<std::uint16_t>(bits));
+    const float value = model::half_to_float(static_cast<std::uint16_t>(bits));
+    if (std::isnan(static_cast<float>(h))) {
+      EXPECT_TRUE(std::isnan(value));
+    } else {
+      EXPECT_EQ(value, static_cast<float>(h)) << bits;
+      EXPECT_EQ(model::float_to_half(value), bits);
+    }
+  }
+  std::mt19937 random(1);
+  for (int k = 0; k < 2'000'000; ++k) {
+    // Every exponent, with mantissas close to a tie as well.
+    std::uint32_t bits = static_cast<std::uint32_t>(random());
+    if (k % 2 != 0) bits = (bits & 0xffff'e000u) + 0x1000u + static_cast<std::uint32_t>(k / 2 % 3) - 1;
+    float value = 0;
+    std::memcpy(&value, &bits, 4);
+    if (std::isnan(value)) continue;
+    ASSERT_EQ(model::float_to_half(value), Eigen::numext::bit_cast<std::uint16_t>(static_cast<Eigen::half>(value)))
+        << value;
+  }
+}
+
+TEST(Models, MmaIsTheProductOfTheMatrices) {
+  std::mt19937 random(2);
+  float a[16][16], b[16][8], c[16][8];
+  const auto number = [&] { return static_cast<float>(static_cast<int>(random() % 17) - 8); };
+  for (auto& row : a)
+    for (float& v : row) v = number();
+  for (auto& row : b)
+    for (float& v : row) v = number();
+  for (auto& row : c)
+    for (float& v : row) v = number();
+  model::MmaOperands all[32];
+  const auto pair = [](float low, float high) {
+    return model::float_to_half(low) | static_cast<std::uint32_t>(model::float_to_half(high)) << 16;
+  };
+  for (int lane = 0; lane < 32; ++lane) {
+    // "Matrix Fragments for mma.m16n8k16 with floating point type", written as the ISA writes it.
+    const int group = lane >> 2, t = lane % 4;
+    for (int i = 0; i < 8; i += 2) {
+      const int row = (0 <= i && i < 2) || (4 <= i && i < 6) ? group : group + 8;
+      const int col = i < 4 ? t * 2 : t * 2 + 8;
+      all[lane].a[i / 2] = pair(a[row][col], a[row][col + 1]);
+    }
+    for (int i = 0; i < 4; i += 2) {
+      const int row = i < 2 ? t * 2 : t * 2 + 8;
+      all[lane].b[i / 2] = pair(b[row][group], b[row + 1][group]);
+    }
+    for (int i = 0; i < 4; ++i) all[lane].c[i] = c[i < 2 ? group : group + 8][t * 2 + (i & 1)];
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    float d[4];
+    model::mma(all, lane, d);
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? lane / 4 : lane / 4 + 8, col = lane % 4 * 2 + (i & 1);
+      float sum = c[row][col];
+      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][col];
+      EXPECT_EQ(d[i], sum) << lane << ' ' << i;
+    }
+  }
+}
+
+TEST(Models, FunnelIsAShiftOf64Bits) {
+  EXPECT_EQ(model::funnel(0x89abcdef, 0x01234567, 0), 0x89abcdefu);
+  EXPECT_EQ(model::funnel(0x89abcdef, 0x01234567, 4), 0x789abcdeu);
+  EXPECT_EQ(model::funnel(0x89abcdef, 0x01234567, 31), 0x02468acfu);
+}
+
+TEST(Models, BfloatIsEigensBfloat) {
+  std::mt19937 random(3);
+  for (int k = 0; k < 200'000; ++k) {
+    const float value = as_float(static_cast<std::uint32_t>(random()));
+    if (std::isnan(value)) continue;
+    ASSERT_EQ(to_bfloat16(value), Eigen::numext::bit_cast<std::uint16_t>(static_cast<Eigen::bfloat16>(value)));
+  }
+}
+
+// --- toy kernels ----------------------------------------------------------------------------------------------------
+
+/// Thread t writes word t and reads its neighbour's; the distance decides which kind of barrier suffices.
+struct Neighbour {
+  unsigned distance = 1;
+  bool whole_block = true;
+  unsigned* out;
+
+  void operator()() const {
+    const unsigned t = thread_index();
+    store_shared(4 * t, t);
+    if (whole_block)
+      barrier();
+    else
+      warp_barrier();
+    const auto value = load_shared<unsigned>(4 * ((t + distance) % thread_count()));
+    store_global(out + thread_count() * block_index().x + t, value);
+  }
+};
+
+TEST(Executor, RunsBlocksOfFibers) {
+  for (bool backwards : {false, true}) {
+    std::vector<unsigned> out(2 * 96);
+    Executor run;
+    run.backwards = backwards;
+    run.writable("out", out.data(), out.size());
+    run.launch({2}, 96, 4 * 96, Neighbour{1, true, out.data()});
+    EXPECT_EQ(run.first_failure(), "");
+    for (unsigned k = 0; k < out.size(); ++k) EXPECT_EQ(out[k], (k % 96 + 1) % 96);
+  }
+}
+
+std::string neighbour_failure(unsigned distance, bool whole_block, test::Faults faults = {}, unsigned bytes = 4 * 64) {
+  std::vector<unsigned> out(64);
+  Executor run;
+  run.faults = faults;
+  run.writable("out", out.data(), out.size());
+  run.launch({1}, 64, bytes, Neighbour{distance, whole_block, out.data()});
+  return run.first_failure();
+}
+
+TEST(Executor, FindsARemovedBarrier) {
+  EXPECT_EQ(neighbour_failure(1, true), "");
+  EXPECT_EQ(neighbour_failure(1, true, {.skip_barrier = 0}), "thread 0 reads shared byte 4, which nobody wrote");
+  EXPECT_EQ(neighbour_failure(63, true, {.skip_barrier = 0}), "thread 0 reads shared byte 252, which nobody wrote");
+}
+
+TEST(Executor, AWarpBarrierOrdersOnlyItsWarp) {
+  // Thread 31 reads what thread 32 wrote: in time or not is luck, that it is a race is not.
+  EXPECT_NE(neighbour_failure(1, false), "");
+  EXPECT_NE(neighbour_failure(32, false), "");
+}
+
+TEST(Executor, FindsARaceThatTheOrderOfExecutionHides) {
+  Executor run;
+  unsigned out[64];
+  run.writable("out", out, 64);
+  // Thread 0 has long written when the others read.
+  run.launch({1}, 64, 4, [&] {
+    if (thread_index() == 0) store_shared(0, 7u);
+    store_global(out + thread_index(), load_shared<unsigned>(0));
+  });
+  EXPECT_EQ(run.first_failure(), "race: thread 1 reads shared byte 0, written by thread 0");
+  run.forget_failures();
+  run.launch({1}, 64, 4, [&] {
+    if (thread_index() == 0) store_shared(0, 7u);
+    barrier();
+    (void)load_shared<unsigned>(0);
+    warp_barrier();
+    if (thread_index() == 1) store_shared(0, 8u);  // the other warp may not have read yet
+  });
+  EXPECT_NE(run.first_failure(), "");
+}
+
+TEST(Executor, MaximaMayMeet) {
+  Executor run;
+  unsigned out = 0;
+  run.writable("out", &out, 1);
+  const auto kernel = [&] {
+    if (thread_index() == 0) store_shared(0, 0u);
+    barrier();
+    raise_shared(0, 3 * thread_index());
+    barrier();
+    if (thread_index() == 5) store_global(&out, load_shared<unsigned>(0));
+  };
+  run.launch({1}, 64, 4, kernel);
+  EXPECT_EQ(run.first_failure(), "");
+  EXPECT_EQ(out, 3u * 63);
+  run.faults.skip_barrier = 1;
+  run.launch({1}, 64, 4, kernel);
+  EXPECT_NE(run.first_failure(), "");
+}
+
+TEST(Executor, FindsAccessesOutOfBounds) {
+  EXPECT_EQ(neighbour_failure(1, true, {}, 4 * 63), "thread 63 writes shared bytes 252 to 256 of 252");
+  Executor run;
+  std::vector<unsigned> in(32), out(32);
+  run.constant("in", in.data(), 31);
+  run.writable("out", out.data(), 32);
+  run.launch({1}, 32, 0, [&] { (void)load_global<unsigned>(in.data() + thread_index()); });
+  EXPECT_EQ(run.first_failure(), "thread 31 reads 4 bytes outside in (byte 124 of 124)");
+  run.forget_failures();
+  run.launch({1}, 32, 0, [&] { store_global(in.data(), 1u); });
+  EXPECT_EQ(run.first_failure(), "thread 0 writes to in, which is constant");
+  run.forget_failures();
+  run.launch({1}, 32, 0, [&] { (void)load_global<unsigned>(out.data()); });
+  EXPECT_EQ(run.first_failure(), "thread 0 reads byte 0 of out, never written");
+  run.forget_failures();
+  run.launch({1}, 32, 0, [&] { (void)load_global<Words2>(reinterpret_cast<std::byte*>(in.data()) + 4); });
+  EXPECT_NE(run.first_failure().find("misaligned"), std::string::npos);
+  run.forget_failures();
+  run.launch({2}, 32, 0, [&] { store_global(out.data() + thread_index(), 1u); });
+  EXPECT_EQ(run.first_failure(), "two blocks write byte 0 of out");
+}
+
+TEST(Executor, FindsLanesThatDoNotMeet) {
+  Executor run;
+  run.launch({1}, 32, 0, [] {
+    if (thread_index() < 16)
+      (void)shuffle(1, 0);
+    else
+      warp_barrier();
+  });
+  EXPECT_EQ(run.first_failure(), "lanes of a warp meet at shfl.idx and at bar.warp");
+  run.forget_failures();
+  run.launch({1}, 64, 0, [] {
+    if (thread_index() < 40) barrier();
+  });
+  EXPECT_EQ(run.first_failure(), "thread 0 waits for ever at a barrier");
+}
+
+TEST(Executor, FindsACopyThatIsUsedTooEarly) {
+  alignas(16) unsigned in[128];
+  for (unsigned k = 0; k < 128; ++k) in[k] = k;
+  std::vector<unsigned> out(32);
+  const auto kernel = [&] {
+    const unsigned t = thread_index();
+    copy_async(16 * t, in + 4 * t);
+    copy_commit();
+    copy_commit();
+    copy_wait<1>();
+    warp_barrier();
+    store_global(out.data() + t, load_shared<unsigned>(16 * (31 - t)));
+  };
+  const auto failure = [&](test::Faults faults) {
+    Executor run;
+    run.faults = faults;
+    run.constant("in", in, 128);
+    run.writable("out", out.data(), 32);
+    run.launch({1}, 32, 512, kernel);
+    return run.first_failure();
+  };
+  EXPECT_EQ(failure({}), "");
+  for (unsigned t = 0; t < 32; ++t) EXPECT_EQ(out[t], 4 * (31 - t));
+  EXPECT_EQ(failure({.wait_less = 1}), "thread 31 reads shared byte 0 while a copy writes it");
+  EXPECT_EQ(failure({.skip_warp_barrier = 0}), "thread 0 reads shared byte 496, which nobody wrote");
+}
+
+}  // namespace

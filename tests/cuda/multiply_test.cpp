@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "simulate.hpp"
+#include "support/naive.hpp"
+
+// The product kernel in the executor against sums in double precision.
+
+namespace {
+
+using namespace sinq;
+using namespace sinq::detail::cuda;
+using test::Naive;
+using test::random_float;
+using test::random_matrix;
+
+template <class T>
+using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+template <class T>
+RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19937& random) {
+  return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
+}
+
+template <class T>
+constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-11
+                                   : std::is_same_v<T, bfloat16> ? 0x1p-8
+                                                                 : 0x1p-24;
+
+/// y against exact sums. Let S = sum_j |x'_j| (|operand| + |zero|) |scale|, where the operand is what the tensor core
+/// multiplies: the code (or the level of a table), and the zero belongs to it.
+///   activation   x' = x col_scale rounds once in float (2^-24). One half per activation: 2^-11 of x'; two: 2^-22.
+///   Below
+///                the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at most
+///                2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
+///   level        NF levels round to half: 2^-11 of the level.
+///   sums         a sum of n terms in float: n 2^-24 of S for the products, n for the activations, and as many for
+///   scale
+///                and slices; twice that, since the tensor core truncates where others round.
+template <class X, class Y>
+void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, const Y* bias,
+                    const test::Simulation& run) {
+  ASSERT_EQ(run.failure, "") << to_string(run.plan);
+  const Naive n{q};
+  const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
+  const double shift = q.format.levels == Levels::symmetric ? 1 << (q.format.bits - 1) : 0;
+  const double activation = run.plan.pieces == 2 ? 0x1p-22 : 0x1p-11;
+  for (std::int64_t i = 0; i < q.rows; ++i) {
+    std::vector<double> level, zero, scale, col;
+    for (std::int64_t j = 0; j < q.cols; ++j) {
+      const std::int64_t g = j / n.width;
+      level.push_back(n.level(i, j));
+      zero.push_back(n.zero(i, g));
+      scale.push_back(n.scale(i, g));
+      col.push_back(n.col_scale(i, j));
+    }
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      double exact = bias ? static_cast<double>(bias[i]) : 0, size = std::abs(exact), error = 0, largest = 0, plain = 0;
+      for (std::int64_t j = 0; j < q.cols; ++j)
+        largest = std::max(largest, std::abs(static_cast<double>(x.row(t)[j]) * col[j]));
+      for (std::int64_t j = 0; j < q.cols; ++j) {
+        const double xs = static_cast<double>(x.row(t)[j]) * col[j];
+        exact += (level[j] - zero[j]) * scale[j] * xs;
+        const double operand = std::abs(level[j] + shift) + std::abs(zero[j] + shift);
+        size += operand * std::abs(scale[j] * xs);
+        error += (activation * std::abs(xs) + 0x1p-32 * largest) * std::abs((level[j] - zero[j]) * scale[j]);
+        plain += std::abs(level[j] * scale[j] * xs);
+      }
+      error += 4 * static_cast<double>(q.cols + 16) * 0x1p-24 * size;
+      if (nf) error += 0x1p-11 * plain;
+      error += kOutputRounding<Y> * std::abs(exact) + 1e-30;
+      ASSERT_NEAR(static_cast<double>(y.row(t)[i]), exact, error)
+          << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
+          << " levels " << static_cast<int>(q.format.levels) << " group " << q.format.group_size << "\n"
+          << to_string(run.plan);
+    }
+  }
+}
+
+template <class X = half, class Y = float>
+void check(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random, const cuda::PlanOptions& options = {}) {
+  const RowMajor<X> x = random_activations<X>(tokens, q.cols, random);
+  RowMajor<Y> y = RowMajor<Y>::Constant(tokens, q.rows, static_cast<Y>(NAN));
+  const MatrixView<const X> xs(x);
+  const MatrixView<Y> ys(y);
+  const auto run = test::simulate<X, Y>(q, xs, ys, nullptr, options);
+  expect_product<X, Y>(q, xs, ys, nullptr, run);
+}
+
+struct Codes {
+  Levels levels;
+  int bits;
+};
+constexpr Codes kCodes[] = {
+    {Levels::uniform, 2}, {Levels::uniform, 3},   {Levels::uniform, 4},   {Levels::uniform, 5},   {Levels::uniform, 6},
+    {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 8}, {Levels::nf4, 4},
+    {Levels::nf3, 3},     {Levels::table, 2},     {Levels::table, 3},     {Levels::table, 4}};
+
+TEST(Multiply, OneUnit) {
+  std::mt19937 random(1);
+  for (const Codes& c : kCodes) {
+    Format f{.bits = c.bits, .levels = c.levels};
+    if (c.levels == Levels::symmetric) f.zero = Aux::none;
+    check(random_matrix(f, 16, 64, random), 1, random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Multiply, EveryFormat) {
+  std::mt19937 random(2);
+  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
+  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
+  const std::int64_t groups[] = {16, 32, 48, 64, 80, 128, 256, kWholeRow};
+  unsigned k = 0;
+  for (const Codes& c : kCodes)
+    for (Aux scale : auxes)
+      for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u6, Aux::u8}) {
+        if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
+          continue;
+        Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
+        f.group_size = groups[++k % 8];
+        f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
+        f.col_scale = columns[k / 3 % 4];
+        if (is_integer(scale)) {
+          f.signed_scale = k % 2;
+          f.coarse_groups = k / 2 % 4;
+        }
+        const int slices = 1 + static_cast<int>(k % 3 == 0);
+        const std::int64_t cols = 65 + k * 31 % 300;
+        check(random_matrix(f, 1 + k * 7 % 40, cols, random), 1 + k % 3, random, {.slices = slices});
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST(Multiply, EveryShape) {
+  std::mt19937 random(3);
+  unsigned k = 0;
+  for (std::int64_t cols : {1, 7, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 257, 600})
+    for (Tile tile : {Tile::stripe, Tile::square}) {
+      const std::int64_t groups[] = {16, 48, 64, kWholeRow};
+      const Format f{.bits = kBitWidths[++k % 6], .group_size = groups[k % 4], .tile = tile};
+      check(random_matrix(f, 1 + k * 11 % 60, cols, random), 1 + k % 2, random);
+      if (HasFatalFailure()) return;
+    }
+  for (std::int64_t rows : {1, 7, 8, 9, 15, 16, 17, 31, 33, 127, 128, 129, 140, 300}) {
+    const Format f{.group_size = 32, .tile = rows % 2 ? Tile::square : Tile::stripe};
+    check(random_matrix(f, rows, 50, random), 1, random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Multiply, EveryNumberOfTokens) {
+  std::mt19937 random(4);
+  for (std::int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 64, 65, 100, 128, 200}) {
+    const Format f{.bits = kBitWidths[static_cast<std::size_t>(tokens) % 6], .group_size = 48};
+    check(random_matrix(f, 23, 100, random), tokens, random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Multiply, EveryInstantiation) {
+  std::mt19937 random(5);
+  for (const Codes& c : kCodes)
+    for (int tiles : {1, 2, 4, 8})
+      for (int pieces : {1, 2}) {
+        Format f{.bits = c.bits, .levels = c.levels, .group_size = 32};
+        if (c.levels == Levels::symmetric) f.zero = Aux::none;
+        check(random_matrix(f, 20, 150, random), 4 * tiles + 1, random,
+              {.pieces = pieces, .tiles = tiles, .warps = tiles});
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST(Multiply, EveryCut) {
+  std::mt19937 random(6);
+  for (std::int64_t group : {16, 48, 64, 80, 256})
+    for (int slices : {1, 2, 3, 7})
+      for (int chunk : {1, 2, 3, 0}) {
+        const Format f{.bits = 3, .group_size = group, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 3};
+        check(random_matrix(f, 16, 64 * 13 + 5, random), 2, random, {.slices = slices, .chunk_units = chunk});
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST(Multiply, LongStreamsWrapTheirRings) {
+  std::mt19937 random(7);
+  for (int bits : kBitWidths)
+    for (Aux aux : {Aux::u4, Aux::u6, Aux::f32}) {
+      const Format f{
+          .bits = bits, .group_size = 16, .scale = aux, .zero = aux, .coarse_groups = is_integer(aux) ? 8 : 0};
+      check(random_matrix(f, 16, 64 * 40, random), 1, random, {.slices = 1});
+      if (HasFatalFailure()) return;
+    }
+}
+
+template <class X, class Y>
+void with_types(bool with_bias) {
+  std::mt19937 random(8);
+  for (Tile tile : {Tile::stripe, Tile::square})
+    for (int slices : {1, 2}) {
+      const QuantizedMatrix q = random_matrix({.bits = 3, .group_size = 32, .tile = tile}, 37, 77, random);
+      // Tokens apart from each other, beginning at an odd element, guards all round.
+      std::vector<X> x(3 + 5 * 81);
+      for (auto& v : x) v = static_cast<X>(random_float(random, -1, 1));
+      const Y guard = static_cast<Y>(-77.0f);
+      std::vector<Y> y(1 + 5 * 40, guard), bias(37);
+      for (auto& v : bias) v = static_cast<Y>(random_float(random, -1, 1));
+      const MatrixView<const X> xs(x.data() + 3, 5, 77, 81);
+      const MatrixView<Y> ys(y.data() + 1, 5, 37, 40);
+      const Y* b = with_bias ? bias.data() : nullptr;
+      expect_product<X, Y>(q, xs, ys, b, test::simulate<X, Y>(q, xs, ys, b, {.slices = slices}));
+      for (std::size_t k = 0; k < y.size(); ++k)
+        if (k == 0 || (k - 1) % 40 >= 37) {
+          ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
+        }
+    }
+}
+
+TEST(Multiply, ElementTypesStridesAndBias) {
+  with_types<half, half>(false);
+  with_types<bfloat16, bfloat16>(true);
+  with_types<float, float>(true);
+  with_types<half, float>(false);
+  with_types<bfloat16, half>(false);
+}
+
+TEST(Multiply, ActivationsOfAnySizeNeitherOverflowNorVanish) {
+  std::mt19937 random(9);
+  const QuantizedMatrix q = random_matrix({.group_size = 32, .col_scale = Aux::f32}, 16, 100, random);
+  for (float size : {0x1p-126f, 0x1p-100f, 1e-10f, 1e4f, 1e10f, 0x1p100f}) {
+    RowMajor<float> x = random_activations<float>(3, 100, random) * size;
+    x.row(1).setZero();
+    RowMajor<float> y = RowMajor<float>::Constant(3, 16, NAN);
+    const auto run = test::simulate<float, float>(q, MatrixView<const float>(x), MatrixView<float>(y));
+    EXPECT_EQ(y.row(1), RowMajor<float>::Zero(1, 16));
+    if (size < 0x1p-90f) continue;  // below the exponents that are told apart
+    expect_product<float, float>(q, MatrixView<const float>(x), MatrixView<float>(y), nullptr, run);
+    if (HasFatalFailure()) return;
+  }
+  RowMajor<half> x = RowMajor<half>::Constant(2, 100, static_cast<half>(1.0f));
+  x(1, 5) = std::numeric_limits<half>::infinity();
+  RowMajor<float> y(2, 16);
+  EXPECT_EQ((test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(y)).failure), "");
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_TRUE(std::isfinite(y(0, i)));
+    EXPECT_FALSE(std::isfinite(y(1, i)));
+  }
+}
+
+TEST(Multiply, SameBitsInAnyOrderOfExecution) {
+  std::mt19937 random(10);
+  const QuantizedMatrix q = random_matrix({.group_size = 48}, 200, 300, random);
+  const RowMajor<half> x = random_activations<half>(5, 300, random);
+  RowMajor<float> y[2];
+  for (bool backwards : {false, true}) {
+    y[backwards].resize(5, 200);
+    const auto run =
+        test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(y[backwards]), nullptr,
+                                    {.slices = 3}, {}, [&](test::Executor& e, Product&) { e.backwards = backwards; });
+    EXPECT_EQ(run.failure, "");
+  }
+  EXPECT_EQ(y[0], y[1]);
+}
+
+// --- bugs put in
+// ------------------------------------------------------------------------------------------------------
+
+struct Broken {
+  std::string failure;
+  bool wrong;  // the result differs from the sound kernel's
+};
+
+Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::int64_t cols = 300, int bits = 4) {
+  std::mt19937 random(11);
+  const QuantizedMatrix q = random_matrix({.bits = bits, .group_size = 48}, 40, cols, random);
+  const RowMajor<half> x = random_activations<half>(2, cols, random);
+  RowMajor<float> sound(2, 40), broken = RowMajor<float>::Zero(2, 40);
+  const cuda::PlanOptions options{.slices = 1, .chunk_units = 2};
+  EXPECT_EQ(
+      (test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(sound), nullptr, options)).failure,
+      "");
+  const auto run =
+      test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(broken), nullptr, options, {}, bug);
+  return {run.failure, sound != broken};
+}
+
+TEST(Bugs, EveryRemovedBarrierIsFound) {
+  // One after the maxima are cleared, then three for each of three chunks.
+  for (int n = 0; n < 10; ++n)
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }).failure, "") << n;
+}
+
+TEST(Bugs, EveryRemovedWarpBarrierIsFound) {
+  // Three per round: what was copied is there; what was decoded is there; what was copied is not needed any more. The
+  // last takes a stream longer than its ring, and a width at which lanes do not read just what they have copied.
+  for (int n = 0; n < 9; ++n)
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 24, 3).failure, "")
+        << n;
+}
+
+TEST(Bugs, AWaitForTooFewCopiesIsFound) {
+  EXPECT_NE(with_bug([](test::Executor& e, Product&) { e.faults.wait_less = 1; }).failure, "");
+}
+
+TEST(Bugs, ASwappedFragmentGivesWrongResults) {
+  EXPECT_TRUE(with_bug([](test::Executor& e, Product&) { e.faults.swap_operands = true; }).wrong);
+}
+
+TEST(Bugs, OneColumnTooManyAtTheShortGroupIsFound) {
+  const Broken b = with_bug([](test::Executor&, Product& p) { ++p.w.cols; });
+  EXPECT_NE(b.failure.find("outside x"), std::string::npos) << b.failure;
+}
+
+TEST(Bugs, OneRowTooManyIsFound) {
+  EXPECT_NE(with_bug([](test::Executor&, Product& p) { ++p.w.rows, ++p.w.tile_height; }).failure, "");
+}
+
+TEST(Bugs, ARingThatIsTooSmallIsFound) {
+  EXPECT_NE(with_bug([](test::Executor&, Product& p) { p.aux_ring /= 8; }, 3000).failure, "");
+}
+
+}  // namespace

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <set>
+#include <sinq/cuda/order.hpp>
+
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+
+namespace {
+
+using namespace sinq;
+using namespace sinq::detail::cuda;
+
+TEST(Order, EveryBitOfAUnitBelongsToOneBitOfOneCode) {
+  for (int bits : kBitWidths)
+    for (bool paired : {false, true}) {
+      if (paired && bits > 4) continue;
+      std::set<int> places;
+      for (int row = 0; row < kStripRows; ++row)
+        for (int col = 0; col < kUnitCols; ++col) {
+          int covered = 0;
+          for_pieces(bits, paired, row, col, [&](int word, int bit, int low, int count) {
+            EXPECT_LE(bit + count, 32);
+            covered |= ((1 << count) - 1) << low;
+            for (int b = 0; b < count; ++b) EXPECT_TRUE(places.insert(32 * word + bit + b).second);
+          });
+          EXPECT_EQ(covered, (1 << bits) - 1);
+        }
+      EXPECT_EQ(static_cast<int>(places.size()), 8 * unit_bytes(bits));
+      EXPECT_EQ(*places.rbegin(), 8 * unit_bytes(bits) - 1);
+    }
+}
+
+TEST(Order, OperandsAreSubnormalHalves) {
+  for (int bits : kBitWidths)
+    for (int pair = 0; pair < 8; ++pair)
+      for (int upper = 0; upper < 2; ++upper) {
+        const int shift = operand_shift(bits, pair);
+        EXPECT_LE(shift + bits, 10) << bits;  // 10 bits of mantissa and no exponent
+        EXPECT_EQ(main_place(bits, pair, upper).bit - 8 * upper, shift);
+        if (second_bits(bits) == 0) continue;
+        const SecondPlace second = second_place(bits, pair, upper);
+        EXPECT_EQ(second.bit - second.shift, shift + main_bits(bits));
+        EXPECT_LT(second.word, bits);
+      }
+}
+
+const Aux kAuxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
+
+TEST(Order, ThereAndBackForEveryFormat) {
+  std::mt19937 random(1);
+  unsigned k = 0;
+  for (int bits : kBitWidths)
+    for (Levels levels : {Levels::uniform, Levels::symmetric, Levels::nf4, Levels::nf3, Levels::table})
+      for (Aux scale : kAuxes)
+        for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8}) {
+          if ((levels == Levels::nf4 && bits != 4) || (levels == Levels::nf3 && bits != 3) ||
+              (levels == Levels::table && bits > 4) || (levels == Levels::uniform && zero == Aux::none) ||
+              (levels == Levels::symmetric && zero != Aux::none))
+            continue;
+          Format f{.bits = bits, .levels = levels, .scale = scale, .zero = zero};
+          const std::int64_t groups[] = {16, 32, 48, 64, 80, 128, 256, kWholeRow};
+          const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
+          f.group_size = groups[++k % 8];
+          f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
+          f.col_scale = columns[k / 3 % 4];
+          f.signed_scale = is_integer(scale) && k % 2;
+          f.coarse_groups = is_integer(scale) ? k % 4 : 0;
+          const QuantizedMatrix q = test::random_matrix(f, 1 + k * 7 % 50, 1 + k * 31 % 300, random);
+          const KernelOrder order = kernel_order(f, q.table, q.rows, q.cols);
+          ASSERT_EQ(from_kernel_order(f, q.table, order, to_kernel_order(q, order)), q)
+              << "bits " << bits << " levels " << static_cast<int>(levels) << " group " << f.group_size;
+        }
+}
+
+TEST(Order, TakesNoMoreThanTheCanonicalForm) {
+  // Where nothing needs padding, only the alignment of the three pieces is added.
+  std::mt19937 random(2);
+  for (int bits : kBitWidths)
+    for (Aux aux : kAuxes) {
+      const Format f{.bits = bits, .group_size = 32, .scale = aux, .zero = aux};
+      const QuantizedMatrix q = test::random_matrix(f, 64, 512, random);
+      EXPECT_LE(kernel_order(f, q.table, 64, 512).bytes, q.bytes() + 3 * 255);
+    }
+}
+
+TEST(Order, TooLargeIsNamed) {
+  EXPECT_EQ(test::message_of([] { (void)kernel_order({}, {}, 16, (1 << 24) + 1); }),
+            "sinq: cols = 16777217: the GPU kernels take up to 2^24");
+  EXPECT_EQ(test::message_of([] { (void)kernel_order({}, {}, (1 << 26) + 1, 16); }),
+            "sinq: rows = 67108865: the GPU kernels take up to 2^26");
+}
+
+}  // namespace

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <sinq/cuda/order.hpp>
+#include <sinq/cuda/plan.hpp>
+
+#include "support/message_of.hpp"
+
+namespace {
+
+using namespace sinq;
+using namespace sinq::detail::cuda;
+using test::message_of;
+
+Weights weights(std::int64_t rows, std::int64_t cols, const Format& format = {}) {
+  return kernel_order(format, {}, rows, cols).weights;
+}
+
+TEST(Plan, CoversTheProblemWithinTheDevice) {
+  const cuda::Device devices[] = {
+      {}, {.multiprocessors = 40, .shared_per_multiprocessor = 64 << 10, .shared_per_block = 64 << 10}};
+  for (const cuda::Device& device : devices)
+    for (int bits : kBitWidths)
+      for (std::int64_t group : {16, 48, 64, 256, 0})
+        for (Tile tile : {Tile::stripe, Tile::square})
+          for (std::int64_t rows : {1, 17, 1000, 8192})
+            for (std::int64_t cols : {1, 65, 288, 4096, 28672})
+              for (std::int64_t tokens : {1, 4, 5, 16, 33, 100, 4096}) {
+                if (tokens > 64 && device != cuda::Device{}) continue;
+                const Weights w = weights(rows, cols, {.bits = bits, .group_size = group, .tile = tile});
+                const cuda::Plan p = make_plan(w, tokens, Number::f16, device, {});
+                EXPECT_GE(p.slices * p.slice_units, w.units);
+                EXPECT_LT((p.slices - 1) * p.slice_units, w.units) << "an empty slice";
+                EXPECT_GE(std::int64_t{p.grid_z} * (8 * p.tiles / p.pieces), tokens);
+                EXPECT_GE(p.grid_x * (p.threads / 32), w.panels * w.panel_strips);
+                EXPECT_LE(p.threads, 256);
+                EXPECT_LE(p.shared_bytes, device.shared_per_block);
+                EXPECT_GE(p.chunk_units, 1);
+                EXPECT_LE(p.chunk_units, p.slice_units);
+                EXPECT_NO_THROW(require_fitting(p, w, Number::f16));
+              }
+}
+
+TEST(Plan, OneTokenOfALargeMatrixFillsTheDeviceOnce) {
+  const cuda::Plan p = make_plan(weights(8192, 8192), 1, Number::f16, {}, {});
+  EXPECT_EQ(p.pieces, 2);  // costs nothing
+  EXPECT_EQ(p.tiles, 1);
+  const int blocks = p.grid_x * p.grid_y * p.grid_z;
+  EXPECT_LE(blocks, 2 * 132);
+  EXPECT_GE(blocks, 132 * 3 / 2);
+  EXPECT_EQ(p.workspace_bytes, std::int64_t{4} * p.slices * 8192);
+  EXPECT_EQ(p.chunk_units, p.slice_units) << "all activations of a slice at once";
+  EXPECT_EQ(
+      to_string(p),
+      "tokens 1: 64 x 4 x 1 blocks of 256 threads, 8 operand columns of 2 halves per activation, 4 slices of 2048 "
+      "columns in chunks of 2048, " +
+          std::to_string(p.shared_bytes) + " bytes shared, 131072 bytes workspace");
+}
+
+TEST(Plan, OptionsOverride) {
+  const Weights w = weights(4096, 4096);
+  const cuda::Plan p =
+      make_plan(w, 3, Number::f16, {}, {.pieces = 1, .tiles = 4, .warps = 3, .slices = 7, .chunk_units = 3});
+  EXPECT_EQ(p.pieces, 1);
+  EXPECT_EQ(p.tiles, 4);
+  EXPECT_EQ(p.slices, 7);  // 64 units in slices of 10
+  EXPECT_EQ(p.slice_units, 10);
+  EXPECT_EQ(p.chunk_units, 4);  // whole rounds of two
+  EXPECT_EQ(p.threads, 96);
+  EXPECT_EQ(make_plan(w, 3, Number::f32, {}, {}).pieces, 2);
+  EXPECT_EQ(make_plan(w, 0, Number::f32, {}, {}).grid_z, 0);
+}
+
+TEST(Plan, WrongValuesAreNamed) {
+  const Weights w = weights(64, 128);
+  const auto message = [&](std::int64_t tokens, const cuda::PlanOptions& options, const cuda::Device& device = {}) {
+    return message_of([&] { (void)make_plan(w, tokens, Number::f16, device, options); });
+  };
+  EXPECT_EQ(message(-1, {}), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
+  EXPECT_EQ(message(1, {.pieces = 3}), "sinq: pieces = 3: allowed are 1, 2, and 0 to choose");
+  EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.warps = 9}), "sinq: warps = 9: allowed are 1 to 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to cols / 64, and 0 to choose");
+  EXPECT_EQ(message(1, {.chunk_units = 3}), "sinq: chunk_units = 3: allowed are 1 to cols / 64, and 0 to choose");
+  EXPECT_EQ(message(1, {}, {.shared_per_multiprocessor = 4096, .shared_per_block = 4096}),
+            "sinq: device.shared_per_block = 4096: too little shared memory for this plan");
+}
+
+TEST(Plan, OneOfAnotherMatrixDoesNotFit) {
+  const cuda::Plan p = make_plan(weights(64, 1280), 3, Number::f16, {}, {});
+  EXPECT_NO_THROW(require_fitting(p, weights(64, 1280), Number::f16));
+  EXPECT_NE(message_of([&] { require_fitting(p, weights(64, 128), Number::f16); }), "nothing was thrown");
+  EXPECT_NE(message_of([&] { require_fitting(p, weights(640, 1280), Number::f16); }), "nothing was thrown");
+  EXPECT_NE(message_of([&] { require_fitting(p, weights(64, 1280, {.bits = 8}), Number::f16); }), "nothing was thrown");
+  cuda::Plan changed = p;
+  ++changed.grid_x;
+  EXPECT_NE(message_of([&] { require_fitting(changed, weights(64, 1280), Number::f16); }), "nothing was thrown");
+}
+
+}  // namespace
