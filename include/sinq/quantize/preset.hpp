@@ -44,7 +44,7 @@ namespace detail::quantize {
 ///   3       2.5      2.5      3.3125   3.3125
 ///   3.5     3.25     3.3125   3.3125   3.625
 ///   4       3.75     3.75     3.75     4.3125
-///   4.5     4.25     4.3125   4.375    4.75
+///   4.5     4.3125   4.3125   4.3125   4.75
 ///   5       4.75     4.75     4.75     5.5
 ///   6       5.75     5.75     5.75     6.5
 ///   8       7        7        8.25     8.25
@@ -59,10 +59,7 @@ namespace detail::quantize {
   if (bits_per_weight == 3) return value || down ? fitted(3, Aux::u5, Aux::none) : fitted(2, Aux::u4, Aux::u4);
   if (bits_per_weight == 3.5) return fitted(3, query ? Aux::u4 : Aux::u5, value ? Aux::u5 : Aux::none);
   if (bits_per_weight == 4) return value ? fitted(4, Aux::u5, Aux::none) : fitted(3, Aux::u6, Aux::u6);
-  if (bits_per_weight == 4.5) {
-    if (value) return fitted(4, Aux::u6, Aux::u6);
-    return fitted(4, query ? Aux::u4 : down ? Aux::u6 : Aux::u5, Aux::none);
-  }
+  if (bits_per_weight == 4.5) return value ? fitted(4, Aux::u6, Aux::u6) : fitted(4, Aux::u5, Aux::none);
   if (bits_per_weight == 5) return value ? fitted(5, Aux::u4, Aux::u4) : fitted(4, Aux::u6, Aux::u6);
   if (bits_per_weight == 6) return value ? fitted(6, Aux::u4, Aux::u4) : fitted(5, Aux::u6, Aux::u6);
   detail::core::require(bits_per_weight == 8, "preset", bits_per_weight, "allowed are 2.5, 3, 3.5, 4, 4.5, 5, 6 and 8");
