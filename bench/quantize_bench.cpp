@@ -28,10 +28,14 @@ const bool kRegistered = [] {
       {"nf4", {.rounding = Rounding::nf4, .balance = Balancing::none}},
       {"sinq-hqq", {.refine = Refine::hqq}},
       {"sinq-nf4", {.rounding = Rounding::nf4}},
+      {"preset-2.5", preset(2.5)},
+      {"preset-3.5", preset(3.5)},
+      {"preset-4.5", preset(4.5)},
+      {"preset-6", preset(6)},
   };
   for (const auto& [name, config] : methods)
     for (int width : {1, 2})
-      add(std::string("quantize/") + name + "/bits:4/" + shape(4096, 4096, width),
+      add(detail::core::text("quantize/", name, "/bits:", config.bits, "/") + shape(4096, 4096, width),
           [config = config, width](benchmark::State& s) { quantize(s, config, 4096, 4096, width); });
   return true;
 }();
