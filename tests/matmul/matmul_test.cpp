@@ -261,7 +261,7 @@ TEST(Matmul, WrongShapesAreNamed) {
   EXPECT_EQ(message(2, 70, 70, 2, 20, 19), "sinq: y.stride = 19: must be at least y.cols");
   EXPECT_EQ(message(-1, 70, 70, -1, 20, 20), "sinq: x.rows = -1: allowed are 0 to 2^31 - 1 tokens");
   const std::vector<float> x(69);
-  EXPECT_EQ(message_of([&] { (void)reference_matmul(p.canonical(), MatrixView<const float>(x.data(), 1, 69)); }),
+  EXPECT_EQ(message_of([&] { (void)reference_matmul(unpack(p), MatrixView<const float>(x.data(), 1, 69)); }),
             "sinq: x.cols = 69: must equal the cols of the matrix");
 }
 

@@ -23,7 +23,7 @@ struct Workspace {
 
 /// x' = col_scale * x for a block of tokens, padded with zeros.
 template <Element X>
-void scale_activations(const pack::RowReader& w, std::int64_t panel, const MatrixView<const X>& x, std::int64_t first,
+void scale_activations(const pack::StripReader& w, std::int64_t panel, const MatrixView<const X>& x, std::int64_t first,
                        std::int64_t tokens, float* out) noexcept {
   const std::int64_t cols = x.cols;
   const std::int64_t stride = padded(cols);
@@ -47,7 +47,7 @@ void scale_activations(const pack::RowReader& w, std::int64_t panel, const Matri
 [[nodiscard]] inline std::size_t matmul_workspace(const PackedMatrix& w, std::int64_t tokens, int width = 1) {
   detail::core::require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   detail::core::require(width >= 1 && width <= 65536, "width", width, "allowed are 1 to 65536");
-  const detail::matmul::Workspace layout(w.canonical().tiling(), tokens, width);
+  const detail::matmul::Workspace layout(detail::pack::StripAccess::order(w).tiling, tokens, width);
   return static_cast<std::size_t>(layout.floats) * sizeof(float) + 64;  // room to align
 }
 
@@ -77,10 +77,10 @@ void matmul(const PackedMatrix& w, MatrixView<const X> x, MatrixView<Y> y, const
   std::align(64, needed - 64, aligned, space);
   auto* const base = static_cast<float*>(aligned);
 
-  const detail::pack::RowReader weights(w.canonical());
+  const detail::pack::StripReader weights(w);
   const Tiling& t = weights.tiling();
   const Workspace layout(t, x.rows, width);
-  const StripKernel kernel = choose_strip(w.format());
+  const StripKernel kernel = choose_strip();
   const std::int64_t strips_per_panel = (std::min(t.tile_height, t.rows) + kStripRows - 1) / kStripRows;
   for (std::int64_t first = 0; first < x.rows; first += kTokenBlock) {
     const std::int64_t tokens = std::min(kTokenBlock, x.rows - first);

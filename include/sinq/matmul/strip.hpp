@@ -16,7 +16,7 @@
 
 namespace sinq::inline SINQ_ABI::detail::matmul {
 
-inline constexpr std::int64_t kStripRows = 16;
+using pack::kStripRows;
 inline constexpr std::int64_t kChunk = 256;
 inline constexpr std::int64_t kTokenBlock = 64;
 
@@ -26,7 +26,7 @@ inline constexpr std::int64_t kTokenBlock = 64;
 
 /// A strip to multiply. Rows [first_row, first_row + rows) lie in one panel.
 struct Strip {
-  const pack::RowReader* weights;
+  const pack::StripReader* weights;
   std::int64_t first_row;
   std::int64_t rows;        // 1 to kStripRows
   const float* x;           // tokens x padded(cols), col_scale folded in
@@ -41,30 +41,6 @@ template <int kWidth>
 struct Vector {
   using Float [[gnu::vector_size(4 * kWidth), gnu::aligned(4), gnu::may_alias]] = float;
 };
-using Bytes8 [[gnu::vector_size(8)]] = std::uint8_t;
-using Float8 [[gnu::vector_size(32), gnu::aligned(4), gnu::may_alias]] = float;
-
-/// `count` codes of one group -> (level - zero) * scale. `from` is where the first code's bits begin (a whole byte).
-template <int kBits, bool kTable>
-[[gnu::always_inline]] inline void restore(const std::uint8_t* from, std::int64_t count, const float* levels,
-                                           float zero, float scale, float* out) noexcept {
-  const float shift = levels[0] - zero;  // uniform and symmetric levels: level = levels[0] + code
-  for (std::int64_t k = 0; k < count; k += 8, from += kBits) {
-    std::uint64_t word = 0;
-    if (count - k >= 8)
-      std::memcpy(&word, from, kBits);
-    else
-      std::memcpy(&word, from, static_cast<std::size_t>(pack::stream_bytes(count - k, kBits)));
-    word = pack::spread<kBits>(word);
-    if constexpr (kTable) {
-      for (int l = 0; l < 8; ++l) out[k + l] = (levels[word >> (8 * l) & 0xff] - zero) * scale;
-    } else {
-      const auto level = __builtin_convertvector(std::bit_cast<Bytes8>(word), Float8);
-      *reinterpret_cast<Float8*>(out + k) = (level + shift) * scale;
-    }
-  }
-}
-
 /// y[t][r] += dot(w[r], x[t]) over n columns (a multiple of 16), for kRows x kTokens pairs.
 template <int kWidth, int kRows, int kTokens>
 [[gnu::always_inline]] inline void dots(const float* w, const float* x, std::int64_t x_stride, std::int64_t n,
@@ -87,7 +63,7 @@ template <int kWidth, int kRows, int kTokens>
     }
 }
 
-template <int kWidth, int kBits, bool kTable>
+template <int kWidth>
 [[gnu::always_inline]] inline void multiply_strip(const Strip& s) noexcept {
   const Tiling& t = s.weights->tiling();
   const std::int64_t groups = t.groups();
@@ -104,14 +80,15 @@ template <int kWidth, int kBits, bool kTable>
     const std::int64_t cols = std::min(kChunk, t.cols - first);
     const std::int64_t n = padded(cols);
     for (std::int64_t r = 0; r < s.rows; ++r) {
-      const std::uint8_t* stream = s.weights->code_stream(s.first_row + r);
       float* out = s.panel + r * kChunk;
+      std::uint8_t codes[kChunk];
+      s.weights->codes(s.first_row + r, first, cols, codes);
       for (std::int64_t at = first; at < first + cols;) {
         const std::int64_t g = at / t.group_size;
         const std::int64_t end = std::min((g + 1) * t.group_size, first + cols);
-        restore<kBits, kTable>(stream + at / 8 * kBits, end - at, levels, s.zeros[r * groups + g],
-                               s.scales[r * groups + g], out + (at - first));
-        at = end;
+        const float zero = s.zeros[r * groups + g];
+        const float scale = s.scales[r * groups + g];
+        for (; at < end; ++at) out[at - first] = (levels[codes[at - first]] - zero) * scale;
       }
       for (std::int64_t j = cols; j < n; ++j) out[j] = 0;
     }
@@ -127,38 +104,26 @@ template <int kWidth, int kBits, bool kTable>
   }
 }
 
-template <int kBits, bool kTable>
-void strip_portable(const Strip& s) noexcept {
-  multiply_strip<4, kBits, kTable>(s);
+inline void strip_portable(const Strip& s) noexcept {
+  multiply_strip<4>(s);
 }
 #if defined(__x86_64__)
-template <int kBits, bool kTable>
-[[gnu::target("avx2,fma")]] void strip_avx2(const Strip& s) noexcept {
-  multiply_strip<8, kBits, kTable>(s);
+[[gnu::target("avx2,fma")]] inline void strip_avx2(const Strip& s) noexcept {
+  multiply_strip<8>(s);
 }
-template <int kBits, bool kTable>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")]] void strip_avx512(const Strip& s) noexcept {
-  multiply_strip<16, kBits, kTable>(s);
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")]] inline void strip_avx512(const Strip& s) noexcept {
+  multiply_strip<16>(s);
 }
 #endif
 
 using StripKernel = void (*)(const Strip&) noexcept;
 
-template <int kBits, bool kTable>
-[[nodiscard]] StripKernel strip_for_isa() noexcept {
+[[nodiscard]] inline StripKernel choose_strip() noexcept {
 #if defined(__x86_64__)
-  if (current_isa() == Isa::avx512) return strip_avx512<kBits, kTable>;
-  if (current_isa() == Isa::avx2) return strip_avx2<kBits, kTable>;
+  if (current_isa() == Isa::avx512) return strip_avx512;
+  if (current_isa() == Isa::avx2) return strip_avx2;
 #endif
-  return strip_portable<kBits, kTable>;
-}
-
-[[nodiscard]] inline StripKernel choose_strip(const Format& f) noexcept {
-  return core::with_bits(f.bits, [&](auto bits) -> StripKernel {
-    if constexpr (bits() <= 4)  // level tables have at most 16 entries
-      if (f.levels > Levels::symmetric) return strip_for_isa<bits(), true>();
-    return strip_for_isa<bits(), false>();
-  });
+  return strip_portable;
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul
