@@ -10,7 +10,10 @@
 //
 //   problem     what may be asked for, and its one validation
 //   reference   double precision, the yardstick
-//   strip       the portable kernel and its instruction sets
+//   job         one strip times a block of tokens: what a kernel does
+//   strip       the portable kernel
+//   avx2, avx512  the operations of an instruction set; exact.inc, the kernel made of them, is compiled once for each
+//   kernels     the choice
 //   matmul      activations, threads, workspace
 
 #include "matmul/matmul.hpp"

@@ -40,34 +40,44 @@ class StripReader {
 
   /// All `groups` scales of row i.
   void scales(std::int64_t i, float* out) const noexcept {
-    const Format& f = format();
-    const std::int64_t groups = tiling().groups();
-    const std::int64_t per_coarse = f.coarse_groups == 0 ? groups : f.coarse_groups;
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const std::uint8_t* at = row_strip(i) + order_.scales(g / kBlockGroups) + g % kBlockGroups * order_.scale;
-      if (is_float(f.scale)) {
-        read_floats(f.scale, at, order_.lane_of(i), 1, out + g);
-      } else {
-        float coarse = 0;
-        read_floats(Aux::f16, row_strip(i), g / per_coarse * kStripRows + order_.lane_of(i), 1, &coarse);
-        const auto m = static_cast<int>(get_entry(at, order_.lane_of(i), bits_of(f.scale)));
-        out[g] = coarse * scale_share(f.scale, f.signed_scale, m);
-      }
-    }
+    for (std::int64_t b = 0; b < order_.blocks(); ++b) block_scales(i, b, out + b * kBlockGroups);
   }
 
   /// All `groups` zeros of row i; 0 where the format has none.
   void zeros(std::int64_t i, float* out) const noexcept {
+    for (std::int64_t b = 0; b < order_.blocks(); ++b) block_zeros(i, b, out + b * kBlockGroups);
+  }
+
+  /// The scales of row i in block b.
+  void block_scales(std::int64_t i, std::int64_t b, float* out) const noexcept {
     const Format& f = format();
-    for (std::int64_t g = 0; g < tiling().groups(); ++g) {
-      const std::uint8_t* at = row_strip(i) + order_.zeros(g / kBlockGroups) + g % kBlockGroups * order_.zero;
+    const std::int64_t lane = order_.lane_of(i);
+    const std::int64_t per_coarse = f.coarse_groups == 0 ? tiling().groups() : f.coarse_groups;
+    const std::uint8_t* at = row_strip(i) + order_.scales(b);
+    for (std::int64_t g = 0; g < order_.block_groups(b); ++g, at += order_.scale) {
+      if (is_float(f.scale)) {
+        read_floats(f.scale, at, lane, 1, out + g);
+      } else {
+        float coarse = 0;
+        read_floats(Aux::f16, row_strip(i), (b * kBlockGroups + g) / per_coarse * kStripRows + lane, 1, &coarse);
+        out[g] = coarse * scale_share(f.scale, f.signed_scale, static_cast<int>(get_entry(at, lane, bits_of(f.scale))));
+      }
+    }
+  }
+
+  /// The zeros of row i in block b; 0 where the format has none.
+  void block_zeros(std::int64_t i, std::int64_t b, float* out) const noexcept {
+    const Format& f = format();
+    const std::int64_t lane = order_.lane_of(i);
+    const std::uint8_t* at = row_strip(i) + order_.zeros(b);
+    for (std::int64_t g = 0; g < order_.block_groups(b); ++g, at += order_.zero) {
       if (f.zero == Aux::none)
         out[g] = 0;
       else if (is_float(f.zero))
-        read_floats(f.zero, at, order_.lane_of(i), 1, out + g);
+        read_floats(f.zero, at, lane, 1, out + g);
       else
-        out[g] = zero_at(f.zero, core::level_span(f.levels, f.bits),
-                         static_cast<int>(get_entry(at, order_.lane_of(i), bits_of(f.zero))));
+        out[g] =
+            zero_at(f.zero, core::level_span(f.levels, f.bits), static_cast<int>(get_entry(at, lane, bits_of(f.zero))));
     }
   }
 

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "job.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+// AVX2 with FMA and F16C (which no processor with AVX2 lacks): a strip's 16 rows in two registers, one after the other.
+
+#define SINQ_TARGET gnu::target("avx2,fma,f16c")
+
+namespace sinq::inline SINQ_ABI::detail::matmul::avx2 {
+
+using Floats = __m256;
+using Ints = __m256i;
+inline constexpr int kWidth = 8;
+inline constexpr int kTokensAtOnce = 4;
+inline constexpr std::int64_t kPrefetch = 4096;
+
+[[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
+  return _mm256_set1_ps(f);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load(const float* p) noexcept {
+  return _mm256_loadu_ps(p);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline void store(float* p, Floats v) noexcept {
+  _mm256_storeu_ps(p, v);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints load_ints(const std::uint8_t* p) noexcept {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats plus(Floats a, Floats b) noexcept {
+  return a + b;
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats multiply(Floats a, Floats b) noexcept {
+  return a * b;
+}
+/// a b + c
+[[SINQ_TARGET, gnu::always_inline]] inline Floats multiply_add(Floats a, Floats b, Floats c) noexcept {
+  return _mm256_fmadd_ps(a, b, c);
+}
+/// c - a b
+[[SINQ_TARGET, gnu::always_inline]] inline Floats minus_product(Floats c, Floats a, Floats b) noexcept {
+  return _mm256_fnmadd_ps(a, b, c);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats to_floats(Ints v) noexcept {
+  return _mm256_cvtepi32_ps(v);
+}
+
+/// Every lane k bits to the right, or -k to the left.
+template <int k>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints shift(Ints v) noexcept {
+  if constexpr (k > 0) return _mm256_srli_epi32(v, k);
+  if constexpr (k < 0) return _mm256_slli_epi32(v, -k);
+  return v;
+}
+
+/// The low `low` bits of every byte of a, the rest of b.
+template <int low>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints merge(Ints a, Ints b) noexcept {
+  const Ints mask = _mm256_set1_epi32(0x0101'0101 * ((1 << low) - 1));
+  return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
+}
+
+/// From lanes whose low bits are codes to levels. Eight levels by permuting a table, which ignores the bits above.
+struct Lookup {
+  Floats low;
+  Floats high;
+  float first;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept
+      : first(levels[0]) {
+    float table[16];
+    for (int k = 0; k < 16; ++k) table[k] = levels[k & ((1 << bits) - 1)];
+    low = load(table);
+    high = load(table + 8);
+  }
+};
+
+template <int kBits, bool kTable>
+[[SINQ_TARGET, gnu::always_inline]] inline Floats level(Ints v, const Lookup& lookup) noexcept {
+  if constexpr (kBits <= 3) {
+    return _mm256_permutevar8x32_ps(lookup.low, v);
+  } else if constexpr (kTable) {
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(lookup.low, v), _mm256_permutevar8x32_ps(lookup.high, v),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(v, 28)));  // by bit 3
+  } else {  // 2^23 + code as a float, exactly, then the level of code 0 instead of 2^23
+    const Ints code = _mm256_and_si256(v, _mm256_set1_epi32((1 << kBits) - 1));
+    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(0x4b00'0000))) - all(0x1p23f - lookup.first);
+  }
+}
+
+/// kWidth floats of a strip's auxiliaries, from row `row` on.
+template <Aux kAux>
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load_aux(const std::uint8_t* p, int row) noexcept {
+  p += row * bits_of(kAux) / 8;
+  if constexpr (kAux == Aux::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  if constexpr (kAux == Aux::f16) return _mm256_cvtph_ps(halves);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+template <int n>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints load_integers(const std::uint8_t* p, int row) noexcept {
+  std::uint64_t eight = 0;
+  std::memcpy(&eight, p + row * n / 8, n);
+  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(pack::spread<n>(eight))));
+}
+
+template <int n>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints sign_extend(Ints v) noexcept {
+  return _mm256_srai_epi32(_mm256_slli_epi32(v, 32 - n), 32 - n);
+}
+
+#include "exact.inc"
+
+}  // namespace sinq::inline SINQ_ABI::detail::matmul::avx2
+
+#undef SINQ_TARGET
+#endif

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "job.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+// AVX-512 (F, BW, VL, DQ): a strip's 16 rows in one register.
+//
+// The masked forms of some intrinsics, with all lanes on: g++ 12 warns that the plain ones use an uninitialized value.
+// They compile to the same instructions.
+
+#define SINQ_TARGET gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")
+
+namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
+
+using Floats = __m512;
+using Ints = __m512i;
+inline constexpr int kWidth = 16;
+inline constexpr int kTokensAtOnce = 8;          // accumulators of multiply_panel, enough to hide the latency of an fma
+inline constexpr std::int64_t kPrefetch = 4096;  // bytes ahead of the codes in use
+inline constexpr __mmask16 kAll = 0xffff;
+
+[[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
+  return _mm512_set1_ps(f);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load(const float* p) noexcept {
+  return _mm512_loadu_ps(p);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline void store(float* p, Floats v) noexcept {
+  _mm512_storeu_ps(p, v);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints load_ints(const std::uint8_t* p) noexcept {
+  return _mm512_loadu_si512(p);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats plus(Floats a, Floats b) noexcept {
+  return a + b;
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats multiply(Floats a, Floats b) noexcept {
+  return a * b;
+}
+/// a b + c
+[[SINQ_TARGET, gnu::always_inline]] inline Floats multiply_add(Floats a, Floats b, Floats c) noexcept {
+  return _mm512_fmadd_ps(a, b, c);
+}
+/// c - a b
+[[SINQ_TARGET, gnu::always_inline]] inline Floats minus_product(Floats c, Floats a, Floats b) noexcept {
+  return _mm512_fnmadd_ps(a, b, c);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats to_floats(Ints v) noexcept {
+  return _mm512_maskz_cvtepi32_ps(kAll, v);
+}
+
+/// Every lane k bits to the right, or -k to the left.
+template <int k>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints shift(Ints v) noexcept {
+  if constexpr (k > 0) return _mm512_maskz_srli_epi32(kAll, v, k);
+  if constexpr (k < 0) return _mm512_maskz_slli_epi32(kAll, v, -k);
+  return v;
+}
+
+/// The low `low` bits of every byte of a, the rest of b.
+template <int low>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints merge(Ints a, Ints b) noexcept {
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x0101'0101 * ((1 << low) - 1)), a, b, 0xca);
+}
+
+/// From lanes whose low bits are codes to levels. Up to 5 bits by permuting a table, which ignores the bits above.
+struct Lookup {
+  Floats low;
+  Floats high;
+  float first;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept
+      : first(levels[0]) {
+    float table[32];
+    for (int k = 0; k < 32; ++k) table[k] = levels[k & ((1 << bits) - 1)];
+    low = load(table);
+    high = load(table + 16);
+  }
+};
+
+template <int kBits, bool kTable>
+[[SINQ_TARGET, gnu::always_inline]] inline Floats level(Ints v, const Lookup& lookup) noexcept {
+  if constexpr (kBits <= 4) {
+    return _mm512_maskz_permutexvar_ps(kAll, v, lookup.low);
+  } else if constexpr (kBits == 5) {
+    return _mm512_permutex2var_ps(lookup.low, v, lookup.high);
+  } else {  // 2^23 + code as a float, exactly, then the level of code 0 instead of 2^23
+    const Ints magic =
+        _mm512_ternarylogic_epi32(v, _mm512_set1_epi32((1 << kBits) - 1), _mm512_set1_epi32(0x4b00'0000), 0xea);
+    return _mm512_castsi512_ps(magic) - all(0x1p23f - lookup.first);
+  }
+}
+
+/// kWidth floats of a strip's auxiliaries, from row `row` on.
+template <Aux kAux>
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load_aux(const std::uint8_t* p, int row) noexcept {
+  p += row * bits_of(kAux) / 8;
+  if constexpr (kAux == Aux::f32) return _mm512_loadu_ps(p);
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  if constexpr (kAux == Aux::f16) return _mm512_maskz_cvtph_ps(kAll, halves);
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, halves), 16));
+}
+
+template <int n>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints load_integers(const std::uint8_t* p, int) noexcept {
+  std::uint64_t eight[2] = {};
+  std::memcpy(eight, p, n);
+  std::memcpy(eight + 1, p + n, n);
+  const __m128i bytes = _mm_set_epi64x(static_cast<long long>(pack::spread<n>(eight[1])),
+                                       static_cast<long long>(pack::spread<n>(eight[0])));
+  return _mm512_maskz_cvtepu8_epi32(kAll, bytes);
+}
+
+template <int n>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints sign_extend(Ints v) noexcept {
+  return _mm512_maskz_srai_epi32(kAll, _mm512_maskz_slli_epi32(kAll, v, 32 - n), 32 - n);
+}
+
+#include "exact.inc"
+
+}  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
+
+#undef SINQ_TARGET
+#endif

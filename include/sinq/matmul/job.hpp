@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "problem.hpp"
+
+namespace sinq::inline SINQ_ABI::detail::matmul {
+
+using pack::kStripRows;
+
+/// Columns that a kernel restores at a time: 16 rows x 256 columns of float are 16 KB, half of a first-level cache.
+inline constexpr std::int64_t kChunk = 256;
+/// Tokens that one pass over the weights serves.
+inline constexpr std::int64_t kTokenBlock = 64;
+
+/// Columns of the scaled activations: whole units.
+[[nodiscard]] constexpr std::int64_t padded(std::int64_t cols) noexcept {
+  return pack::StripOrder::units(cols) * pack::kUnitCols;
+}
+
+/// One strip times a block of tokens.
+struct Job {
+  const pack::StripReader* weights;
+  std::int64_t strip;
+  const float* x;       // tokens x padded(cols), col_scale folded in, zeros behind the last column
+  const float* sums;    // tokens x groups: sum of x over a group
+  std::int64_t tokens;  // 1 to kTokenBlock
+  float* scratch;       // kScratch floats, aligned to 64 bytes
+  float* y;             // result: tokens x kStripRows, aligned to 64 bytes
+};
+
+using Kernel = void (*)(const Job&) noexcept;
+
+/// Scales and zeros of a block, then the restored weights of a chunk.
+inline constexpr std::int64_t kScratch = (2 * pack::kBlockGroups + kChunk) * kStripRows;
+
+}  // namespace sinq::inline SINQ_ABI::detail::matmul
