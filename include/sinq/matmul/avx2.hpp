@@ -101,16 +101,14 @@ template <Aux kAux>
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
-template <int n>
+/// Integers of n bits, from row `row` on. Reads 16 bytes: codes follow the auxiliaries.
+template <int n, bool kSigned>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints load_integers(const std::uint8_t* p, int row) noexcept {
-  std::uint64_t eight = 0;
-  std::memcpy(&eight, p + row * n / 8, n);
-  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(pack::spread<n>(eight))));
-}
-
-template <int n>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints sign_extend(Ints v) noexcept {
-  return _mm256_srai_epi32(_mm256_slli_epi32(v, 32 - n), 32 - n);
+  const Ints bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + row * n / 8)));
+  const Ints pairs = _mm256_shuffle_epi8(bytes, load_ints(kBitFields<n>.bytes));
+  const Ints top = _mm256_sllv_epi32(pairs, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kBitFields<n>.left)));
+  if constexpr (kSigned) return _mm256_srai_epi32(top, 32 - n);
+  return _mm256_srli_epi32(top, 32 - n);
 }
 
 #include "exact.inc"

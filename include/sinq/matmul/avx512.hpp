@@ -104,19 +104,14 @@ template <Aux kAux>
   return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, halves), 16));
 }
 
-template <int n>
+/// Integers of n bits, from row `row` on. Reads 16 bytes: codes follow the auxiliaries.
+template <int n, bool kSigned>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints load_integers(const std::uint8_t* p, int) noexcept {
-  std::uint64_t eight[2] = {};
-  std::memcpy(eight, p, n);
-  std::memcpy(eight + 1, p + n, n);
-  const __m128i bytes = _mm_set_epi64x(static_cast<long long>(pack::spread<n>(eight[1])),
-                                       static_cast<long long>(pack::spread<n>(eight[0])));
-  return _mm512_maskz_cvtepu8_epi32(kAll, bytes);
-}
-
-template <int n>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints sign_extend(Ints v) noexcept {
-  return _mm512_maskz_srai_epi32(kAll, _mm512_maskz_slli_epi32(kAll, v, 32 - n), 32 - n);
+  const Ints bytes = _mm512_maskz_broadcast_i32x4(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const Ints pairs = _mm512_shuffle_epi8(bytes, _mm512_loadu_si512(kBitFields<n>.bytes));
+  const Ints top = _mm512_maskz_sllv_epi32(kAll, pairs, _mm512_loadu_si512(kBitFields<n>.left));
+  if constexpr (kSigned) return _mm512_maskz_srai_epi32(kAll, top, 32 - n);
+  return _mm512_maskz_srli_epi32(kAll, top, 32 - n);
 }
 
 #include "exact.inc"

@@ -28,6 +28,25 @@ struct Job {
   float* y;             // result: tokens x kStripRows, aligned to 64 bytes
 };
 
+/// How entry r of 16 integers of n bits comes into lane r of a vector: two bytes that hold it into the lane, then to
+/// the left until its top bit is the lane's.
+template <int n>
+struct BitFields {
+  std::uint8_t bytes[64];
+  std::int32_t left[16];
+};
+template <int n>
+inline constexpr BitFields<n> kBitFields = [] {
+  BitFields<n> f{};
+  for (int r = 0; r < 16; ++r) {
+    f.bytes[4 * r] = static_cast<std::uint8_t>(r * n / 8 % 16);
+    f.bytes[4 * r + 1] = static_cast<std::uint8_t>((r * n / 8 + 1) % 16);
+    f.bytes[4 * r + 2] = f.bytes[4 * r + 3] = 0x80;  // zero
+    f.left[r] = 32 - n - r * n % 8;
+  }
+  return f;
+}();
+
 using Kernel = void (*)(const Job&) noexcept;
 
 /// Scales and zeros of a block, then the restored weights of a chunk.
