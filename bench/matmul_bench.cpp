@@ -57,8 +57,8 @@ const std::vector<sinq::PackedMatrix>& copies(const Named& f, std::int64_t rows,
   return all;
 }
 
-void product(benchmark::State& state, sinq::Isa isa, const Named& f, std::int64_t tokens, std::int64_t rows,
-             std::int64_t cols, int width) {
+void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, const Named& f, std::int64_t tokens,
+             std::int64_t rows, std::int64_t cols, int width) {
   const bool decode = tokens <= 16;
   const auto& all = copies(f, rows, cols, decode);
   const Threads threads(width);
@@ -71,7 +71,7 @@ void product(benchmark::State& state, sinq::Isa isa, const Named& f, std::int64_
   std::size_t k = 0;
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) {
-    sinq::matmul(all[k], x, y, {.executor = threads.get(), .workspace = workspace});
+    sinq::matmul(all[k], x, y, {.executor = threads.get(), .workspace = workspace, .numerics = numerics});
     k = k + 1 == all.size() ? 0 : k + 1;
   }
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
@@ -137,12 +137,16 @@ const bool kRegistered = [] {
             const bool main = f.format.bits == 4 && std::string(f.name) == "uniform-aux8";
             if (tokens != 1 && !main) continue;
             if (rows + cols != 8192 && (!main || tokens != 1 || *isa != isas.back())) continue;
-            add(std::string("matmul/") + name_of(*isa) + "/" + f.name + "/exact/bits:" + std::to_string(f.format.bits) +
-                    "/group:" + std::to_string(f.format.group_size) + "/tokens:" + std::to_string(tokens) + "/" +
-                    shape(rows, cols, width),
-                [f, isa = *isa, tokens, rows = rows, cols = cols, width](benchmark::State& s) {
-                  product(s, isa, f, tokens, rows, cols, width);
-                });
+            for (auto numerics : {sinq::Numerics::exact, sinq::Numerics::fast}) {
+              if (*isa == sinq::Isa::portable && numerics == sinq::Numerics::fast) continue;  // there the same
+              add(std::string("matmul/") + name_of(*isa) + "/" + f.name +
+                      (numerics == sinq::Numerics::exact ? "/exact" : "/fast") +
+                      "/bits:" + std::to_string(f.format.bits) + "/group:" + std::to_string(f.format.group_size) +
+                      "/tokens:" + std::to_string(tokens) + "/" + shape(rows, cols, width),
+                  [f, isa = *isa, numerics, tokens, rows = rows, cols = cols, width](benchmark::State& s) {
+                    product(s, isa, numerics, f, tokens, rows, cols, width);
+                  });
+            }
           }
   for (int tokens : {1, 16, 512})
     add("matmul/eigen/float/exact/tokens:" + std::to_string(tokens) + "/" + shape(4096, 4096, 1),

@@ -12,7 +12,8 @@
 //   reference   double precision, the yardstick
 //   job         one strip times a block of tokens: what a kernel does
 //   strip       the portable kernel
-//   avx2, avx512  the operations of an instruction set; exact.inc, the kernel made of them, is compiled once for each
+//   avx2, avx512  the operations of an instruction set; the kernels made of them (exact.inc, fast.inc) are
+//               compiled once for each
 //   kernels     the choice
 //   matmul      activations, threads, workspace
 

@@ -113,6 +113,60 @@ template <int n, bool kSigned>
 
 #include "exact.inc"
 
+// --- products of bytes ---------------------------------------------------------------------------------------------
+
+[[SINQ_TARGET, gnu::always_inline]] inline Ints zero_ints() noexcept {
+  return _mm256_setzero_si256();
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
+  return _mm256_add_epi32(a, b);
+}
+/// Four bytes in every lane.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
+  std::int32_t four = 0;
+  std::memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+template <int kBits>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
+  return _mm256_and_si256(v, _mm256_set1_epi32(0x0101'0101 * ((1 << kBits) - 1)));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints load_table(const std::uint8_t* table) noexcept {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
+  return _mm256_shuffle_epi8(table, index);
+}
+/// sum + the four products of unsigned and signed bytes of every lane. Two products add up in 16 bits, which holds
+/// 2 * 63 * 127 but not 2 * 255 * 127: wide bytes are multiplied in two halves of 4 bits.
+template <bool kWide>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, Ints x) noexcept {
+  const Ints ones = _mm256_set1_epi16(1);
+  if constexpr (kWide) {
+    const Ints low = _mm256_maddubs_epi16(low_bits_of_bytes<4>(bytes), x);
+    const Ints high = _mm256_maddubs_epi16(low_bits_of_bytes<4>(_mm256_srli_epi32(bytes, 4)), x);
+    const Ints sixteenths = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
+    return add_ints(add_ints(sum, sixteenths), _mm256_madd_epi16(low, ones));
+  } else {
+    return add_ints(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, x), ones));
+  }
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats larger_magnitude(Floats a, Floats b) noexcept {
+  const Ints magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fff'ffff));
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));  // ordered as integers
+}
+/// 16 floats times `factor`, below 128 in magnitude, to bytes; and what they became, as the floats of two sums.
+[[SINQ_TARGET, gnu::always_inline]] inline Floats round_16(const float* x, float factor, std::int8_t* to) noexcept {
+  const Ints a = _mm256_cvtps_epi32(multiply(load(x), all(factor)));
+  const Ints b = _mm256_cvtps_epi32(multiply(load(x + 8), all(factor)));
+  const Ints words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  return to_floats(add_ints(a, b));
+}
+
+#include "fast.inc"
+
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx2
 
 #undef SINQ_TARGET

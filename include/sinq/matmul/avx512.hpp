@@ -118,5 +118,58 @@ template <int n, bool kSigned>
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
 
+// --- products of bytes, with VNNI ----------------------------------------------------------------------------------
+
+#undef SINQ_TARGET
+#define SINQ_TARGET gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
+
+namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
+
+[[nodiscard]] inline bool has_byte_products() noexcept {
+  return __builtin_cpu_supports("avx512vnni");
+}
+
+[[SINQ_TARGET, gnu::always_inline]] inline Ints zero_ints() noexcept {
+  return _mm512_setzero_si512();
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
+  return _mm512_add_epi32(a, b);
+}
+/// Four bytes in every lane.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
+  std::int32_t four = 0;
+  std::memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+template <int kBits>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
+  return _mm512_and_si512(v, _mm512_set1_epi32(0x0101'0101 * ((1 << kBits) - 1)));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints load_table(const std::uint8_t* table) noexcept {
+  return _mm512_maskz_broadcast_i32x4(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
+  return _mm512_shuffle_epi8(table, index);
+}
+/// sum + the four products of unsigned and signed bytes of every lane.
+template <bool kWide>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, Ints x) noexcept {
+  return _mm512_dpbusd_epi32(sum, bytes, x);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats larger_magnitude(Floats a, Floats b) noexcept {
+  const Ints magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fff'ffff));
+  return _mm512_castsi512_ps(_mm512_maskz_max_epi32(kAll, _mm512_castps_si512(a), magnitude));  // ordered as integers
+}
+/// 16 floats times `factor`, below 128 in magnitude, to bytes; and what they became, as floats.
+[[SINQ_TARGET, gnu::always_inline]] inline Floats round_16(const float* x, float factor, std::int8_t* to) noexcept {
+  const Ints rounded = _mm512_maskz_cvtps_epi32(kAll, multiply(load(x), all(factor)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_maskz_cvtepi32_epi8(kAll, rounded));
+  return to_floats(rounded);
+}
+
+#include "fast.inc"
+
+}  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
+
 #undef SINQ_TARGET
 #endif

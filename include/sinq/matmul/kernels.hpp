@@ -22,6 +22,33 @@ template <int kBits, bool kTable>
 }
 #endif
 
+/// The kernel of fast numerics and what rounds its activations.
+struct Fast {
+  Kernel kernel = nullptr;  // null: this instruction set has none, use the exact one
+  Round round = nullptr;
+};
+
+[[nodiscard]] inline Fast choose_fast(const Format& f) noexcept {
+  Fast fast;
+#if defined(__x86_64__)
+  if (current_isa() == Isa::portable) return fast;
+  const bool vnni = current_isa() == Isa::avx512 && avx512::has_byte_products();
+  fast.round = vnni ? avx512::round_activations : avx2::round_activations;
+  core::with_bits(f.bits, [&](auto bits) {
+    if constexpr (bits() <= 4) {
+      if (f.levels > Levels::symmetric) {
+        fast.kernel = vnni ? avx512::multiply_fast<bits(), true> : avx2::multiply_fast<bits(), true>;
+        return;
+      }
+    }
+    if constexpr (bits() != 7)
+      fast.kernel = vnni ? avx512::multiply_fast<bits(), false> : avx2::multiply_fast<bits(), false>;
+  });
+#endif
+  (void)f;
+  return fast;
+}
+
 /// The kernel for a block of tokens on the instruction set in use.
 [[nodiscard]] inline Kernel choose_kernel(const Format& f, std::int64_t tokens) noexcept {
 #if defined(__x86_64__)

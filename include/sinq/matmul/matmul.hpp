@@ -10,14 +10,20 @@ namespace detail::matmul {
 /// scaled activations; with several (square) each strip scales them for itself.
 struct Workspace {
   std::int64_t x;           // scaled activations
-  std::int64_t activation;  // those and their group sums
+  std::int64_t sums;        // over groups
+  std::int64_t rounded;     // bytes, as floats
+  std::int64_t steps;       // of the rounded activations, and as many sums of them
+  std::int64_t activation;  // all of these
   std::int64_t copies;      // of them
   std::int64_t per_worker;  // scratch and results of a strip
   std::int64_t floats;      // in total
 
   Workspace(const Tiling& t, std::int64_t tokens, int width)
       : x(std::min(tokens, kTokenBlock) * padded(t.cols)),
-        activation(x + (std::min(tokens, kTokenBlock) * t.groups() + 15) / 16 * 16),
+        sums((std::min(tokens, kTokenBlock) * t.groups() + 15) / 16 * 16),
+        rounded((x / 4 + 15) / 16 * 16),
+        steps((std::min(tokens, kTokenBlock) * segments(t) + 15) / 16 * 16),
+        activation(x + sums + rounded + 2 * steps),
         copies(t.panels() == 1 ? 1 : width),
         per_worker(kScratch + kStripRows * kTokenBlock),
         floats(activation * copies + per_worker * width) {}
@@ -90,19 +96,29 @@ void matmul(const PackedMatrix& w, MatrixView<const X> x, MatrixView<Y> y, const
   const Tiling& t = weights.tiling();
   const Workspace layout(t, x.rows, width);
   const detail::pack::StripOrder& o = weights.order();
+  const Fast fast = options.numerics == Numerics::fast ? choose_fast(w.format()) : Fast{};
+  const ByteLevels byte_levels(weights);
   for (std::int64_t first = 0; first < x.rows; first += kTokenBlock) {
     const std::int64_t tokens = std::min(kTokenBlock, x.rows - first);
-    const Kernel kernel = choose_kernel(w.format(), tokens);
-    if (t.panels() == 1) scale_activations<X>(weights, 0, x, first, tokens, base, base + layout.x);
+    const Kernel kernel = fast.kernel ? fast.kernel : choose_kernel(w.format(), tokens);
+    const auto rounded = [&](float* scaled) -> Rounded {
+      float* const bytes = scaled + layout.x + layout.sums;
+      return {reinterpret_cast<std::int8_t*>(bytes), bytes + layout.rounded, bytes + layout.rounded + layout.steps};
+    };
+    const auto prepare = [&](std::int64_t panel, float* scaled) {
+      scale_activations<X>(weights, panel, x, first, tokens, scaled, scaled + layout.x);
+      if (fast.kernel) fast.round(scaled, tokens, t, rounded(scaled));
+    };
+    if (t.panels() == 1) prepare(0, base);
     threads.run(o.strips, [&](std::int64_t strip, int worker) {
       float* scaled = base;
       if (t.panels() > 1) {
         scaled += worker * layout.activation;
-        scale_activations<X>(weights, o.panel_of(strip), x, first, tokens, scaled, scaled + layout.x);
+        prepare(o.panel_of(strip), scaled);
       }
       float* scratch = base + layout.activation * layout.copies + worker * layout.per_worker;
       float* result = scratch + kScratch;
-      kernel({&weights, strip, scaled, scaled + layout.x, tokens, scratch, result});
+      kernel({&weights, strip, scaled, scaled + layout.x, rounded(scaled), &byte_levels, tokens, scratch, result});
       for (std::int64_t n = 0; n < tokens; ++n)
         for (std::int64_t r = 0; r < o.rows(strip); ++r)
           y.row(first + n)[o.first_row(strip) + r] = static_cast<Y>(result[n * kStripRows + r]);
