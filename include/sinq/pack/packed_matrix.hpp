@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "../core/large_pages.hpp"
 #include "strip_order.hpp"
 
 namespace sinq::inline SINQ_ABI {
@@ -48,7 +49,7 @@ class PackedMatrix {
   detail::pack::StripOrder order_;
   LevelTable table_{};
   std::vector<std::uint8_t> col_scale_;  // as in QuantizedMatrix
-  std::vector<Line> lines_;
+  std::vector<Line, detail::core::LargePages<Line>> lines_;
 };
 
 namespace detail::pack {

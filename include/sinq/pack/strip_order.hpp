@@ -65,7 +65,9 @@ struct StripOrder {
   [[nodiscard]] std::int64_t block_cols(std::int64_t b) const noexcept {
     return std::min(kBlockGroups * tiling.group_size, tiling.cols - block_begin(b));
   }
-  [[nodiscard]] static constexpr std::int64_t units(std::int64_t cols) noexcept { return (cols + kUnitCols - 1) / kUnitCols; }
+  [[nodiscard]] static constexpr std::int64_t units(std::int64_t cols) noexcept {
+    return (cols + kUnitCols - 1) / kUnitCols;
+  }
   [[nodiscard]] std::int64_t unit() const noexcept { return bits * kLine; }
 
   // Offsets of the parts of block b from the beginning of the strip. All blocks before the last are of one size.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "packed_matrix.hpp"
+#include "row_reader.hpp"
 
 namespace sinq::inline SINQ_ABI::detail::pack {
 
