@@ -1,28 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sinq/sinq.hpp>
 
-#include "machine.hpp"
+#include "memory.hpp"
 
-// matmul/<path>/<format>/<numerics>: y = x W^T, beside Eigen's float product of the same shape. The weights are one
-// matrix of 4096 x 4096: at 4 bits 9 MB, so a large last-level cache may hold it.
+// matmul/<path>/<format>/<numerics>: y = x W^T, beside Eigen's float product of the same shape and what the memory
+// gives (limit/dram_read). Up to 16 tokens, copies of the matrix are visited in turn, more than 1 GB of them, so that
+// no cache helps; share_of_limit is the bytes read per second over the memory's, measured just before and after.
 
 namespace {
 
 using namespace sinq_bench;
 
-void product(benchmark::State& state, sinq::Isa isa, int bits, std::int64_t tokens, int width) {
-  constexpr std::int64_t n = 4096;
-  const auto p = sinq::pack(sinq::quantize(weights(n, n), {.bits = bits, .balance = sinq::Balancing::none}));
+constexpr std::int64_t kRotate = std::int64_t{11} << 27;  // bytes
+
+struct Named {
+  const char* name;
+  sinq::Format format;
+};
+
+/// A matrix of random codes; what its numbers are does not matter for the time.
+sinq::QuantizedMatrix random_matrix(const sinq::Format& format, std::int64_t rows, std::int64_t cols) {
+  auto q = sinq::make_quantized_matrix(format, rows, cols);
+  std::uint64_t state = 0x9e3779b97f4a7c15;
+  const auto fill = [&](std::vector<std::uint8_t>& bytes, sinq::Aux aux) {
+    for (std::size_t k = 0; k < bytes.size(); ++k) {
+      state ^= state >> 12;
+      state ^= state << 25;
+      state ^= state >> 27;
+      bytes[k] = static_cast<std::uint8_t>(state * 0x2545f4914f6cdd1d >> 56);
+      if (sinq::is_float(aux)) bytes[k] = k % 2 ? 0x21 : bytes[k];  // half: about 0.01
+    }
+  };
+  fill(q.codes, sinq::Aux::u8);
+  fill(q.scale, format.scale);
+  fill(q.zero, format.zero);
+  fill(q.coarse_scale, sinq::Aux::f16);
+  fill(q.col_scale, format.col_scale);
+  if (format.levels == sinq::Levels::table)
+    for (int k = 0; k < 1 << format.bits; ++k)
+      q.table[static_cast<std::size_t>(k)] = static_cast<std::int8_t>(-120 + 240 * k / ((1 << format.bits) - 1));
+  return q;
+}
+
+/// Copies of one matrix, kept until another one is asked for.
+const std::vector<sinq::PackedMatrix>& copies(const Named& f, std::int64_t rows, std::int64_t cols, bool many) {
+  static std::string held;
+  static std::vector<sinq::PackedMatrix> all;
+  const std::string key = f.name + std::to_string(f.format.bits) + shape(rows, cols, many);
+  if (key != held) {
+    all.clear();
+    all.push_back(sinq::pack(random_matrix(f.format, rows, cols)));
+    const std::int64_t count = many ? kRotate / all[0].bytes() + 1 : 1;
+    while (std::ssize(all) < count) all.push_back(all[0]);
+    held = key;
+  }
+  return all;
+}
+
+void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, const Named& f, std::int64_t tokens,
+             std::int64_t rows, std::int64_t cols, int width) {
+  const bool decode = tokens <= 16;
+  const auto& all = copies(f, rows, cols, decode);
   const Threads threads(width);
-  const RowMajor x = weights(tokens, n);
-  RowMajor y(tokens, n);
-  std::vector<std::byte> workspace(sinq::matmul_workspace(p, tokens, width));
+  const RowMajor x = weights(tokens, cols);
+  RowMajor y(tokens, rows);
+  std::vector<std::byte> workspace(sinq::matmul_workspace(all[0], tokens, width));
   const sinq::Isa before = sinq::current_isa();
   sinq::force_isa(isa);
-  for (auto _ : state) sinq::matmul(p, x, y, {.executor = threads.get(), .workspace = workspace});
+  const double limit_before = decode ? dram_read(threads) : 0;
+  std::size_t k = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) {
+    sinq::matmul(all[k], x, y, {.executor = threads.get(), .workspace = workspace, .numerics = numerics});
+    k = k + 1 == all.size() ? 0 : k + 1;
+  }
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
   sinq::force_isa(before);
-  count_weights(state, n * n * tokens);
-  state.counters["bytes_per_weight"] = static_cast<double>(p.bytes()) / static_cast<double>(n * n);
+  count_weights(state, rows * cols * tokens);
+  const auto bytes = static_cast<double>(all[0].bytes());
+  state.counters["bytes_per_weight"] = bytes / static_cast<double>(rows * cols);
+  if (decode) {
+    const double limit = std::max(limit_before, dram_read(threads));
+    state.counters["share_of_limit"] = 1e-9 * bytes * static_cast<double>(state.iterations()) / time.count() / limit;
+  }
 }
 
 void eigen(benchmark::State& state, std::int64_t tokens) {
@@ -37,15 +97,57 @@ void eigen(benchmark::State& state, std::int64_t tokens) {
   count_weights(state, n * n * tokens);
 }
 
+sinq::Format uniform(int bits, sinq::Aux aux) {
+  return {.bits = bits, .scale = aux, .zero = aux};
+}
+
+sinq::Format preset(double size) {
+  const sinq::QuantizeConfig c = sinq::preset(size);
+  return {.bits = c.bits,
+          .levels = c.rounding == sinq::Rounding::table ? sinq::Levels::table : sinq::Levels::uniform,
+          .group_size = c.group_size,
+          .scale = c.scale,
+          .zero = c.zero,
+          .signed_scale = sinq::is_integer(c.scale)};
+}
+
 const bool kRegistered = [] {
-  for (sinq::Isa isa : sinq::supported_isas())
-    for (int bits : sinq::kBitWidths)
-      for (int tokens : {1, 16, 512})
-        for (int width : {1, 2})
-          if (bits == 4 || tokens == 1)
-            add(std::string("matmul/") + name_of(isa) + "/uniform-aux16/exact/bits:" + std::to_string(bits) +
-                    "/group:64/tokens:" + std::to_string(tokens) + "/" + shape(4096, 4096, width),
-                [=](benchmark::State& s) { product(s, isa, bits, tokens, width); });
+  using sinq::Aux;
+  for (int width : {1, 2})
+    add("limit/dram_read/threads:" + std::to_string(width), [=](benchmark::State& s) {
+      const Threads threads(width);
+      double best = 0;
+      for (auto _ : s) best = std::max(best, dram_read(threads));
+      s.counters["gigabytes_per_second"] = best;
+    });
+  std::vector<Named> formats;
+  for (int bits : sinq::kBitWidths) formats.push_back({"uniform-aux8", uniform(bits, Aux::u8)});
+  formats.push_back({"uniform-aux16", uniform(4, Aux::f16)});
+  formats.push_back({"nf4-aux8", {.bits = 4, .levels = sinq::Levels::nf4, .scale = Aux::u8, .zero = Aux::none}});
+  formats.push_back({"preset-3", preset(3)});
+  formats.push_back({"preset-3.5", preset(3.5)});
+  formats.push_back({"preset-4.5", preset(4.5)});
+  const auto isas = sinq::supported_isas();
+  for (const Named& f : formats)
+    for (auto isa = isas.rbegin(); isa != isas.rend(); ++isa)
+      for (int tokens : {1, 2, 4, 16, 512})
+        for (const auto& [rows, cols] :
+             std::initializer_list<std::pair<std::int64_t, std::int64_t>>{{4096, 4096}, {14336, 4096}, {4096, 14336}})
+          for (int width : {1, 2}) {
+            const bool main = f.format.bits == 4 && std::string(f.name) == "uniform-aux8";
+            if (tokens != 1 && !main) continue;
+            if (rows + cols != 8192 && (!main || tokens != 1 || *isa != isas.back())) continue;
+            for (auto numerics : {sinq::Numerics::exact, sinq::Numerics::fast}) {
+              if (*isa == sinq::Isa::portable && numerics == sinq::Numerics::fast) continue;  // there the same
+              add(std::string("matmul/") + name_of(*isa) + "/" + f.name +
+                      (numerics == sinq::Numerics::exact ? "/exact" : "/fast") +
+                      "/bits:" + std::to_string(f.format.bits) + "/group:" + std::to_string(f.format.group_size) +
+                      "/tokens:" + std::to_string(tokens) + "/" + shape(rows, cols, width),
+                  [f, isa = *isa, numerics, tokens, rows = rows, cols = cols, width](benchmark::State& s) {
+                    product(s, isa, numerics, f, tokens, rows, cols, width);
+                  });
+            }
+          }
   for (int tokens : {1, 16, 512})
     add("matmul/eigen/float/exact/tokens:" + std::to_string(tokens) + "/" + shape(4096, 4096, 1),
         [=](benchmark::State& s) { eigen(s, tokens); });

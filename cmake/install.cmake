@@ -3,7 +3,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package ${CMAKE_INSTALL_DATADIR}/cmake/sinq)
 
-install(DIRECTORY include/sinq DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp" PATTERN "*.cuh")
+install(DIRECTORY include/sinq DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp" PATTERN "*.inc" PATTERN "*.cuh")
 install(TARGETS sinq EXPORT sinq-targets)
 install(EXPORT sinq-targets NAMESPACE sinq:: DESTINATION ${package})
 configure_package_config_file(cmake/sinq-config.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/sinq-config.cmake

@@ -8,12 +8,14 @@
 //   bits         the widths of a code, and the step from a run-time width to a compile-time one
 //   levels       what a code means
 //   cpu          instruction sets: detect, name, list, force
+//   large_pages  an allocator for what is streamed
 //   executor     the caller's threads (thread_pool.hpp, not included here, adapts an Eigen::ThreadPool)
 
 #include "core/bits.hpp"
 #include "core/cpu.hpp"
 #include "core/error.hpp"
 #include "core/executor.hpp"
+#include "core/large_pages.hpp"
 #include "core/levels.hpp"
 #include "core/types.hpp"
 #include "core/view.hpp"

@@ -3,14 +3,18 @@
 
 // Stage `matmul` (CPU): y = x W^T with a packed matrix.
 //
-//   y[t,i] = sum_j x[t,j] W[i,j] = sum_j (level(code[i,j]) - zero[i,g]) scale[i,g] x'[t,j],   x'[t,j] = col_scale[p,j]
-//   x[t,j]
+//   y[t,i] = sum_j x[t,j] W[i,j] = sum_j (level(code[i,j]) - zero[i,g]) scale[i,g] x'[t,j]
+//   with x'[t,j] = col_scale[p,j] x[t,j]
 //
 // The second axis costs one multiplication per activation, not per weight.
 //
 //   problem     what may be asked for, and its one validation
 //   reference   double precision, the yardstick
-//   strip       the portable kernel and its instruction sets
+//   job         one strip times a block of tokens: what a kernel does
+//   strip       the portable kernel
+//   avx2, avx512   the operations of an instruction set
+//   exact, fast (.inc)   the kernels made of them, compiled once for each
+//   kernels     the choice
 //   matmul      activations, threads, workspace
 
 #include "matmul/matmul.hpp"

@@ -5,7 +5,8 @@
 // needs nothing to the right of it but `store` and `matmul` or `cuda`.
 //
 //   QuantizedMatrix   canonical bit order, what files hold            (quantized_matrix.hpp)
-//   PackedMatrix      a kernel's order, made once at load by `pack`   (packed_matrix.hpp)
+//   PackedMatrix      the kernels' order, made once at load by `pack`; `unpack` leads back   (packed_matrix.hpp,
+//                     strip_order.hpp)
 //   Format            bits, levels, grouping, how auxiliaries are stored
 //   dequantize        the scalar way back; dequantize_row: one row, as an embedding needs it
 //
@@ -17,3 +18,4 @@
 #include "pack/format.hpp"
 #include "pack/packed_matrix.hpp"
 #include "pack/quantized_matrix.hpp"
+#include "pack/strip_reader.hpp"

@@ -68,6 +68,41 @@ void expect_product(const QuantizedMatrix& q, const RowMajor<float>& x, const Ro
   expect_product<float, const float>(q, MatrixView<const float>(x), MatrixView<const float>(y));
 }
 
+/// Fast numerics against the reference. Activations x' = col_scale x of a segment (a group, or 256 columns of a longer
+/// one) are rounded to multiples of step = max |x'| / 127, so each is off by half a step and what scaling it in float
+/// costs: 127 units of 2^-22. NF levels are off by half of 1/127. Sums of bytes are exact; the rest is as in exact
+/// numerics, relative to what the bytes stand for: levels up to 256 units (2 for NF), and the zero.
+void expect_fast_product(const QuantizedMatrix& q, const RowMajor<float>& x, const RowMajor<float>& y) {
+  const Naive n{q};
+  const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
+  const std::int64_t segment = std::min<std::int64_t>(n.width, 256);
+  const Eigen::MatrixXd exact = reference_matmul(q, MatrixView<const float>(x));
+  for (std::int64_t i = 0; i < q.rows; ++i)
+    for (std::int64_t t = 0; t < x.rows(); ++t) {
+      double rounding = 0, size = 0;
+      for (std::int64_t first = 0; first < q.cols; first += segment) {
+        const std::int64_t g = first / n.width;
+        const double scale = std::abs(n.scale(i, g)), zero = n.zero(i, g);
+        double most = 0, weights = 0, total = 0;
+        const std::int64_t end = std::min(first + segment, q.cols);
+        for (std::int64_t j = first; j < end; ++j) {
+          const double scaled = std::abs(double{x(t, j)} * n.col_scale(i, j));
+          most = std::max(most, scaled);
+          weights += std::abs(n.level(i, j) - zero);
+          total += scaled;
+        }
+        const double step = most / 127;
+        total += static_cast<double>(end - first) * step;
+        rounding += scale * (weights * step * (0.5 + 127 * 0x1p-22) + (nf ? total * 0.5 / 127 : 0));
+        size += scale * total * ((nf ? 2 : 256) + 2 * std::abs(zero));
+      }
+      const double bound = 1.0001 * rounding + static_cast<double>(q.cols / segment + 12) * 0x1p-24 * size + 1e-30;
+      ASSERT_NEAR(double{y(t, i)}, exact(t, i), bound)
+          << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
+          << " levels " << static_cast<int>(q.format.levels) << " on " << name_of(current_isa());
+    }
+}
+
 RowMajor<float> product(const PackedMatrix& p, const RowMajor<float>& x, const MatmulOptions& options = {}) {
   RowMajor<float> y = RowMajor<float>::Constant(x.rows(), p.rows(), NAN);
   matmul(p, x, y, options);
@@ -133,10 +168,12 @@ TEST_P(IsaTest, EveryFormat) {
           f.signed_scale = k % 2;
           f.coarse_groups = k % 4;
         }
-        const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 31 % 300, tokens = 1 + k % 3;
+        const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 131 % 1100, tokens = 1 + k % 20;
         const QuantizedMatrix q = random_matrix(f, rows, cols, random);
         const auto x = random_activations<float>(tokens, cols, random);
-        expect_product(q, x, product(pack(q), x));
+        const PackedMatrix p = pack(q);
+        expect_product(q, x, product(p, x));
+        expect_fast_product(q, x, product(p, x, {.numerics = Numerics::fast}));
         if (HasFatalFailure()) return;
       }
 }
@@ -150,7 +187,9 @@ TEST_P(IsaTest, EveryShape) {
         Format f{.bits = kBitWidths[++k % 6], .group_size = k % 3 ? 16 : kWholeRow, .tile = tile};
         const QuantizedMatrix q = random_matrix(f, 1 + k * 11 % 40, cols, random);
         const auto x = random_activations<float>(tokens, cols, random);
-        expect_product(q, x, product(pack(q), x));
+        const PackedMatrix p = pack(q);
+        expect_product(q, x, product(p, x));
+        expect_fast_product(q, x, product(p, x, {.numerics = Numerics::fast}));
         if (HasFatalFailure()) return;
       }
   for (std::int64_t rows = 1; rows <= 40; ++rows) {
@@ -203,8 +242,12 @@ TEST_P(IsaTest, SameBitsForEveryExecutor) {
       const PackedMatrix p = pack(random_matrix({.tile = tile}, 150, 200, random));
       const auto x = random_activations<float>(tokens, 200, random);
       const auto expected = product(p, x);
+      const auto fast = product(p, x, {.numerics = Numerics::fast});
       for (Executor* e : std::initializer_list<Executor*>{&width2, &width4})
-        for (int round = 0; round < 3; ++round) EXPECT_EQ(product(p, x, {.executor = e}), expected);
+        for (int round = 0; round < 3; ++round) {
+          EXPECT_EQ(product(p, x, {.executor = e}), expected);
+          EXPECT_EQ(product(p, x, {.executor = e, .numerics = Numerics::fast}), fast);
+        }
     }
 }
 
@@ -261,7 +304,7 @@ TEST(Matmul, WrongShapesAreNamed) {
   EXPECT_EQ(message(2, 70, 70, 2, 20, 19), "sinq: y.stride = 19: must be at least y.cols");
   EXPECT_EQ(message(-1, 70, 70, -1, 20, 20), "sinq: x.rows = -1: allowed are 0 to 2^31 - 1 tokens");
   const std::vector<float> x(69);
-  EXPECT_EQ(message_of([&] { (void)reference_matmul(p.canonical(), MatrixView<const float>(x.data(), 1, 69)); }),
+  EXPECT_EQ(message_of([&] { (void)reference_matmul(unpack(p), MatrixView<const float>(x.data(), 1, 69)); }),
             "sinq: x.cols = 69: must equal the cols of the matrix");
 }
 
@@ -317,9 +360,9 @@ TEST(Workspace, NothingIsAllocatedWhereOneIsGiven) {
       const auto x = random_activations<float>(tokens, 300, random);
       RowMajor<float> y(tokens, 40);
       std::vector<std::byte> workspace(matmul_workspace(p, tokens));
-      const MatmulOptions options{.workspace = workspace};
       const long before = allocations;
-      matmul(p, x, y, options);
+      matmul(p, x, y, {.workspace = workspace});
+      matmul(p, x, y, {.workspace = workspace, .numerics = Numerics::fast});
       EXPECT_EQ(allocations, before);
       matmul(p, x, y);
       EXPECT_EQ(allocations, before + 1);  // and the counter counts

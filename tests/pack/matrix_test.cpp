@@ -75,7 +75,6 @@ TEST_P(SizeTest, ArraysAndBitsPerWeight) {
   EXPECT_EQ(q.bytes(), bytes);
   EXPECT_EQ(q.bits_per_weight(), 8.0 * static_cast<double>(bytes) / static_cast<double>(s.rows * s.cols));
   EXPECT_NO_THROW(validate(q));
-  EXPECT_EQ(pack(q).bytes(), bytes);
 }
 
 // 4 bits, group 64, f16: 4 + 32/64 + 16/rows = 4.625 at 128 rows.
@@ -360,16 +359,42 @@ TEST(Validate, LevelTableAscendsAndUnusedEntriesAreZero) {
   EXPECT_THROW(validate(q), InvalidArgument);
 }
 
-TEST(PackedMatrix, HoldsTheCanonicalFormUnchanged) {
+TEST(PackedMatrix, UnpacksToTheCanonicalFormBitForBit) {
   std::mt19937 random(8);
-  for (const Format& f : {Format{}, Format{.bits = 3, .scale = Aux::u6, .zero = Aux::u5}}) {
-    const QuantizedMatrix q = random_matrix(f, 7, 100, random);
-    const PackedMatrix p = pack(q);
-    EXPECT_EQ(p.canonical(), q);
-    EXPECT_EQ(p.rows(), 7);
-    EXPECT_EQ(p.cols(), 100);
-    EXPECT_EQ(p.format(), f);
-  }
+  const Aux auxes[] = {Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8, Aux::f16, Aux::bf16, Aux::f32};
+  const std::int64_t sizes[] = {16, 32, 48, 64, 256, kWholeRow};
+  unsigned k = 0;
+  for (int bits : kBitWidths)
+    for (Aux scale : auxes)
+      for (Aux zero : auxes)
+        for (Tile tile : {Tile::stripe, Tile::square}) {
+          Format f{.bits = bits, .group_size = sizes[++k % 6], .tile = tile, .scale = scale, .zero = zero};
+          if (is_integer(scale)) f.coarse_groups = k % 4;
+          // Up to 1100 columns: three blocks of 32 groups of 16, the last one not whole.
+          const QuantizedMatrix q = random_matrix(f, 1 + k * 7 % 70, 1 + k * 131 % 1100, random);
+          const PackedMatrix p = pack(q);
+          ASSERT_EQ(unpack(p), q) << k;
+          EXPECT_EQ(p.rows(), q.rows);
+          EXPECT_EQ(p.cols(), q.cols);
+          EXPECT_EQ(p.format(), f);
+          const auto all = dequantize(q);
+          std::vector<float> row(static_cast<std::size_t>(q.cols));
+          for (std::int64_t i = 0; i < q.rows; i += 1 + k % 5) {
+            dequantize_row(p, i, row.data());
+            for (std::int64_t j = 0; j < q.cols; ++j) ASSERT_EQ(row[static_cast<std::size_t>(j)], all(i, j));
+          }
+        }
+}
+
+/// Whole strips of whole units cost what the canonical form costs.
+TEST(PackedMatrix, IsDense) {
+  for (int bits : kBitWidths)
+    for (Aux scale : {Aux::u4, Aux::u5, Aux::u6, Aux::u8, Aux::f16}) {
+      const Format f{.bits = bits, .group_size = 16, .scale = scale, .zero = Aux::u4};
+      const QuantizedMatrix q = make_quantized_matrix(f, 64, 1024);
+      const std::int64_t coarse_padding = is_integer(scale) ? 4 * 32 : 0;
+      EXPECT_EQ(pack(q).bytes(), q.bytes() + coarse_padding);
+    }
 }
 
 // --- single auxiliaries -------------------------------------------------------------------------------------------

@@ -7,12 +7,22 @@
 
 namespace sinq::inline SINQ_ABI {
 
+/// How exactly to compute.
+///
+///   exact   activations stay floating point; as accurate as a float product with the dequantized weights. The default:
+///           what quantizing the weights cost is then all that is lost
+///   fast    activations may be rounded to 8 bits per group (a 254th of the largest magnitude in the group) and
+///   multiplied
+///           in integers; NF levels to multiples of 1/127. Faster where arithmetic, not memory, is the limit
+enum class Numerics : std::uint8_t { exact, fast };
+
 /// What a product may use.
 struct MatmulOptions {
   /// The caller's threads; null: the calling thread alone. The result has the same bits either way.
   Executor* executor = nullptr;
   /// At least `matmul_workspace(...)` bytes at any alignment; empty: the call allocates its own.
   std::span<std::byte> workspace = {};
+  Numerics numerics = Numerics::exact;
 };
 
 namespace detail::matmul {

@@ -8,15 +8,16 @@ namespace detail::pack {
 
 /// Restores groups [group, group + 1) of a row: out[j] = (level - zero) * scale * col_scale[j], evaluated from left to
 /// right in float. `col_scale` points at the group's first column.
-inline void restore_group(const RowReader& reader, std::int64_t i, std::int64_t g, float scale, float zero,
-                          const float* col_scale, float* out) noexcept {
+template <class Reader>
+void restore_group(const Reader& reader, std::int64_t i, std::int64_t g, float scale, float zero,
+                   const float* col_scale, float* out) noexcept {
   std::uint8_t codes[256];
   const auto& levels = reader.levels();
   const std::int64_t begin = reader.tiling().group_begin(g);
   const std::int64_t cols = reader.tiling().group_cols(g);
   for (std::int64_t at = 0; at < cols; at += 256) {
     const std::int64_t count = std::min<std::int64_t>(256, cols - at);
-    read_codes(reader.format().bits, reader.code_stream(i), begin + at, count, codes);
+    reader.codes(i, begin + at, count, codes);
     for (std::int64_t k = 0; k < count; ++k) out[at + k] = (levels[codes[k]] - zero) * scale * col_scale[at + k];
   }
 }

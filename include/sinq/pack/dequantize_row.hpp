@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "dequantize.hpp"
-#include "packed_matrix.hpp"
+#include "strip_reader.hpp"
 
 namespace sinq::inline SINQ_ABI {
 
@@ -12,7 +12,7 @@ namespace sinq::inline SINQ_ABI {
 /// that row only, and does not check the whole matrix again.
 inline void dequantize_row(const PackedMatrix& p, std::int64_t i, float* out) {
   detail::core::require(i >= 0 && i < p.rows(), "row", i, "must be one of the rows of the matrix");
-  const detail::pack::RowReader reader(p.canonical());
+  const detail::pack::StripReader reader(p);
   const Tiling& t = reader.tiling();
   std::vector<float> scratch(static_cast<std::size_t>(2 * t.groups() + t.cols));
   float* scales = scratch.data();

@@ -5,6 +5,16 @@
 
 namespace sinq::inline SINQ_ABI::detail::pack {
 
+/// Column scales [first, first + count) of panel p; 1 where the format has none.
+inline void read_col_scales(const Format& f, const Tiling& t, const std::uint8_t* array, std::int64_t p,
+                            std::int64_t first, std::int64_t count, float* out) noexcept {
+  if (f.col_scale == Aux::none) {
+    for (std::int64_t j = 0; j < count; ++j) out[j] = 1;
+  } else {
+    read_floats(f.col_scale, array + p * stream_bytes(t.cols, bits_of(f.col_scale)), first, count, out);
+  }
+}
+
 /// Decodes a valid QuantizedMatrix row by row. Holds a reference; costs nothing to make; may be shared between threads.
 class RowReader {
  public:
@@ -22,6 +32,11 @@ class RowReader {
   /// The bit stream of row i.
   [[nodiscard]] const std::uint8_t* code_stream(std::int64_t i) const noexcept {
     return q_.codes.data() + i * extents_.code_row;
+  }
+
+  /// Codes [first, first + count) of row i, one byte each. `first` is a multiple of 8.
+  void codes(std::int64_t i, std::int64_t first, std::int64_t count, std::uint8_t* out) const noexcept {
+    read_codes(q_.format.bits, code_stream(i), first, count, out);
   }
 
   /// Codes of group g of row i, one byte each.
@@ -60,11 +75,7 @@ class RowReader {
 
   /// Column scales [first, first + count) of panel p; 1 where the format has none.
   void col_scales(std::int64_t p, std::int64_t first, std::int64_t count, float* out) const noexcept {
-    if (q_.format.col_scale == Aux::none) {
-      for (std::int64_t j = 0; j < count; ++j) out[j] = 1;
-    } else {
-      read_floats(q_.format.col_scale, q_.col_scale.data() + p * extents_.col_row, first, count, out);
-    }
+    read_col_scales(q_.format, tiling_, q_.col_scale.data(), p, first, count, out);
   }
 
  private:

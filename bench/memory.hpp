@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <sinq/core/large_pages.hpp>
+#include <vector>
+
+#include "machine.hpp"
+
+namespace sinq_bench {
+
+/// What the memory gives: gigabytes per second of a linear read of 512 MB (more than caches hold, in pages of 2 MB
+/// where the system gives them) by an executor of the given width; the better of no software prefetch and 4 KB ahead.
+/// Takes a tenth of a second: measured anew beside every benchmark that is judged by it, since neighbours on the
+/// machine come and go.
+inline double dram_read(const Threads& threads) {
+  using Line [[gnu::vector_size(64)]] = std::uint64_t;
+  static std::vector<Line, sinq::detail::core::LargePages<Line>> memory(std::size_t{512} << 14, Line{} + 1);
+  constexpr std::int64_t kPieces = 64;
+  const std::int64_t lines = std::ssize(memory) / kPieces;
+  double best = 0;
+  for (int ahead : {0, 64, 0, 64}) {
+    const auto start = std::chrono::steady_clock::now();
+    threads.get()->run(kPieces, [&](std::int64_t piece, int) {
+      const Line* from = memory.data() + piece * lines;
+      Line sum[4] = {};
+      for (std::int64_t k = 0; k + 4 <= lines; k += 4)
+        for (int l = 0; l < 4; ++l) {
+          if (ahead != 0) __builtin_prefetch(from + k + l + ahead);
+          sum[l] ^= from[k + l];
+        }
+      benchmark::DoNotOptimize(sum);
+    });
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 1e-9 * static_cast<double>(memory.size() * sizeof(Line)) / time.count());
+  }
+  return best;
+}
+
+}  // namespace sinq_bench

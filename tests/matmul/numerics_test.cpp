@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <sinq/matmul.hpp>
+
+#include "support/isas.hpp"
+#include "support/naive.hpp"
+
+// What becomes of activations that are zero, tiny, huge, infinite or not a number.
+
+namespace {
+
+using namespace sinq;
+using test::random_matrix;
+using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+RowMajor product(const QuantizedMatrix& q, const RowMajor& x, Numerics numerics) {
+  RowMajor y(x.rows(), q.rows);
+  matmul(pack(q), x, y, {.numerics = numerics});
+  return y;
+}
+
+const Format kFormats[] = {{.bits = 3, .group_size = 16},
+                           {.bits = 8, .group_size = kWholeRow},
+                           {.levels = Levels::nf4, .scale = Aux::u8, .zero = Aux::none},
+                           {.bits = 5, .levels = Levels::symmetric, .tile = Tile::square, .zero = Aux::none}};
+
+TEST(Numerics, NothingIsMadeOfNothing) {
+  std::mt19937 random(1);
+  test::on_every_isa([&](Isa) {
+    for (const Format& f : kFormats)
+      for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
+        const QuantizedMatrix q = random_matrix(f, 33, 600, random);
+        EXPECT_TRUE((product(q, RowMajor::Zero(5, 600), numerics).array() == 0).all());
+      }
+  });
+}
+
+TEST(Numerics, NotANumberAndInfinityComeOut) {
+  std::mt19937 random(2);
+  test::on_every_isa([&](Isa isa) {
+    for (const Format& f : kFormats)
+      for (Numerics numerics : {Numerics::exact, Numerics::fast})
+        for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+          const QuantizedMatrix q = random_matrix(f, 20, 300, random);
+          RowMajor x = RowMajor::Ones(2, 300);
+          x(0, 299) = bad;
+          const RowMajor y = product(q, x, numerics);
+          for (int i = 0; i < 20; ++i) {
+            EXPECT_FALSE(std::isfinite(y(0, i))) << name_of(isa);
+            EXPECT_TRUE(std::isfinite(y(1, i))) << name_of(isa);
+          }
+        }
+  });
+}
+
+/// A power of two over all activations comes out as the same power of two, down to where floats end.
+TEST(Numerics, FastScalesWithTheActivations) {
+  std::mt19937 random(3);
+  test::on_every_isa([&](Isa) {
+    for (const Format& f : kFormats) {
+      const QuantizedMatrix q = random_matrix(f, 20, 300, random);
+      const RowMajor x = RowMajor::NullaryExpr(3, 300, [&] { return test::random_float(random, -1, 1); });
+      const RowMajor y = product(q, x, Numerics::fast);
+      for (float factor : {0x1p-80f, 0x1p-20f, 0x1p30f, 0x1p80f})
+        EXPECT_EQ(product(q, factor * x, Numerics::fast), factor * y) << factor;
+    }
+  });
+}
+
+}  // namespace
