@@ -80,7 +80,7 @@ TEST_P(GoldenTest, FactorsAreTheReferences) {
     // Then its factors are those of another of our iterates, and ours are balanced at least as well (above).
     std::vector<float> buffer;
     const WeightView w = tile(g);
-    const std::int64_t stride = detail::balance::padded(w.cols);
+    const std::int64_t stride = detail::core::padded(w.cols);
     buffer.resize(static_cast<std::size_t>(w.rows * stride));
     for (std::int64_t i = 0; i < w.rows; ++i) w.load(i, 0, w.cols, buffer.data() + i * stride);
     double nearest = INFINITY;
@@ -158,9 +158,9 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
         double bound = size * (4 * 0x1p-24 + 2e-6);
         const double dz = std::abs(double{my_zero[g]} - zero[at]);
         if (hqq) {
-          // Its zeros are means over codes, some of which sit on a boundary: one code in a group moves the mean by
-          // 1 / cols, and the next rounds mostly take it back.
-          ASSERT_LE(dz, 1.5 / static_cast<double>(cols)) << "row " << i << " group " << g;
+          // Its zeros are means over codes, some of which sit on a boundary: one code moves the mean by 1 / cols, which
+          // moves one of the `cols` others across a boundary as often as not; the next rounds mostly take it back.
+          ASSERT_LE(dz, 3.5 / static_cast<double>(cols)) << "row " << i << " group " << g;
           bound += dz;
         } else if (dz > bound) {
           // The zero is itself rounded: min / scale must have been a tie.

@@ -67,9 +67,7 @@ template <class Look>
   std::vector<float> col_inverse(static_cast<std::size_t>(stride), 1.0f);
   DeviationMeter meter;
   Deviations now;
-  std::uint32_t largest = 0;
-  for (std::int64_t k = 0; k < rows * stride; ++k) largest = std::max(largest, core::magnitude_bits(tile[k]));
-  const float unit = unit_of(std::bit_cast<float>(largest));
+  const float unit = unit_of(core::largest_magnitude(tile, rows * stride));
   std::vector<float> in_units;
   if (unit != 1) {
     in_units.assign(tile, tile + rows * stride);
@@ -124,11 +122,8 @@ template <class Look>
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
   const std::int64_t stride = padded(w.cols);
   std::vector<float> tile(static_cast<std::size_t>(w.rows * stride));
-  for (std::int64_t i = 0; i < w.rows; ++i) {
-    float* row = tile.data() + i * stride;
-    w.load(i, 0, w.cols, row);
-    detail::core::require_finite(row, w.cols, i, 0);
-  }
+  w.load(0, w.rows, 0, w.cols, tile.data(), stride);
+  detail::core::require_finite(tile.data(), w.rows, w.cols, stride, 0, 0);
   return sinkhorn_tile(tile.data(), w.rows, w.cols, options);
 }
 

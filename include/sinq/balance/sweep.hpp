@@ -26,13 +26,10 @@
 
 namespace sinq::inline SINQ_ABI::detail::balance {
 
-inline constexpr std::int64_t kLanes = 16;
-inline constexpr std::int64_t kSweepRows = 128;
+using core::kLanes;
+using core::padded;
 
-/// Columns of a tile buffer are padded with zeros to a multiple of kLanes.
-[[nodiscard]] constexpr std::int64_t padded(std::int64_t cols) noexcept {
-  return (cols + kLanes - 1) / kLanes * kLanes;
-}
+inline constexpr std::int64_t kSweepRows = 128;
 
 struct SweepSums {
   float* row_sum;     // per row of the block

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "types.hpp"
+#include "lanes.hpp"
 
 namespace sinq::inline SINQ_ABI {
 
@@ -16,6 +16,21 @@ concept RowMajorEigen = static_cast<bool>(std::remove_cvref_t<Derived>::IsRowMaj
 
 template <class U, class T>
 concept SameWithoutConst = std::is_same_v<T, const U>;
+
+/// Rows of T, at any alignment, to floats.
+template <class T>
+struct ToFloats {
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const std::byte* from, std::int64_t from_stride, std::int64_t rows,
+                                         std::int64_t cols, float* out, std::int64_t out_stride) noexcept {
+    for (std::int64_t i = 0; i < rows; ++i, from += from_stride * std::int64_t{sizeof(T)}, out += out_stride) {
+      std::int64_t j = 0;
+      for (; j + kWidth <= cols; j += kWidth)
+        Lanes<kWidth>::load(from + j * std::int64_t{sizeof(T)}, T{}).store(out + j);
+      for (; j < cols; ++j) out[j] = static_cast<float>(load_unaligned<T>(from, j));
+    }
+  }
+};
 
 template <class T>
 concept MaybeConstElement = Element<std::remove_const_t<T>>;
@@ -72,13 +87,21 @@ struct WeightView {
   WeightView(const MatrixView<T>& m)
       : WeightView(m.data, DTypeOf<std::remove_const_t<T>>::value, m.rows, m.cols, m.stride) {}
 
-  /// Copies `count` weights of row `row`, beginning with column `first`, to `out` as float.
-  void load(std::int64_t row, std::int64_t first, std::int64_t count, float* out) const noexcept {
+  /// Copies weights [first_col, first_col + n_cols) of rows [first_row, first_row + n_rows) as float; `out_stride`
+  /// floats lie between the starts of two rows of `out`.
+  void load(std::int64_t first_row, std::int64_t n_rows, std::int64_t first_col, std::int64_t n_cols, float* out,
+            std::int64_t out_stride) const noexcept {
     detail::core::with_dtype(dtype, [&](auto zero) {
       using T = decltype(zero);
-      const auto* from = static_cast<const std::byte*>(data) + (row * stride + first) * std::int64_t{sizeof(T)};
-      for (std::int64_t j = 0; j < count; ++j) out[j] = static_cast<float>(detail::core::load_unaligned<T>(from, j));
+      const auto* from =
+          static_cast<const std::byte*>(data) + (first_row * stride + first_col) * std::int64_t{sizeof(T)};
+      detail::core::on_isa<detail::core::ToFloats<T>>(from, stride, n_rows, n_cols, out, out_stride);
     });
+  }
+
+  /// Copies `count` weights of row `row`, beginning with column `first`, to `out` as float.
+  void load(std::int64_t row, std::int64_t first, std::int64_t count, float* out) const noexcept {
+    load(row, 1, first, count, out, count);
   }
 };
 
@@ -92,19 +115,42 @@ namespace detail::core {
 /// Weights lie below this, so that neither a range of weights nor a weight over a column scale can overflow.
 inline constexpr float kWeightLimit = 0x1p120f;
 
-/// Largest magnitude of weights [first, first + count) of a row. InvalidArgument naming row and column of the first
-/// that is a NaN, an infinity or beyond the limit.
-inline float require_finite(const float* weights, std::int64_t count, std::int64_t row, std::int64_t first) {
-  std::uint32_t largest = 0;
-  for (std::int64_t j = 0; j < count; ++j) largest = std::max(largest, magnitude_bits(weights[j]));
-  const std::uint32_t limit = magnitude_bits(kWeightLimit);
-  if (largest >= limit) [[unlikely]]
-    for (std::int64_t j = 0; j < count; ++j)
-      if (magnitude_bits(weights[j]) >= limit)
+struct LargestMagnitude {
+  template <int kWidth>
+  [[gnu::always_inline]] static float run(const float* values, std::int64_t count) noexcept {
+    Lanes<kWidth> largest;
+    std::int64_t k = 0;
+    for (; k + kWidth <= count; k += kWidth) largest = max_magnitude(largest, Lanes<kWidth>::load(values + k));
+    std::uint32_t bits = magnitude_bits(largest.fold(MostMagnitude{}));
+    for (; k < count; ++k) bits = std::max(bits, magnitude_bits(values[k]));
+    return std::bit_cast<float>(bits);
+  }
+};
+
+/// Compared as bits: an infinity or a NaN is larger than all numbers.
+[[nodiscard]] inline float largest_magnitude(const float* values, std::int64_t count) noexcept {
+  return on_isa<LargestMagnitude>(values, count);
+}
+
+/// Largest magnitude of a block of weights, rows x stride floats of which `cols` count (the others are zero), whose
+/// first is weights(first_row, first_col). InvalidArgument naming row and column of the first that is a NaN, an
+/// infinity or beyond the limit.
+inline float require_finite(const float* block, std::int64_t rows, std::int64_t cols, std::int64_t stride,
+                            std::int64_t first_row, std::int64_t first_col) {
+  const float largest = largest_magnitude(block, rows * stride);
+  if (magnitude_bits(largest) < magnitude_bits(kWeightLimit)) return largest;
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < cols; ++j)
+      if (const float v = block[i * stride + j]; magnitude_bits(v) >= magnitude_bits(kWeightLimit))
         raise<InvalidArgument>(
-            text("sinq: weights(", row, ", ", first + j, ") = ", weights[j],
-                 is_finite(weights[j]) ? ": must be below 2^120 in magnitude" : ": must be finite (as float)"));
-  return std::bit_cast<float>(largest);
+            text("sinq: weights(", first_row + i, ", ", first_col + j, ") = ", v,
+                 is_finite(v) ? ": must be below 2^120 in magnitude" : ": must be finite (as float)"));
+  return largest;
+}
+
+/// The same for `count` weights of one row.
+inline float require_finite(const float* weights, std::int64_t count, std::int64_t row, std::int64_t first_col) {
+  return require_finite(weights, 1, count, count, row, first_col);
 }
 
 }  // namespace detail::core

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "config.hpp"
-#include "lanes.hpp"
 #include "rounding.hpp"
 
 // Scale and zero by least error instead of minimum and maximum, in the balanced domain x = w / col_scale.
@@ -91,7 +90,7 @@ struct FitStrip {
 /// One sub-block of kWidth lanes, beginning with lane `lane`. kLevels: 0 or the size of the codebook.
 template <int kWidth, int kLevels>
 class StripFitter {
-  using Float = Lanes<kWidth>;
+  using Float = core::Lanes<kWidth>;
 
  public:
   [[gnu::always_inline]] StripFitter(const FitPlan& plan, const FitStrip& strip, int lane) noexcept

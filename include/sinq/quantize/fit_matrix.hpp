@@ -30,30 +30,33 @@ struct Chunk {
 
 /// What one thread works in.
 struct FitScratch {
-  std::vector<float> x;      // kStrip x cols: weights in the balanced domain
+  std::vector<float> x;      // kStrip x padded cols: weights in the balanced domain
   std::vector<float> lanes;  // cols x kStrip: the same, a lane per row
   std::vector<float> scale, zero, weight, coarse;
   std::vector<std::int32_t> scale_integer, zero_integer;
   std::vector<std::uint8_t> codes, integers;
-  std::vector<float> restored;  // a row, as it will be read, without col_scale
+  std::vector<float> row_scale, row_zero;  // of one row
+  std::vector<float> restored;             // a row, as it will be read, without col_scale
 
   void resize(const Tiling& t, std::int64_t coarse_per_row) {
     const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
-    x.resize(sized(kStrip * t.cols));
+    x.resize(sized(kStrip * core::padded(t.cols)));
     lanes.resize(sized(kStrip * t.cols));
     for (auto* v : {&scale, &zero, &weight}) v->resize(sized(kStrip * t.groups()));
     for (auto* v : {&scale_integer, &zero_integer}) v->resize(sized(kStrip * t.groups()));
     coarse.resize(sized(kStrip * coarse_per_row));
-    codes.resize(sized(t.cols));
+    codes.resize(sized(core::padded(t.cols)));
     integers.resize(sized(t.groups()));
-    restored.resize(sized(t.cols));
+    for (auto* v : {&row_scale, &row_zero}) v->resize(sized(t.groups()));
+    restored.resize(sized(core::padded(t.cols)));
   }
 };
 
 class FitPass {
  public:
-  /// `col_scale` is panels x cols as it is stored, or empty.
-  FitPass(const WeightView& weights, const FitOptions& options, const std::vector<float>& col_scale, QuantizedMatrix& q)
+  /// `col_scale` is panels x cols as it is stored, or empty; `col_inverse` its inverse, or a row of ones.
+  FitPass(const WeightView& weights, const FitOptions& options, const std::vector<float>& col_scale,
+          const std::vector<float>& col_inverse, QuantizedMatrix& q)
       : w_(weights),
         q_(q),
         t_(q.tiling()),
@@ -61,12 +64,10 @@ class FitPass {
         plan_(q.format, q.table, options),
         coder_(q.format, q.table),
         col_scale_(col_scale),
+        col_inverse_(col_inverse),
         fit_(choose_fit_strip(plan_.levels)),
         chunks_(chunks_of(t_)),
-        columns_(chunks_.size()) {
-    for (int code = 0; code < 1 << q.format.bits; ++code)
-      level_[static_cast<std::size_t>(code)] = core::level(q.format.levels, q.format.bits, q.table, code);
-  }
+        columns_(chunks_.size(), ColumnOverlaps(0)) {}
 
   [[nodiscard]] std::int64_t chunks() const noexcept { return static_cast<std::int64_t>(chunks_.size()); }
 
@@ -79,7 +80,7 @@ class FitPass {
     const Chunk& c = chunks_[static_cast<std::size_t>(index)];
     s.resize(t_, pack::coarse_per_row(q_.format, t_));
     auto& columns = columns_[static_cast<std::size_t>(index)];
-    columns.assign(col_scale_.empty() ? 0 : static_cast<std::size_t>(t_.cols), {});
+    columns = ColumnOverlaps(col_scale_.empty() ? 0 : t_.cols);
     for (std::int64_t first = 0; first < c.rows; first += kStrip) {
       const std::int64_t rows = std::min(kStrip, c.rows - first);
       load(c.panel, c.first_row + first, rows, s);
@@ -94,12 +95,9 @@ class FitPass {
   /// Every column's gain, when all chunks are done.
   void unbias_columns() {
     if (col_scale_.empty()) return;
-    std::vector<Overlap> sums(static_cast<std::size_t>(t_.cols));
+    ColumnOverlaps sums(t_.cols);
     for (std::size_t k = 0; k < chunks_.size(); ++k) {
-      for (std::size_t j = 0; j < sums.size(); ++j) {
-        sums[j].xx += columns_[k][j].xx;
-        sums[j].xy += columns_[k][j].xy;
-      }
+      sums.add(columns_[k]);
       const std::int64_t p = chunks_[k].panel;
       if (k + 1 < chunks_.size() && chunks_[k + 1].panel == p) continue;
       for (std::int64_t j = 0; j < t_.cols; ++j) {
@@ -108,7 +106,7 @@ class FitPass {
         pack::write_float(q_.format.col_scale, q_.col_scale.data(), p * t_.cols + j,
                           fits(q_.format.col_scale, after) ? after : before);
       }
-      sums.assign(sums.size(), {});
+      sums = ColumnOverlaps(t_.cols);
     }
   }
 
@@ -116,57 +114,41 @@ class FitPass {
   void load(std::int64_t panel, std::int64_t first_row, std::int64_t rows, FitScratch& s) const {
     std::fill(s.lanes.begin(), s.lanes.end(), 0.0f);
     for (std::int64_t r = 0; r < rows; ++r) {
-      float* x = s.x.data() + r * t_.cols;
+      float* x = s.x.data() + r * core::padded(t_.cols);
       w_.load(first_row + r, 0, t_.cols, x);
-      if (!col_scale_.empty()) {
-        const float* col_scale = col_scale_.data() + panel * t_.cols;
-        for (std::int64_t j = 0; j < t_.cols; ++j) x[j] /= col_scale[j];
-      }
+      core::on_isa<Multiply>(x, col_inverse_.data() + (col_scale_.empty() ? 0 : panel * t_.cols), 1.0f, t_.cols);
       for (std::int64_t j = 0; j < t_.cols; ++j) s.lanes[static_cast<std::size_t>(j * kStrip + r)] = x[j];
     }
   }
 
   /// Codes, gain and stored form of lane r, which is row i.
-  [[nodiscard]] bool finish_row(std::int64_t i, std::int64_t r, FitScratch& s, std::vector<Overlap>& columns) {
-    const float* x = s.x.data() + r * t_.cols;
-    const auto lane = [&](auto& array, std::int64_t g) -> auto& {
-      return array[static_cast<std::size_t>(g * kStrip + r)];
-    };
-    Overlap row;
+  [[nodiscard]] bool finish_row(std::int64_t i, std::int64_t r, FitScratch& s, ColumnOverlaps& columns) {
+    const float* x = s.x.data() + r * core::padded(t_.cols);
     for (std::int64_t g = 0; g < t_.groups(); ++g) {
-      const std::int64_t first = t_.group_begin(g);
-      const std::int64_t cols = t_.group_cols(g);
-      const float scale = lane(s.scale, g);
-      const float zero = lane(s.zero, g);
-      std::uint8_t* codes = s.codes.data() + first;
-      if (scale == 0 || !core::is_finite(scale)) {
-        const auto is_weight = [](float v) { return v != 0; };
-        if (is_float(plan_.scale) && std::any_of(x + first, x + first + cols, is_weight)) return false;
-        std::fill(codes, codes + cols, std::uint8_t{0});
-        std::fill_n(s.restored.data() + first, cols, 0.0f);
-        continue;
+      const float scale = s.scale[static_cast<std::size_t>(g * kStrip + r)];
+      if (!core::is_finite(scale)) return false;
+      if (scale == 0 && is_float(plan_.scale)) {
+        const float* group = x + t_.group_begin(g);
+        if (std::any_of(group, group + t_.group_cols(g), [](float v) { return v != 0; })) return false;
       }
-      coder_.encode({x + first, static_cast<std::size_t>(cols)}, {scale, zero}, codes);
-      for (std::int64_t j = 0; j < cols; ++j) {
-        const float y = (level_[codes[j]] - zero) * scale;
-        s.restored[static_cast<std::size_t>(first + j)] = y;
-        row.add(x[first + j], y);
-      }
+      s.row_scale[static_cast<std::size_t>(g)] = scale == 0 ? kScaleOfZeros : scale;
+      s.row_zero[static_cast<std::size_t>(g)] = s.zero[static_cast<std::size_t>(g * kStrip + r)];
     }
+    coder_.encode(x, t_.cols, s.row_scale.data(), s.row_zero.data(), s.codes.data(), s.restored.data());
+    std::fill(s.restored.begin() + t_.cols, s.restored.end(), 0.0f);
     pack::write_codes(q_.format.bits, q_.codes.data() + i * e_.code_row, 0, t_.cols, s.codes.data());
+    const Overlap row = core::on_isa<OverlapOf>(x, s.restored.data(), t_.cols);
     const float gain = row.gain(q_.format.bits, 0.7, 1.3);
     add_columns(x, s.restored.data(), gain, row.xx, columns);
     write_zeros(i, r, s);
     return write_scales(i, r, gain, s);
   }
 
-  void add_columns(const float* x, const float* restored, float gain, double square,
-                   std::vector<Overlap>& columns) const {
-    if (columns.empty() || !(square > 0)) return;
+  /// A row counts by 1 / |row|^2.
+  static void add_columns(const float* x, const float* restored, float gain, double square, ColumnOverlaps& columns) {
+    if (columns.xx.empty() || !(square > 0)) return;
     const auto inverse = static_cast<float>(1 / std::sqrt(square));
-    if (!core::is_finite(inverse)) return;
-    const float restored_inverse = inverse * gain;
-    for (std::size_t j = 0; j < columns.size(); ++j) columns[j].add(x[j] * inverse, restored[j] * restored_inverse);
+    if (core::is_finite(inverse)) columns.add(x, inverse, restored, inverse * gain);
   }
 
   /// False if one does not fit.
@@ -220,10 +202,10 @@ class FitPass {
   FitPlan plan_;
   Coder coder_;
   const std::vector<float>& col_scale_;
+  const std::vector<float>& col_inverse_;
   FitStripFunction fit_;
   std::vector<Chunk> chunks_;
-  std::vector<std::vector<Overlap>> columns_;
-  std::array<float, 256> level_{};
+  std::vector<ColumnOverlaps> columns_;
 };
 
 }  // namespace sinq::inline SINQ_ABI::detail::quantize

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <limits>
+#include <span>
 #include <vector>
 
 #include "elementary.hpp"
@@ -18,85 +20,67 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 
 /// The reference's first choice for HQQ: as min_max, with a fractional zero. (The reference also bounds 1 / scale by
 /// 2e4 and gives up on ranges below 1e-4; both would flatten matrices of small weights, so neither is done here.)
-[[nodiscard]] inline ScaleZero hqq_first_choice(std::span<const float> x, int bits, Aux zero_aux) noexcept {
+[[nodiscard]] inline ScaleZero hqq_first_choice(const Range& x, int bits, Aux zero_aux) noexcept {
   const ScaleZero a = min_max(x, bits, zero_aux);
   if (a.scale == 0) return a;
-  return {a.scale, -*std::min_element(x.begin(), x.end()) / a.scale};
+  return {a.scale, -x.low / a.scale};
 }
 
 struct HqqRound {
-  float error;     // sum of |x - restored| over the group, restored with the zero that came in
-  float new_zero;  // the zero that goes out
+  /// One round on all rows of a tile: new zeros from old ones. Returns the sum of |x - restored|, restored with the old
+  /// ones. Groups of zeros, and groups so small that 1 / scale would overflow, are left out.
+  template <int kWidth>
+  [[gnu::always_inline]] static double run(const float* x, std::int64_t cols, std::span<const ScaleZero> rows,
+                                           float* new_zeros, float last_code, float exponent,
+                                           float beta_inverse) noexcept {
+    using Float = core::Lanes<kWidth>;
+    alignas(64) static constexpr float kIndex[core::kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    double total = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i, x += core::padded(cols)) {
+      new_zeros[i] = rows[i].zero;
+      if (rows[i].scale < std::numeric_limits<float>::min()) continue;
+      const Float scale = rows[i].scale;
+      const Float zero = rows[i].zero;
+      const Float inverse = 1 / rows[i].scale;
+      core::SixteenLanes<kWidth> error;
+      core::SixteenLanes<kWidth> sum;
+      for (std::int64_t j = 0; j < cols; j += core::kLanes) {
+        for (std::size_t k = 0; k < error.size(); ++k) {
+          const auto offset = static_cast<std::int64_t>(k) * kWidth;
+          const Float v = Float::load(x + j + offset);
+          const Float code = round(clamp(mul_add(v, inverse, zero), 0, last_code));
+          const Float difference = mul_add(zero - code, scale, v);  // x - restored
+          const Float size = abs(difference);
+          const Float clipped = clamp(size, 1e-5f, 1e5f);
+          const Float power = exp2(mul_add(exponent, log2(clipped), 0));
+          const Float shrunk = max(mul_add(-beta_inverse, power, clipped), 0);
+          const Float wanted = mul_add(copy_sign(shrunk, difference) - v, inverse, code);
+          const auto counts = Float::load(kIndex + offset) < Float(static_cast<float>(cols - j));
+          error[k] = error[k] + Float::select(counts, size, 0);
+          sum[k] = sum[k] + Float::select(counts, wanted, 0);
+        }
+      }
+      total += double{core::fold<kWidth>(error, core::Plus{})};
+      new_zeros[i] = core::fold<kWidth>(sum, core::Plus{}) / static_cast<float>(cols);
+    }
+    return total;
+  }
 };
 
-/// One round on one group. Sums run in 16 lanes folded in halves, see balance/sweep.hpp.
-[[gnu::always_inline]] inline HqqRound hqq_round_body(const float* x, std::int64_t count, ScaleZero a, float last_code,
-                                                      float exponent, float beta_inverse) noexcept {
-  constexpr std::int64_t kLanes = balance::kLanes;
-  const float inverse = 1 / a.scale;
-  float error[kLanes] = {};
-  float zero[kLanes] = {};
-  for (std::int64_t j = 0; j < count; j += kLanes) {
-    const int lanes = static_cast<int>(std::min(kLanes, count - j));
-    for (int l = 0; l < lanes; ++l) {
-      const float v = x[j + l];
-      const float code = std::clamp(std::nearbyint(std::fma(v, inverse, a.zero)), 0.0f, last_code);
-      const float difference = std::fma(-(code - a.zero), a.scale, v);  // x - restored
-      const float size = std::abs(difference);
-      const float clipped = std::clamp(size, 1e-5f, 1e5f);
-      const float power = stable_exp2(std::fma(exponent, stable_log2(clipped), 0.0f));
-      const float shrunk = std::max(std::fma(-beta_inverse, power, clipped), 0.0f);
-      error[l] += size;
-      zero[l] += std::fma(-(v - std::copysign(shrunk, difference)), inverse, code);
-    }
-  }
-  return {balance::fold(error), balance::fold(zero) / static_cast<float>(count)};
-}
-
-using HqqRoundFunction = HqqRound (*)(const float* x, std::int64_t count, ScaleZero a, float last_code, float exponent,
-                                      float beta_inverse) noexcept;
-
-inline HqqRound hqq_round_portable(const float* x, std::int64_t count, ScaleZero a, float last_code, float exponent,
-                                   float beta_inverse) noexcept {
-  return hqq_round_body(x, count, a, last_code, exponent, beta_inverse);
-}
-#if defined(__x86_64__)
-[[gnu::target("avx2,fma")]] inline HqqRound hqq_round_avx2(const float* x, std::int64_t count, ScaleZero a,
-                                                           float last_code, float exponent,
-                                                           float beta_inverse) noexcept {
-  return hqq_round_body(x, count, a, last_code, exponent, beta_inverse);
-}
-#endif
-
-[[nodiscard]] inline HqqRoundFunction choose_hqq_round() noexcept {
-#if defined(__x86_64__)
-  if (current_isa() != Isa::portable) return hqq_round_avx2;
-#endif
-  return hqq_round_portable;
-}
-
-/// Refines the zeros of one tile in place. `x(i)` is row i of the tile, `cols` long; `rows[i]` its scale and zero.
-/// Groups of zeros, and groups so small that 1 / scale would overflow, keep what they have.
-template <class RowOf>
-void refine_hqq(RowOf&& x, std::int64_t cols, std::span<ScaleZero> rows, int bits, const HqqOptions& o) {
-  const HqqRoundFunction round = choose_hqq_round();
-  const auto last_code = static_cast<float>((1 << bits) - 1);
-  const auto exponent = static_cast<float>(o.p - 1);
-  const auto beta_inverse = static_cast<float>(1 / o.beta);
+/// Refines the zeros of one tile in place: `x` holds rows.size() x padded(cols) floats, `rows` their scales and zeros.
+inline void refine_hqq(const float* x, std::int64_t cols, std::span<ScaleZero> rows, int bits, const HqqOptions& o) {
+  std::vector<float> zeros(rows.size());
   std::vector<float> best(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) best[i] = rows[i].zero;
   double best_error = INFINITY;
   for (int k = 0; k < o.iterations; ++k) {
-    double error = 0;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i].scale < std::numeric_limits<float>::min()) continue;
-      const HqqRound r = round(x(static_cast<std::int64_t>(i)), cols, rows[i], last_code, exponent, beta_inverse);
-      error += double{r.error};
-      rows[i].zero = r.new_zero;
-    }
+    const double error = core::on_isa<HqqRound>(x, cols, std::span<const ScaleZero>(rows), zeros.data(),
+                                                static_cast<float>((1 << bits) - 1), static_cast<float>(o.p - 1),
+                                                static_cast<float>(1 / o.beta));
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i].zero = zeros[i];
     if (!(error < best_error)) continue;
     best_error = error;
-    for (std::size_t i = 0; i < rows.size(); ++i) best[i] = rows[i].zero;
+    best = zeros;
   }
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i].zero = best[i];
 }

@@ -47,14 +47,19 @@ class Progress {
   std::atomic<bool> cancelled_{false};
 };
 
-/// What the first pass leaves behind for the whole matrix: rows x groups scales and zeros, panels x cols column scales.
+/// What the first pass leaves behind for the whole matrix.
 struct Factors {
-  std::vector<float> scale;
-  std::vector<float> zero;
-  std::vector<float> col_scale;
+  std::vector<float> scale;              // rows x groups
+  std::vector<float> zero;               //
+  std::vector<float> col_scale;          // panels x cols, as they are stored; empty where there are none
+  std::vector<float> col_inverse;        // panels x cols; where there are no column scales, a row of ones
   std::vector<double> imbalance_before;  // per tile
   std::vector<double> imbalance_after;   //
   std::atomic<bool> beyond_aux{false};   // a scale does not fit the type asked for
+
+  [[nodiscard]] float* col_inverse_of(std::int64_t panel, const Tiling& t) noexcept {
+    return col_inverse.data() + (col_scale.empty() ? 0 : panel * t.cols);
+  }
 };
 
 /// First pass, one tile: balance, then (unless they are fitted later) choose scale and zero of each of its rows.
@@ -66,41 +71,50 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   const std::int64_t rows = t.panel_rows(p);
   const std::int64_t first_col = t.group_begin(g);
   const std::int64_t cols = t.group_cols(g);
-  const std::int64_t stride = balance::padded(cols);
-  buffer.assign(static_cast<std::size_t>(rows * stride), 0.0f);
-  const auto x = [&](std::int64_t i) { return buffer.data() + i * stride; };
-  for (std::int64_t i = 0; i < rows; ++i) {
-    w.load(first_row + i, first_col, cols, x(i));
-    core::require_finite(x(i), cols, first_row + i, first_col);
-  }
+  const std::int64_t stride = core::padded(cols);
+  buffer.resize(static_cast<std::size_t>(rows * stride));
+  if (stride != cols) std::fill(buffer.begin(), buffer.end(), 0.0f);
+  w.load(first_row, rows, first_col, cols, buffer.data(), stride);
+  core::require_finite(buffer.data(), rows, cols, stride, first_row, first_col);
 
-  const bool fitted = c.refine == Refine::fit;
-  std::vector<float> row_factor;
+  Balance b;
+  float* col_inverse = out.col_inverse_of(p, t) + first_col;
   if (balanced) {
-    Balance b = balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
+    b = balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
     out.imbalance_before[static_cast<std::size_t>(tile)] = b.imbalance_before;
     out.imbalance_after[static_cast<std::size_t>(tile)] = b.imbalance_after;
-    for (float& f : b.col) f = pack::round_to(c.col_scale, f);
-    std::copy(b.col.begin(), b.col.end(), out.col_scale.begin() + p * t.cols + first_col);
-    if (fitted) return;
-    for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t j = 0; j < cols; ++j)
-        x(i)[j] = x(i)[j] / b.col[static_cast<std::size_t>(j)] / b.row[static_cast<std::size_t>(i)];
-    row_factor = std::move(b.row);
+    for (std::size_t j = 0; j < b.col.size(); ++j) {
+      const float col_scale = pack::round_to(c.col_scale, b.col[j]);
+      out.col_scale[static_cast<std::size_t>(p * t.cols + first_col) + j] = col_scale;
+      col_inverse[j] = 1 / col_scale;
+    }
   }
-  if (fitted) return;
+  if (c.refine == Refine::fit) return;
 
+  // A scale is chosen in proportion to its group, so the row's factor need not be divided out before and multiplied in
+  // afterwards; only HQQ's shrinkage knows sizes.
   std::vector<ScaleZero> chosen(static_cast<std::size_t>(rows));
-  const auto group = [&](std::int64_t i) { return std::span<const float>(x(i), static_cast<std::size_t>(cols)); };
-  for (std::int64_t i = 0; i < rows; ++i)
-    chosen[static_cast<std::size_t>(i)] = c.refine == Refine::hqq ? hqq_first_choice(group(i), c.bits, c.zero)
-                                                                  : first_choice(c.rounding, group(i), c.bits, c.zero);
-  if (c.refine == Refine::hqq) refine_hqq(x, cols, chosen, c.bits, c.hqq);
+  const bool hqq = c.refine == Refine::hqq;
+  const std::vector<float> ones(hqq ? static_cast<std::size_t>(cols) : 0, 1.0f);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    float* x = buffer.data() + i * stride;
+    if (hqq) {
+      core::on_isa<Multiply>(x, col_inverse, balanced ? 1 / b.row[k] : 1.0f, cols);
+      chosen[k] = hqq_first_choice(core::on_isa<RangeOf>(x, ones.data(), cols), c.bits, c.zero);
+    } else {
+      chosen[k] = first_choice(c.rounding, core::on_isa<RangeOf>(x, col_inverse, cols), c.bits, c.zero);
+    }
+  }
+  if (hqq) {
+    refine_hqq(buffer.data(), cols, chosen, c.bits, c.hqq);
+    for (std::size_t k = 0; k < b.row.size(); ++k) chosen[k].scale *= b.row[k];
+  }
 
   for (std::int64_t i = 0; i < rows; ++i) {
     const auto k = static_cast<std::size_t>(i);
     const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
-    out.scale[at] = balanced ? chosen[k].scale * row_factor[k] : chosen[k].scale;
+    out.scale[at] = chosen[k].scale;
     out.zero[at] = chosen[k].zero;
     if (!core::is_finite(out.scale[at]) || !core::is_finite(out.zero[at]))  // factors far beyond the defaults
       core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", out.scale[at],
@@ -115,7 +129,7 @@ struct RowScratch {
   std::vector<std::uint8_t> codes;
 };
 
-inline void encode_row(const WeightView& w, const Tiling& t, const Factors& factors, const pack::RowReader& reader,
+inline void encode_row(const WeightView& w, const Tiling& t, Factors& factors, const pack::RowReader& reader,
                        const pack::Extents& e, const Coder& coder, std::int64_t i, RowScratch& s, QuantizedMatrix& q) {
   const auto groups = static_cast<std::size_t>(t.groups());
   const auto first = static_cast<std::size_t>(i) * groups;
@@ -123,26 +137,18 @@ inline void encode_row(const WeightView& w, const Tiling& t, const Factors& fact
   encode_zeros(q, e, i, std::span(factors.zero).subspan(first, groups));
   s.scales.resize(groups);
   s.zeros.resize(groups);
-  s.weights.resize(static_cast<std::size_t>(t.cols));
-  s.codes.resize(static_cast<std::size_t>(t.cols));
+  s.weights.resize(static_cast<std::size_t>(core::padded(t.cols)));
+  s.codes.resize(s.weights.size());
   reader.scales(i, s.scales.data());
   reader.zeros(i, s.zeros.data());
   w.load(i, 0, t.cols, s.weights.data());
-  if (!factors.col_scale.empty()) {
-    const float* col_scale = factors.col_scale.data() + t.panel_of(i) * t.cols;
-    for (std::int64_t j = 0; j < t.cols; ++j) s.weights[static_cast<std::size_t>(j)] /= col_scale[j];
-  }
-  for (std::size_t g = 0; g < groups; ++g) {
-    const auto begin = static_cast<std::size_t>(t.group_begin(static_cast<std::int64_t>(g)));
-    const auto cols = static_cast<std::size_t>(t.group_cols(static_cast<std::int64_t>(g)));
-    coder.encode(std::span<const float>(s.weights).subspan(begin, cols), {s.scales[g], s.zeros[g]},
-                 s.codes.data() + begin);
-  }
+  core::on_isa<Multiply>(s.weights.data(), factors.col_inverse_of(t.panel_of(i), t), 1.0f, t.cols);
+  coder.encode(s.weights.data(), t.cols, s.scales.data(), s.zeros.data(), s.codes.data());
   pack::write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, t.cols, s.codes.data());
 }
 
 /// Second pass without a fit.
-inline void encode_rows(const WeightView& weights, const Tiling& t, const Factors& factors, Executor& threads,
+inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& factors, Executor& threads,
                         Progress& progress, QuantizedMatrix& q) {
   const pack::Extents e = pack::extents(q.format, t);
   const pack::RowReader reader(q);
@@ -156,10 +162,9 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, const Factor
 }
 
 /// Second pass with a fit. False if scales do not fit the float type that the format asks for, or if cancelled.
-[[nodiscard]] inline bool fit_rows(const WeightView& weights, const FitOptions& options,
-                                   const std::vector<float>& col_scale, Executor& threads, Progress& progress,
-                                   QuantizedMatrix& q) {
-  FitPass pass(weights, options, col_scale, q);
+[[nodiscard]] inline bool fit_rows(const WeightView& weights, const FitOptions& options, const Factors& factors,
+                                   Executor& threads, Progress& progress, QuantizedMatrix& q) {
+  FitPass pass(weights, options, factors.col_scale, factors.col_inverse, q);
   std::vector<FitScratch> scratch(static_cast<std::size_t>(threads.width()));
   std::atomic<bool> all_fit{true};
   core::run_throwing(threads, pass.chunks(), [&](std::int64_t chunk, int worker) {
@@ -207,6 +212,7 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, const Factor
   if (config.refine != Refine::fit) factors.scale.resize(static_cast<std::size_t>(t.rows * t.groups()));
   factors.zero.resize(factors.scale.size());
   factors.col_scale.resize(balanced ? static_cast<std::size_t>(t.panels() * t.cols) : 0);
+  factors.col_inverse.resize(static_cast<std::size_t>(balanced ? t.panels() * t.cols : t.cols), 1.0f);
   factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
   factors.imbalance_after.resize(static_cast<std::size_t>(tiles), 1.0);
   std::vector<std::vector<float>> buffers(static_cast<std::size_t>(threads.width()));
@@ -231,12 +237,12 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, const Factor
   make();
   if (config.refine != Refine::fit) {
     quantize::encode_rows(weights, t, factors, threads, progress, q);
-  } else if (!quantize::fit_rows(weights, config.fit, factors.col_scale, threads, progress, q)) {
+  } else if (!quantize::fit_rows(weights, config.fit, factors, threads, progress, q)) {
     progress.require_not_cancelled();
     widened = true;
     format.scale = Aux::f32;
     make();
-    (void)quantize::fit_rows(weights, config.fit, factors.col_scale, threads, progress, q);  // f32 fits
+    (void)quantize::fit_rows(weights, config.fit, factors, threads, progress, q);  // f32 fits
   }
   progress.finished_all();
   progress.require_not_cancelled();

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <span>
 
 #include "config.hpp"
 
@@ -34,10 +33,67 @@ inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
 // not zero gets the value itself as its step. (The reference gives both a range of 1e-4, and widens every narrower
 // range to it as well, which flattens matrices of small weights.)
 
+/// Of the weights of a group.
+struct Range {
+  float low;
+  float high;
+  float mean;
+};
+
+struct Multiply {
+  /// x[j] *= factor[j] factor_of_row
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(float* x, const float* factor, float factor_of_row,
+                                         std::int64_t count) noexcept {
+    using Float = core::Lanes<kWidth>;
+    std::int64_t j = 0;
+    for (; j + kWidth <= count; j += kWidth)
+      (Float::load(x + j) * Float::load(factor + j) * factor_of_row).store(x + j);
+    for (; j < count; ++j) x[j] = x[j] * factor[j] * factor_of_row;
+  }
+};
+
+struct RangeOf {
+  /// Of x[j] factor[j]. The mean is summed in float over blocks of 256, and the blocks in double.
+  template <int kWidth>
+  [[gnu::always_inline]] static Range run(const float* x, const float* factor, std::int64_t count) noexcept {
+    using Float = core::Lanes<kWidth>;
+    core::SixteenLanes<kWidth> low;
+    core::SixteenLanes<kWidth> high;
+    low.fill(INFINITY);
+    high.fill(-INFINITY);
+    double sum = 0;
+    std::int64_t j = 0;
+    while (j + core::kLanes <= count) {
+      core::SixteenLanes<kWidth> part;
+      for (const std::int64_t end = std::min(j + 256, count - count % core::kLanes); j < end; j += core::kLanes) {
+        for (std::size_t k = 0; k < part.size(); ++k) {
+          const auto at = j + static_cast<std::int64_t>(k) * kWidth;
+          const Float v = Float::load(x + at);
+          const Float f = Float::load(factor + at);
+          low[k] = min(low[k], v * f);
+          high[k] = max(high[k], v * f);
+          part[k] = mul_add(v, f, part[k]);
+        }
+      }
+      sum += double{core::fold<kWidth>(part, core::Plus{})};
+    }
+    Range r{core::fold<kWidth>(low, core::Least{}), core::fold<kWidth>(high, core::Most{}), 0};
+    for (; j < count; ++j) {
+      const float v = x[j] * factor[j];
+      r.low = std::min(r.low, v);
+      r.high = std::max(r.high, v);
+      sum += double{v};
+    }
+    r.mean = static_cast<float>(sum / static_cast<double>(count));
+    return r;
+  }
+};
+
 /// Uniform rounding between minimum and maximum (reference: quantize_rtn).
-[[nodiscard]] inline ScaleZero min_max(std::span<const float> x, int bits, Aux zero_aux) noexcept {
-  float low = *std::min_element(x.begin(), x.end());
-  float high = *std::max_element(x.begin(), x.end());
+[[nodiscard]] inline ScaleZero min_max(const Range& x, int bits, Aux zero_aux) noexcept {
+  float low = x.low;
+  float high = x.high;
   if (is_integer(zero_aux)) {  // the zero must be a code: the range takes in 0
     low = std::min(low, 0.0f);
     high = std::max(high, 0.0f);
@@ -51,23 +107,18 @@ inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
 
 /// Symmetric rounding: the weight of largest magnitude meets the outermost level below zero, -2^(bits-1), so that all
 /// levels are used; the scale carries the sign. (The reference spends 13 of 16 levels at 4 bits.)
-[[nodiscard]] inline ScaleZero symmetric(std::span<const float> x, int bits) noexcept {
-  float extreme = 0;
-  for (float v : x)
-    if (std::abs(v) > std::abs(extreme)) extreme = v;
+[[nodiscard]] inline ScaleZero symmetric(const Range& x, int bits) noexcept {
+  const float extreme = -x.low > x.high ? x.low : x.high;
   const auto levels = static_cast<float>(1 << (bits - 1));
   if (extreme == 0) return {0.0f, 0.0f};
   return {std::copysign(std::max(std::abs(extreme) / levels, kLeastScale), -extreme), 0.0f};
 }
 
 /// NormalFloat with mean shift (reference: quantize_rtn, mode nf4 / nf3): levels around the mean, the farthest weight
-/// meets -1 or 1. The mean is taken in double.
-[[nodiscard]] inline ScaleZero mean_shift(std::span<const float> x, Aux zero_aux) noexcept {
-  double sum = 0;
-  for (float v : x) sum += double{v};
-  const auto mean = static_cast<float>(sum / static_cast<double>(x.size()));
-  float reach = 0;
-  for (float v : x) reach = std::max(reach, std::abs(v - mean));
+/// meets -1 or 1.
+[[nodiscard]] inline ScaleZero mean_shift(const Range& x, Aux zero_aux) noexcept {
+  const float mean = x.mean;
+  float reach = std::max({0.0f, x.high - mean, mean - x.low});
   if (reach == 0) reach = std::abs(mean);
   if (reach == 0) return {0.0f, 0.0f};
   if (is_integer(zero_aux)) {  // the zero lies in [-1, 1): the mean must not be farther out than the reach
@@ -79,8 +130,7 @@ inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
 }
 
 /// First choice of scale and zero for one group.
-[[nodiscard]] inline ScaleZero first_choice(Rounding rounding, std::span<const float> x, int bits,
-                                            Aux zero_aux) noexcept {
+[[nodiscard]] inline ScaleZero first_choice(Rounding rounding, const Range& x, int bits, Aux zero_aux) noexcept {
   switch (rounding) {
     case Rounding::uniform:
       return min_max(x, bits, zero_aux);
@@ -91,42 +141,63 @@ inline constexpr float kLeastScale = std::numeric_limits<float>::denorm_min();
   }
 }
 
-/// Codes of a group: the level nearest to x / scale + zero; ties go to the even code of uniform levels and to the lower
-/// level of a codebook. `scale` is not 0.
+/// Codes of a row: the level nearest to x / scale + zero; ties go to the even code of uniform levels and to the lower
+/// level of a codebook. No scale is 0.
 class Coder {
  public:
-  explicit Coder(const Format& f, const LevelTable& table = {}) : uniform_(f.levels <= Levels::symmetric) {
-    const auto span = core::level_span(f.levels, f.bits);
-    const int last = (1 << f.bits) - 1;
-    offset_ = span.low;
-    last_ = static_cast<float>(last);
-    if (uniform_) return;
-    for (int code = 0; code < last; ++code) {
-      const float level = core::level(f.levels, f.bits, table, code);
-      const float next = core::level(f.levels, f.bits, table, code + 1);
-      middle_[static_cast<std::size_t>(code)] = level / 2 + next / 2;
-    }
-    std::fill(middle_.begin() + last, middle_.end(), INFINITY);
+  explicit Coder(const Format& f, const LevelTable& table = {})
+      : group_size_(f.group_size),
+        uniform_(f.levels <= Levels::symmetric),
+        last_((std::size_t{1} << f.bits) - 1),
+        high_(core::level(f.levels, f.bits, table, static_cast<int>(last_))) {
+    for (std::size_t code = 0; code <= (uniform_ ? 0 : last_); ++code)
+      level_[code] = core::level(f.levels, f.bits, table, static_cast<int>(code));
+    for (std::size_t code = 0; !uniform_ && code < last_; ++code)
+      middle_[code] = level_[code] / 2 + level_[code + 1] / 2;
   }
 
-  void encode(std::span<const float> x, ScaleZero a, std::uint8_t* codes) const noexcept {
-    for (std::size_t j = 0; j < x.size(); ++j) {
-      const float position = x[j] / a.scale + a.zero;
-      if (uniform_) {
-        codes[j] = static_cast<std::uint8_t>(std::clamp(std::nearbyint(position) - offset_, 0.0f, last_));
-      } else {
-        int code = 0;
-        for (float middle : middle_) code += position > middle;
-        codes[j] = static_cast<std::uint8_t>(code);
+  /// `scales` and `zeros` hold one per group; `x` and `codes` have room for padded(cols), and what is behind the row
+  /// in `x` is finite. `restored`, if given, receives (level - zero) scale.
+  void encode(const float* x, std::int64_t cols, const float* scales, const float* zeros, std::uint8_t* codes,
+              float* restored = nullptr) const noexcept {
+    core::on_isa<Coder>(*this, x, cols, scales, zeros, codes, restored);
+  }
+
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const Coder& c, const float* x, std::int64_t cols, const float* scales,
+                                         const float* zeros, std::uint8_t* codes, float* restored) noexcept {
+    using Float = core::Lanes<kWidth>;
+    const std::int64_t size = c.group_size_ == kWholeRow ? cols : c.group_size_;
+    for (std::int64_t first = 0; first < cols; first += size, ++scales, ++zeros) {
+      const Float scale = *scales;
+      const Float zero = *zeros;
+      for (std::int64_t j = first; j < std::min(first + size, cols); j += kWidth) {
+        const Float position = Float::load(x + j) / scale + zero;
+        Float code;
+        Float level = c.level_[0];
+        if (c.uniform_) {
+          level = round(clamp(position, c.level_[0], c.high_));
+          code = level - c.level_[0];
+        } else {
+          for (std::size_t k = 0; k < c.last_; ++k) {
+            const auto beyond = Float(c.middle_[k]) < position;
+            code = Float::select(beyond, static_cast<float>(k + 1), code);
+            level = Float::select(beyond, c.level_[k + 1], level);
+          }
+        }
+        code.store(codes + j);
+        if (restored) ((level - zero) * scale).store(restored + j);
       }
     }
   }
 
  private:
+  std::int64_t group_size_;
   bool uniform_;
-  float offset_ = 0;                // level of code 0
-  float last_ = 0;                  // highest code
-  std::array<float, 16> middle_{};  // boundaries between neighbouring levels of a codebook
+  std::size_t last_;                // highest code
+  float high_;                      // its level
+  std::array<float, 16> level_{};   // of a codebook; of uniform levels only the first
+  std::array<float, 16> middle_{};  // boundaries between neighbours
 };
 
 }  // namespace sinq::inline SINQ_ABI::detail::quantize

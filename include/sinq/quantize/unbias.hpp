@@ -23,16 +23,79 @@ struct Overlap {
   double xx = 0;
   double xy = 0;
 
-  void add(float x, float y) noexcept {
-    xx += double{x} * double{x};
-    xy += double{x} * double{y};
-  }
   /// The gain; 1 where there is nothing to learn or it lies beyond [least, most]: then the codes say little about x.
   [[nodiscard]] float gain(int bits, double least, double most) const noexcept {
     if (!(xy > 0)) return 1;
     const double full = xx / xy;
     const double g = bits == 2 ? std::sqrt(full) : full;
     return g >= least && g <= most ? static_cast<float>(g) : 1.0f;
+  }
+};
+
+struct OverlapOf {
+  /// Of two rows; rows are padded with zeros.
+  template <int kWidth>
+  [[gnu::always_inline]] static Overlap run(const float* x, const float* y, std::int64_t cols) noexcept {
+    using Float = core::Lanes<kWidth>;
+    std::array<core::DoubleLanes<kWidth>, core::kLanes / kWidth> xx;
+    std::array<core::DoubleLanes<kWidth>, core::kLanes / kWidth> xy;
+    for (std::int64_t j = 0; j < cols; j += core::kLanes) {
+      for (std::size_t k = 0; k < xx.size(); ++k) {
+        const auto at = j + static_cast<std::int64_t>(k) * kWidth;
+        const Float v = Float::load(x + at);
+        xx[k].add_product(v, v);
+        xy[k].add_product(v, Float::load(y + at));
+      }
+    }
+    return {total<kWidth>(xx), total<kWidth>(xy)};
+  }
+
+ private:
+  template <int kWidth, class Sums>
+  [[gnu::always_inline]] static double total(const Sums& sums) noexcept {
+    double lanes[core::kLanes];
+    for (std::size_t k = 0; k < sums.size(); ++k) sums[k].store(lanes + k * kWidth);
+    for (int half = 8; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+    return lanes[0];
+  }
+};
+
+/// The overlaps of all columns (room for padded(cols)).
+struct ColumnOverlaps {
+  std::vector<double> xx;
+  std::vector<double> xy;
+
+  explicit ColumnOverlaps(std::int64_t cols)
+      : xx(static_cast<std::size_t>(core::padded(cols))), xy(static_cast<std::size_t>(core::padded(cols))) {}
+
+  /// Adds a row of weights and of what is restored of them, times a factor each.
+  void add(const float* x, float x_factor, const float* y, float y_factor) noexcept {
+    core::on_isa<ColumnOverlaps>(xx.data(), xy.data(), xx.size(), x, x_factor, y, y_factor);
+  }
+  void add(const ColumnOverlaps& other) noexcept {
+    for (std::size_t j = 0; j < xx.size(); ++j) {
+      xx[j] += other.xx[j];
+      xy[j] += other.xy[j];
+    }
+  }
+  [[nodiscard]] Overlap operator[](std::size_t j) const noexcept { return {xx[j], xy[j]}; }
+
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(double* to_xx, double* to_xy, std::size_t cols, const float* x, float x_factor,
+                                         const float* y, float y_factor) noexcept {
+    using Float = core::Lanes<kWidth>;
+    for (std::size_t j = 0; j < cols; j += kWidth) {
+      const Float v = Float::load(x + j) * x_factor;
+      core::DoubleLanes<kWidth> xx;
+      core::DoubleLanes<kWidth> xy;
+      xx.load(to_xx + j);
+      xy.load(to_xy + j);
+      xx.add_product(v, v);
+      xy.add_product(v, Float::load(y + j) * y_factor);
+      xx.store(to_xx + j);
+      xy.store(to_xy + j);
+    }
   }
 };
 

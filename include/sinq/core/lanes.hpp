@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "cpu.hpp"
+#include "types.hpp"
+
+// Vector code that is written once, compiled for every instruction set, and gives the same bits on each.
+
+namespace sinq::inline SINQ_ABI::detail::core {
+
+template <int kWidth>
+struct VectorTypes {
+  using Floats [[gnu::vector_size(4 * kWidth)]] = float;
+  using Ints [[gnu::vector_size(4 * kWidth)]] = std::int32_t;
+  using Doubles [[gnu::vector_size(8 * kWidth)]] = double;
+  using Shorts [[gnu::vector_size(2 * kWidth)]] = std::uint16_t;
+  using Bytes [[gnu::vector_size(kWidth)]] = std::uint8_t;
+};
+
+/// Sums over columns run in this many lanes on every instruction set (lane = column mod 16), which are then folded in
+/// halves: 16 -> 8 -> 4 -> 2 -> 1.
+inline constexpr std::int64_t kLanes = 16;
+
+/// Rows of a buffer are padded with zeros to a multiple of kLanes.
+[[nodiscard]] constexpr std::int64_t padded(std::int64_t cols) noexcept {
+  return (cols + kLanes - 1) / kLanes * kLanes;
+}
+
+template <int kWidth>
+class DoubleLanes;
+
+/// kWidth floats (4, 8 or 16) that are worked on at once.
+///
+/// Every lane rounds alike on every instruction set: a product is kept apart from the sum it goes into (mul_add),
+/// because whether a compiler may fuse the two depends on flags and instruction set. -ffast-math in the including
+/// translation unit voids this.
+template <int kWidth>
+class Lanes {
+  using Floats = typename VectorTypes<kWidth>::Floats;
+  using Ints = typename VectorTypes<kWidth>::Ints;
+  using Doubles = typename VectorTypes<kWidth>::Doubles;
+  using Shorts = typename VectorTypes<kWidth>::Shorts;
+  using Bytes = typename VectorTypes<kWidth>::Bytes;
+
+ public:
+  // Vectors are handed from function to function in classes with copy constructors of their own: such a class is
+  // returned through memory on every instruction set, so these functions have one ABI (and no warnings about it), and
+  // once inlined no memory is left of it.
+  class Condition {
+   public:
+    [[gnu::always_inline]] explicit Condition(const Ints& mask) noexcept : mask_(mask) {}
+    [[gnu::always_inline]] Condition(const Condition& other) noexcept : mask_(other.mask_) {}
+    Condition& operator=(const Condition&) = delete;
+    ~Condition() = default;
+
+   private:
+    friend Lanes;
+    Ints mask_;
+  };
+
+  [[gnu::always_inline]] Lanes(float all = 0) noexcept : v_(Floats{} + all) {}
+  [[gnu::always_inline]] Lanes(const Lanes& other) noexcept : v_(other.v_) {}
+  [[gnu::always_inline]] Lanes& operator=(const Lanes& other) noexcept {
+    v_ = other.v_;
+    return *this;
+  }
+  ~Lanes() = default;
+
+  [[gnu::always_inline]] static Lanes load(const float* from) noexcept {
+    Lanes r;
+    std::memcpy(&r.v_, from, sizeof r.v_);
+    return r;
+  }
+  [[gnu::always_inline]] void store(float* to) const noexcept { std::memcpy(to, &v_, sizeof v_); }
+  /// Of lanes that hold integers.
+  [[gnu::always_inline]] void store(std::int32_t* to) const noexcept {
+    const Ints integers = __builtin_convertvector(v_, Ints);
+    std::memcpy(to, &integers, sizeof integers);
+  }
+  /// Of lanes that hold integers from 0 to 255.
+  [[gnu::always_inline]] void store(std::uint8_t* to) const noexcept {
+    const Ints integers = __builtin_convertvector(v_, Ints);
+    const Bytes bytes = __builtin_convertvector(integers, Bytes);
+    std::memcpy(to, &bytes, sizeof bytes);
+  }
+
+  /// kWidth elements of any type, at any alignment.
+  [[gnu::always_inline]] static Lanes load(const std::byte* from, float /*type*/) noexcept {
+    Lanes r;
+    std::memcpy(&r.v_, from, sizeof r.v_);
+    return r;
+  }
+  [[gnu::always_inline]] static Lanes load(const std::byte* from, double /*type*/) noexcept {
+    Doubles wide;
+    std::memcpy(&wide, from, sizeof wide);
+    return make(__builtin_convertvector(wide, Floats));
+  }
+  [[gnu::always_inline]] static Lanes load(const std::byte* from, bfloat16 /*type*/) noexcept {
+    return of_bits(load_shorts(from).v << 16);
+  }
+  /// Moves the 5-bit exponent to where the 8-bit one is, 112 higher; 112 higher again makes infinities and NaNs; a
+  /// subnormal is what 2^-14 (1 + mantissa) exceeds 2^-14 by.
+  [[gnu::always_inline]] static Lanes load(const std::byte* from, half /*type*/) noexcept {
+    const Ints bits = load_shorts(from).v;
+    const Ints exponent = bits & 0x7c00;
+    const Ints moved = ((bits & 0x7fff) << 13) + (112 << 23);
+    const Ints normal = exponent == 0x7c00 ? moved + (112 << 23) : moved;
+    const Lanes subnormal = of_bits(moved + (1 << 23)) - Lanes(0x1p-14f);
+    const Ints magnitude = exponent == 0 ? subnormal.bits().v : normal;
+    return of_bits(magnitude | (bits & 0x8000) << 16);
+  }
+
+  [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ + b.v_); }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ - b.v_); }
+  [[gnu::always_inline]] friend Lanes operator*(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ * b.v_); }
+  [[gnu::always_inline]] friend Lanes operator/(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ / b.v_); }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a) noexcept { return make(-a.v_); }
+  [[gnu::always_inline]] friend Condition operator<(const Lanes& a, const Lanes& b) noexcept {
+    return Condition(a.v_ < b.v_);
+  }
+  [[gnu::always_inline]] friend Condition operator==(const Lanes& a, const Lanes& b) noexcept {
+    return Condition(a.v_ == b.v_);
+  }
+  [[gnu::always_inline]] static Lanes select(const Condition& c, const Lanes& a, const Lanes& b) noexcept {
+    return make(c.mask_ ? a.v_ : b.v_);
+  }
+
+  /// b where a is not a number.
+  [[gnu::always_inline]] friend Lanes min(const Lanes& a, const Lanes& b) noexcept { return select(a < b, a, b); }
+  [[gnu::always_inline]] friend Lanes max(const Lanes& a, const Lanes& b) noexcept { return select(b < a, a, b); }
+  [[gnu::always_inline]] friend Lanes clamp(const Lanes& a, const Lanes& low, const Lanes& high) noexcept {
+    return min(max(a, low), high);
+  }
+  [[gnu::always_inline]] friend Lanes abs(const Lanes& a) noexcept { return max(a, -a); }
+
+  /// a b + c, the product rounded first.
+  [[gnu::always_inline]] friend Lanes mul_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#endif
+    Floats product = a.v_ * b.v_;
+#if !defined(__clang__) && defined(__x86_64__)  // g++ knows no such pragma; this hides the product from it
+    asm("" : "+v"(product));
+#elif !defined(__clang__) && defined(__aarch64__)
+    asm("" : "+w"(product));
+#elif !defined(__clang__)
+    asm("" : "+m"(product));
+#endif
+    return make(product + c.v_);
+  }
+
+  /// To the nearest integer, ties to even; below 2^22 in magnitude: beyond 1.5 * 2^23 a float has no fraction left.
+  [[gnu::always_inline]] friend Lanes round(const Lanes& a) noexcept {
+    const Floats shifted = a.v_ + 0x1.8p23f;
+    return make(shifted - 0x1.8p23f);
+  }
+
+  /// 2^e and 2^-e with 2^e <= a < 2^(e+1); e is kept within -126 and 126.
+  [[gnu::always_inline]] static void power_of_two(const Lanes& a, Lanes& power, Lanes& inverse) noexcept {
+    Ints e = a.bits().v >> 23 & 0xff;
+    e = e < 1 ? Ints{} + 1 : e;
+    e = e > 253 ? Ints{} + 253 : e;
+    power = of_bits(e << 23);
+    inverse = of_bits((254 - e) << 23);
+  }
+
+  /// The larger of two magnitudes, compared as bits: ordered like the values, infinity and NaN above all others.
+  [[gnu::always_inline]] friend Lanes max_magnitude(const Lanes& a, const Lanes& b) noexcept {
+    const Ints x = a.bits().v & 0x7fff'ffff;
+    const Ints y = b.bits().v & 0x7fff'ffff;
+    return of_bits(x > y ? x : y);
+  }
+
+  /// a = 2^exponent mantissa with mantissa in [sqrt(1/2), sqrt(2)); a is normal and above 0.
+  [[gnu::always_inline]] static void split(const Lanes& a, Lanes& exponent, Lanes& mantissa) noexcept {
+    const Ints k = (a.bits().v - 0x3f35'04f3) >> 23;  // bits of sqrt(1/2)
+    exponent = make(__builtin_convertvector(k, Floats));
+    mantissa = of_bits(a.bits().v - (k << 23));
+  }
+
+  /// a 2^n for whole n, both 2^n and the result normal.
+  [[gnu::always_inline]] friend Lanes scale_by_power(const Lanes& a, const Lanes& n) noexcept {
+    const Ints k = __builtin_convertvector(n.v_, Ints);
+    return a * of_bits((k + 127) << 23);
+  }
+
+  /// The magnitude of a with the sign of b.
+  [[gnu::always_inline]] friend Lanes copy_sign(const Lanes& a, const Lanes& b) noexcept {
+    return of_bits((a.bits().v & 0x7fff'ffff) | (b.bits().v & static_cast<std::int32_t>(0x8000'0000)));
+  }
+
+  /// Lane 0 of op(lane l, lane l + 8), and so on: see `fold`.
+  template <class Op>
+  [[gnu::always_inline]] float fold(Op&& op) const noexcept {
+    Lanes r = *this;
+    if constexpr (kWidth > 8) r = op(r, r.template swapped<8>(kAll));
+    if constexpr (kWidth > 4) r = op(r, r.template swapped<4>(kAll));
+    r = op(r, r.template swapped<2>(kAll));
+    r = op(r, r.template swapped<1>(kAll));
+    return r.v_[0];
+  }
+
+  /// Every lane as it is after `change`.
+  template <class Change>
+  [[gnu::always_inline]] Lanes each(Change&& change) const noexcept {
+    float lanes[kWidth];
+    store(lanes);
+    for (float& lane : lanes) lane = change(lane);
+    return load(lanes);
+  }
+
+ private:
+  class Bits {
+   public:
+    [[gnu::always_inline]] explicit Bits(const Ints& integers) noexcept : v(integers) {}
+    [[gnu::always_inline]] Bits(const Bits& other) noexcept : v(other.v) {}
+    Bits& operator=(const Bits&) = delete;
+    ~Bits() = default;
+
+    Ints v;
+  };
+  static constexpr std::make_integer_sequence<int, kWidth> kAll{};
+
+  [[gnu::always_inline]] static Lanes make(const Floats& v) noexcept {
+    Lanes r;
+    r.v_ = v;
+    return r;
+  }
+  [[gnu::always_inline]] static Lanes of_bits(const Ints& bits) noexcept {
+    Lanes r;
+    std::memcpy(&r.v_, &bits, sizeof bits);
+    return r;
+  }
+  [[gnu::always_inline]] Bits bits() const noexcept {
+    Ints r;
+    std::memcpy(&r, &v_, sizeof r);
+    return Bits(r);
+  }
+  [[gnu::always_inline]] static Bits load_shorts(const std::byte* from) noexcept {
+    Shorts shorts;
+    std::memcpy(&shorts, from, sizeof shorts);
+    return Bits(__builtin_convertvector(shorts, Ints));
+  }
+  template <int kDistance, int... kLane>
+  [[gnu::always_inline]] Lanes swapped(std::integer_sequence<int, kLane...> /*all*/) const noexcept {
+    return make(__builtin_shufflevector(v_, v_, (kLane ^ kDistance)...));
+  }
+
+  Floats v_;
+
+  friend class DoubleLanes<kWidth>;
+};
+
+/// kWidth sums in double, in which products of two floats are exact, so that fusing makes no difference.
+template <int kWidth>
+class DoubleLanes {
+  using Half = typename VectorTypes<kWidth / 2>::Doubles;
+  using HalfFloats = typename VectorTypes<kWidth / 2>::Floats;
+
+ public:
+  [[gnu::always_inline]] DoubleLanes() noexcept = default;
+  [[gnu::always_inline]] DoubleLanes(const DoubleLanes& other) noexcept : low_(other.low_), high_(other.high_) {}
+  DoubleLanes& operator=(const DoubleLanes&) = delete;
+  ~DoubleLanes() = default;
+
+  [[gnu::always_inline]] void load(const double* from) noexcept {
+    std::memcpy(&low_, from, sizeof low_);
+    std::memcpy(&high_, from + kWidth / 2, sizeof high_);
+  }
+  [[gnu::always_inline]] void store(double* to) const noexcept {
+    std::memcpy(to, &low_, sizeof low_);
+    std::memcpy(to + kWidth / 2, &high_, sizeof high_);
+  }
+  [[gnu::always_inline]] void add_product(const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
+    add<0>(low_, a, b, std::make_integer_sequence<int, kWidth / 2>{});
+    add<kWidth / 2>(high_, a, b, std::make_integer_sequence<int, kWidth / 2>{});
+  }
+
+ private:
+  template <int kFirst, int... kLane>
+  [[gnu::always_inline]] static void add(Half& sum, const Lanes<kWidth>& a, const Lanes<kWidth>& b,
+                                         std::integer_sequence<int, kLane...> /*half*/) noexcept {
+    const HalfFloats x = __builtin_shufflevector(a.v_, a.v_, (kFirst + kLane)...);
+    const HalfFloats y = __builtin_shufflevector(b.v_, b.v_, (kFirst + kLane)...);
+    sum += __builtin_convertvector(x, Half) * __builtin_convertvector(y, Half);
+  }
+
+  Half low_{};
+  Half high_{};
+};
+
+struct Plus {
+  template <class T>
+  [[gnu::always_inline]] T operator()(const T& a, const T& b) const noexcept {
+    return a + b;
+  }
+};
+struct Least {
+  template <class T>
+  [[gnu::always_inline]] T operator()(const T& a, const T& b) const noexcept {
+    return min(a, b);
+  }
+};
+struct Most {
+  template <class T>
+  [[gnu::always_inline]] T operator()(const T& a, const T& b) const noexcept {
+    return max(a, b);
+  }
+};
+struct MostMagnitude {
+  template <class T>
+  [[gnu::always_inline]] T operator()(const T& a, const T& b) const noexcept {
+    return max_magnitude(a, b);
+  }
+};
+
+/// kLanes floats as 16 / kWidth pieces.
+template <int kWidth>
+using SixteenLanes = std::array<Lanes<kWidth>, static_cast<std::size_t>(kLanes / kWidth)>;
+
+/// Folds 16 lanes in halves, 16 -> 8 -> 4 -> 2 -> 1: the same order, hence the same bits, whatever the width.
+template <int kWidth, class Op>
+[[gnu::always_inline]] inline float fold(SixteenLanes<kWidth> v, Op&& op) noexcept {
+  for (std::size_t half = v.size() / 2; half > 0; half /= 2)
+    for (std::size_t l = 0; l < half; ++l) v[l] = op(v[l], v[l + half]);
+  return v[0].fold(op);
+}
+
+/// Calls Body::run<kWidth>(args...), compiled for the instruction set in use. `run` and all it calls are always_inline,
+/// or else they would be compiled for the portable one.
+template <class Body, class... Args>
+auto run_portable(const Args&... args) noexcept {
+  return Body::template run<4>(args...);
+}
+#if defined(__x86_64__)
+template <class Body, class... Args>
+[[gnu::target("avx2,fma")]] auto run_avx2(const Args&... args) noexcept {
+  return Body::template run<8>(args...);
+}
+template <class Body, class... Args>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")]] auto run_avx512(const Args&... args) noexcept {
+  return Body::template run<16>(args...);
+}
+#endif
+
+template <class Body, class... Args>
+auto on_isa(const Args&... args) noexcept {
+#if defined(__x86_64__)
+  if (current_isa() == Isa::avx512) return run_avx512<Body>(args...);
+  if (current_isa() == Isa::avx2) return run_avx2<Body>(args...);
+#endif
+  return run_portable<Body>(args...);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::core
