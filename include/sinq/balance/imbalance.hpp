@@ -12,43 +12,69 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::balance {
 
-/// Sample standard deviation (n - 1 in the denominator, as torch.std) from sums in double. Needs n >= 2.
-[[nodiscard]] inline double deviation(double sum, double square, std::int64_t n) noexcept {
-  const double count = static_cast<double>(n);
-  const double mean_part = sum * sum / count;  // the division keeps this from fusing with the subtraction
-  return std::sqrt(std::max(0.0, square - mean_part) / (count - 1));
-}
+/// Least and largest of an array, where it has elements.
+struct Extremes {
+  float least = INFINITY;
+  float most = -INFINITY;
 
-/// Whether `deviation` has lost digits: a sum of squares is off by up to 1e-5 of itself, which is 0.2 % of a variance
-/// 512 times smaller. So where the mean exceeds some 20 deviations.
-[[nodiscard]] inline bool cancelled(double sum, double square, std::int64_t n) noexcept {
-  const double mean_part = sum * sum / static_cast<double>(n);
-  return square - mean_part < square / 512;
-}
+  void add(const std::vector<float>& values, std::size_t count) noexcept {
+    const Extremes e = core::on_isa<Extremes>(values.data(), static_cast<std::int64_t>(count));
+    least = std::min(least, e.least);
+    most = std::max(most, e.most);
+  }
+  template <int kWidth>
+  [[gnu::always_inline]] static Extremes run(const float* values, std::int64_t count) noexcept {
+    core::Lanes<kWidth> least = INFINITY;
+    core::Lanes<kWidth> most = -INFINITY;
+    std::int64_t k = 0;
+    for (; k + kWidth <= count; k += kWidth) {
+      least = min(least, core::Lanes<kWidth>::load(values + k));
+      most = max(most, core::Lanes<kWidth>::load(values + k));
+    }
+    Extremes e{least.fold(core::Least{}), most.fold(core::Most{})};
+    for (; k < count; ++k) {
+      e.least = std::min(e.least, values[k]);
+      e.most = std::max(e.most, values[k]);
+    }
+    return e;
+  }
+};
 
 /// Standard deviations along both axes of a tile. An axis along which there is a single element has none: `row` is
-/// empty where cols == 1, `col` where rows == 1.
+/// empty where cols == 1, `col` where rows == 1. Otherwise both have room for a multiple of core::kLanes.
 struct Deviations {
-  std::vector<double> row;
-  std::vector<double> col;
+  std::vector<float> row;
+  std::vector<float> col;
+  Extremes extremes;
 
   [[nodiscard]] bool empty() const noexcept { return row.empty() && col.empty(); }
-  /// Smallest and largest value of `of` over both axes; the axes must not both be empty.
-  template <class F>
-  [[nodiscard]] double least(F of) const {
-    double best = INFINITY;
-    for (const auto* axis : {&row, &col})
-      for (double d : *axis) best = std::min(best, of(d));
-    return best;
-  }
 
   /// max / min over both axes (paper, section 2.2). The smallest is taken as at least 1e-12, so that a zero row or
   /// column gives a huge but finite number.
-  [[nodiscard]] double imbalance() const {
-    if (empty()) return 1;
-    const double smallest = least([](double d) { return d; });
-    const double largest = -least([](double d) { return -d; });
-    return largest / std::max(smallest, 1e-12);
+  [[nodiscard]] double imbalance() const noexcept {
+    return empty() ? 1 : double{extremes.most} / std::max(double{extremes.least}, 1e-12);
+  }
+};
+
+/// Sample standard deviations (n - 1 in the denominator, as torch.std) from sums over n >= 2 elements, times a factor
+/// each. False if one has lost digits: a sum of squares is off by up to 1e-5 of itself, which is 0.2 % of a variance
+/// 512 times smaller. So where the mean exceeds some 20 deviations.
+struct DeviationsOf {
+  template <int kWidth>
+  [[gnu::always_inline]] static bool run(const float* sum, const float* square, const float* factor, float unit,
+                                         std::int64_t count, std::int64_t n, float* out) noexcept {
+    using Float = core::Lanes<kWidth>;
+    const Float inverse = 1 / static_cast<float>(n);
+    const Float inverse_less_1 = 1 / static_cast<float>(n - 1);
+    Float worst;
+    for (std::int64_t k = 0; k < count; k += kWidth) {
+      const Float s = Float::load(sum + k);
+      const Float squares = Float::load(square + k);
+      const Float variance = mul_add(-(s * inverse), s, squares);
+      worst = min(worst, mul_add(variance, 512, -squares));
+      (sqrt(max(variance, 0) * inverse_less_1) * Float::load(factor + k) * unit).store(out + k);
+    }
+    return !(worst.fold(core::Least{}) < 0);
   }
 };
 
@@ -63,38 +89,36 @@ struct Deviations {
 class DeviationMeter {
  public:
   /// `load(first, count)` returns rows [first, first + count) as floats, `padded(cols)` apart and padded with zeros.
-  /// They are measured as multiplied by unit * row_inverse[i] * col_inverse[j]; col_inverse is padded as well.
+  /// They are measured as multiplied by unit * row_inverse[i] * col_inverse[j]; both have room for a multiple of
+  /// core::kLanes.
   template <class Load>
   void measure(std::int64_t rows, std::int64_t cols, const float* row_inverse, const float* col_inverse, float unit,
                Load&& load, Deviations& out) {
-    const std::int64_t stride = padded(cols);
-    const Sweep sweep = choose_sweep();
+    const std::int64_t stride = core::padded(cols);
+    const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
     row_.assign(2 * kSweepRows, 0);
-    col_.assign(static_cast<std::size_t>(2 * stride), 0);
-    total_.assign(static_cast<std::size_t>(2 * stride), 0);
-    out.row.resize(cols >= 2 ? static_cast<std::size_t>(rows) : 0);
-    out.col.resize(rows >= 2 ? static_cast<std::size_t>(cols) : 0);
-    bool inexact = false;
+    total_.assign(sized(2 * stride), 0);
+    out.row.resize(cols >= 2 ? sized(core::padded(rows)) : 0);
+    out.col.resize(rows >= 2 ? sized(stride) : 0);
+    bool exact = true;
     for (std::int64_t first = 0; first < rows; first += kSweepRows) {
       const std::int64_t count = std::min(kSweepRows, rows - first);
-      std::fill(col_.begin(), col_.end(), 0.0f);
-      sweep(load(first, count), count, stride, row_inverse + first, col_inverse,
-            {row_.data(), row_.data() + kSweepRows, col_.data(), col_.data() + stride});
+      col_.assign(sized(2 * stride), 0);
+      const SweepSums sums{row_.data(), row_.data() + kSweepRows, col_.data(), col_.data() + stride};
+      core::on_isa<Sweep>(load(first, count), count, stride, row_inverse + first, col_inverse, sums);
       for (std::size_t k = 0; k < col_.size(); ++k) total_[k] += double{col_[k]};
-      if (cols < 2) continue;
-      for (std::int64_t i = 0; i < count; ++i) {
-        const auto k = static_cast<std::size_t>(i);
-        inexact |= cancelled(row_[k], row_[k + kSweepRows], cols);
-        out.row[static_cast<std::size_t>(first) + k] =
-            double{unit} * double{row_inverse[first + i]} * deviation(row_[k], row_[k + kSweepRows], cols);
-      }
+      if (cols >= 2)
+        exact &= core::on_isa<DeviationsOf>(row_.data(), row_.data() + kSweepRows, row_inverse + first, unit, count,
+                                            cols, out.row.data() + first);
     }
-    for (std::size_t j = 0; j < out.col.size(); ++j) {
-      const double square = total_[j + static_cast<std::size_t>(stride)];
-      inexact |= cancelled(total_[j], square, rows);
-      out.col[j] = double{unit} * double{col_inverse[j]} * deviation(total_[j], square, rows);
-    }
-    if (inexact) measure_in_double(rows, cols, row_inverse, col_inverse, unit, load, out);
+    std::transform(total_.begin(), total_.end(), col_.begin(), [](double sum) { return static_cast<float>(sum); });
+    if (rows >= 2)
+      exact &=
+          core::on_isa<DeviationsOf>(col_.data(), col_.data() + stride, col_inverse, unit, cols, rows, out.col.data());
+    if (!exact) measure_in_double(rows, cols, row_inverse, col_inverse, unit, load, out);
+    out.extremes = {};
+    if (cols >= 2) out.extremes.add(out.row, sized(rows));
+    if (rows >= 2) out.extremes.add(out.col, sized(cols));
   }
 
  private:
@@ -103,7 +127,7 @@ class DeviationMeter {
   template <class Load>
   void measure_in_double(std::int64_t rows, std::int64_t cols, const float* row_inverse, const float* col_inverse,
                          float unit, Load&& load, Deviations& out) {
-    const std::int64_t stride = padded(cols);
+    const std::int64_t stride = core::padded(cols);
     const auto variance = [](double squares, std::int64_t n) { return squares / static_cast<double>(n - 1); };
     std::vector<double> mean(static_cast<std::size_t>(cols));
     std::vector<double> squares(mean.size());
@@ -131,14 +155,15 @@ class DeviationMeter {
             const double d = double{w[j]} * double{col_inverse[j]} - row_mean;
             row_squares = std::fma(d, d, row_squares);
           }
-          out.row[static_cast<std::size_t>(first + i)] = double{unit} * r * std::sqrt(variance(row_squares, cols));
+          out.row[static_cast<std::size_t>(first + i)] =
+              static_cast<float>(double{unit} * r * std::sqrt(variance(row_squares, cols)));
         }
       }
       if (pass == 0)
         for (double& m : mean) m /= static_cast<double>(rows);
     }
-    for (std::size_t j = 0; j < out.col.size(); ++j)
-      out.col[j] = double{unit} * double{col_inverse[j]} * std::sqrt(variance(squares[j], rows));
+    for (std::size_t j = 0; rows >= 2 && j < mean.size(); ++j)
+      out.col[j] = static_cast<float>(double{unit} * double{col_inverse[j]} * std::sqrt(variance(squares[j], rows)));
   }
 
   std::vector<float> row_;
@@ -154,7 +179,7 @@ class DeviationMeter {
 [[nodiscard]] inline double imbalance(const WeightView& w) {
   using namespace detail::balance;
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
-  const auto stride = static_cast<std::size_t>(padded(w.cols));
+  const auto stride = static_cast<std::size_t>(detail::core::padded(w.cols));
   std::vector<float> buffer(static_cast<std::size_t>(kSweepRows) * stride);
   float largest = 0;
   for (std::int64_t i = 0; i < w.rows; ++i) {
@@ -163,7 +188,7 @@ class DeviationMeter {
   }
   std::fill(buffer.begin(), buffer.end(), 0.0f);
   const float unit = unit_of(largest);
-  const std::vector<float> ones(std::max(stride, static_cast<std::size_t>(w.rows)), 1.0f);
+  const std::vector<float> ones(std::max(stride, static_cast<std::size_t>(detail::core::padded(w.rows))), 1.0f);
   Deviations deviations;
   DeviationMeter().measure(
       w.rows, w.cols, ones.data(), ones.data(), unit,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "imbalance.hpp"
 
 namespace sinq::inline SINQ_ABI {
@@ -40,14 +42,41 @@ inline void validate(const SinkhornOptions& o) {
 
 inline constexpr double kRounding = 1e-5;
 
+/// One axis: factors, and what a deviation makes of them.
+struct Axis {
+  std::vector<float> factor;  // room for a multiple of core::kLanes
+  std::vector<float> inverse;
+
+  explicit Axis(std::int64_t n) : factor(static_cast<std::size_t>(core::padded(n)), 1.0f), inverse(factor) {}
+
+  /// factor *= clamp(deviation / target, min_step, max_step); no change along an axis without deviations.
+  void update(const std::vector<float>& deviation, double target, const SinkhornOptions& o) noexcept {
+    core::on_isa<Axis>(deviation.data(), deviation.size(), static_cast<float>(1 / target), o, factor.data(),
+                       inverse.data());
+  }
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const float* deviation, std::size_t count, float target_inverse,
+                                         const SinkhornOptions& o, float* factor, float* inverse) noexcept {
+    using Float = core::Lanes<kWidth>;
+    const auto number = [](double v) { return static_cast<float>(v); };
+    for (std::size_t k = 0; k < count; k += kWidth) {
+      const Float d = clamp(Float::load(deviation + k), number(o.min_deviation), number(o.max_deviation));
+      const Float step = clamp(d * target_inverse, number(o.min_step), number(o.max_step));
+      const Float f = clamp(Float::load(factor + k) * step, number(o.min_factor), number(o.max_factor));
+      f.store(factor + k);
+      (1.0f / f).store(inverse + k);
+    }
+  }
+};
+
 /// Balances one tile: `tile` holds rows x padded(cols) floats, padding zero.
 ///
 /// Paper, Algorithm 1, and `sinkhorn_log` of the Python reference. That works on logarithms of the factors:
 ///     log f += log clamp(std / target, 0.7, 2.0), clipped to [-0.3, 10];
-/// here the same update multiplies the factors themselves, in double: no logarithm, hence no math library whose last
-/// bit differs between machines. As in the reference: the target is the smallest clamped deviation of the tile as it
-/// came, plus 1e-6; the best iterate seen is kept, ties go to the later one; the first iterate that is worse than the
-/// best ends the iteration; the result of the update after the last look is never used, so it is not computed.
+/// here the same update multiplies the factors themselves: no logarithm, hence no math library whose last bit differs
+/// between machines. As in the reference: the target is the smallest clamped deviation of the tile as it came, plus
+/// 1e-6; the best iterate seen is kept, ties go to the later one; the first iterate that is worse than the best ends
+/// the iteration; the result of the update after the last look is never used, so it is not computed.
 ///
 /// One thing differs on purpose: a rise by less than kRounding does not end the iteration. Where all steps are clamped
 /// an update multiplies the whole tile by a constant, the imbalance stays what it was, and in the reference the last
@@ -57,14 +86,11 @@ inline constexpr double kRounding = 1e-5;
 template <class Look>
 [[nodiscard]] Balance sinkhorn_tile(const float* tile, std::int64_t rows, std::int64_t cols, const SinkhornOptions& o,
                                     Look&& look) {
-  const auto n_rows = static_cast<std::size_t>(rows);
-  const auto n_cols = static_cast<std::size_t>(cols);
-  const std::int64_t stride = padded(cols);
-  Balance best{std::vector<float>(n_rows, 1.0f), std::vector<float>(n_cols, 1.0f)};
-  std::vector<double> row(n_rows, 1.0);
-  std::vector<double> col(n_cols, 1.0);
-  std::vector<float> row_inverse(n_rows, 1.0f);
-  std::vector<float> col_inverse(static_cast<std::size_t>(stride), 1.0f);
+  const std::int64_t stride = core::padded(cols);
+  Balance best{std::vector<float>(static_cast<std::size_t>(rows), 1.0f),
+               std::vector<float>(static_cast<std::size_t>(cols), 1.0f)};
+  Axis row(rows);
+  Axis col(cols);
   DeviationMeter meter;
   Deviations now;
   const float unit = unit_of(core::largest_magnitude(tile, rows * stride));
@@ -74,35 +100,27 @@ template <class Look>
     for (float& v : in_units) v /= unit;
     tile = in_units.data();
   }
-  const auto clamped = [&](double d) { return std::clamp(d, o.min_deviation, o.max_deviation); };
   double target = 0;
   for (int k = 0; k < std::max(o.iterations, 1); ++k) {
     meter.measure(
-        rows, cols, row_inverse.data(), col_inverse.data(), unit,
+        rows, cols, row.inverse.data(), col.inverse.data(), unit,
         [&](std::int64_t first, std::int64_t) { return tile + first * stride; }, now);
     const double imbalance = now.imbalance();
     if (k == 0) {
       best.imbalance_before = best.imbalance_after = imbalance;
       if (now.empty()) break;
-      target = now.least(clamped) + 1e-6;
+      target = std::clamp(double{now.extremes.least}, o.min_deviation, o.max_deviation) + 1e-6;
     }
-    look(row, col, imbalance);
+    look(std::span<const float>(row.factor).first(best.row.size()),
+         std::span<const float>(col.factor).first(best.col.size()), imbalance);
     if (imbalance > best.imbalance_after * (1 + kRounding)) break;
     if (imbalance <= best.imbalance_after) {
       best.imbalance_after = imbalance;
-      std::transform(row.begin(), row.end(), best.row.begin(), [](double f) { return static_cast<float>(f); });
-      std::transform(col.begin(), col.end(), best.col.begin(), [](double f) { return static_cast<float>(f); });
+      std::copy_n(row.factor.begin(), best.row.size(), best.row.begin());
+      std::copy_n(col.factor.begin(), best.col.size(), best.col.begin());
     }
-    const auto update = [&](std::vector<double>& factors, const std::vector<double>& deviations,
-                            std::vector<float>& inverse) {
-      for (std::size_t k2 = 0; k2 < deviations.size(); ++k2) {
-        const double step = std::clamp(clamped(deviations[k2]) / target, o.min_step, o.max_step);
-        factors[k2] = std::clamp(factors[k2] * step, o.min_factor, o.max_factor);
-        inverse[k2] = static_cast<float>(1.0 / factors[k2]);
-      }
-    };
-    update(row, now.row, row_inverse);
-    update(col, now.col, col_inverse);
+    row.update(now.row, target, o);
+    col.update(now.col, target, o);
   }
   return best;
 }
@@ -120,7 +138,7 @@ template <class Look>
   using namespace detail::balance;
   validate(options);
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
-  const std::int64_t stride = padded(w.cols);
+  const std::int64_t stride = detail::core::padded(w.cols);
   std::vector<float> tile(static_cast<std::size_t>(w.rows * stride));
   w.load(0, w.rows, 0, w.cols, tile.data(), stride);
   detail::core::require_finite(tile.data(), w.rows, w.cols, stride, 0, 0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -155,6 +156,19 @@ class Lanes {
     return make(product + c.v_);
   }
 
+  [[gnu::always_inline]] friend Lanes sqrt(const Lanes& a) noexcept {
+#if defined(__x86_64__)  // there is no vector square root in the language; a loop over lanes stays one
+    Lanes r;
+    if constexpr (kWidth > 4)
+      asm("vsqrtps %1, %0" : "=v"(r.v_) : "v"(a.v_));
+    else
+      asm("sqrtps %1, %0" : "=x"(r.v_) : "x"(a.v_));
+    return r;
+#else
+    return a.each([](float v) { return std::sqrt(v); });
+#endif
+  }
+
   /// To the nearest integer, ties to even; below 2^22 in magnitude: beyond 1.5 * 2^23 a float has no fraction left.
   [[gnu::always_inline]] friend Lanes round(const Lanes& a) noexcept {
     const Floats shifted = a.v_ + 0x1.8p23f;
@@ -206,6 +220,12 @@ class Lanes {
     return r.v_[0];
   }
 
+  /// Of kWidth vectors at once: lane l becomes the fold of v[l]. The result is v[0], the others are lost.
+  template <class Op>
+  [[gnu::always_inline]] static void fold_each(Lanes* v, Op&& op) noexcept {
+    fold_pairs<kWidth / 2>(v, op);
+  }
+
   /// Every lane as it is after `change`.
   template <class Change>
   [[gnu::always_inline]] Lanes each(Change&& change) const noexcept {
@@ -250,6 +270,21 @@ class Lanes {
   template <int kDistance, int... kLane>
   [[gnu::always_inline]] Lanes swapped(std::integer_sequence<int, kLane...> /*all*/) const noexcept {
     return make(__builtin_shufflevector(v_, v_, (kLane ^ kDistance)...));
+  }
+
+  template <int kDistance, class Op>
+  [[gnu::always_inline]] static void fold_pairs(Lanes* v, Op&& op) noexcept {
+    for (int i = 0; i < kDistance; ++i)
+      v[i] = op(paired<kDistance, false>(v[i], v[i + kDistance], kAll),
+                paired<kDistance, true>(v[i], v[i + kDistance], kAll));
+    if constexpr (kDistance > 1) fold_pairs<kDistance / 2>(v, op);
+  }
+  /// Lanes of a and, in the upper half of every 2 kDistance lanes, of b: the lower halves of both, or the upper ones.
+  template <int kDistance, bool kUpper, int... kLane>
+  [[gnu::always_inline]] static Lanes paired(const Lanes& a, const Lanes& b,
+                                             std::integer_sequence<int, kLane...> /*all*/) noexcept {
+    return make(__builtin_shufflevector(
+        a.v_, b.v_, ((kLane & kDistance ? kWidth : 0) + ((kLane & ~kDistance) | (kUpper ? kDistance : 0)))...));
   }
 
   Floats v_;
