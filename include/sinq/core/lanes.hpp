@@ -157,12 +157,17 @@ class Lanes {
   }
 
   [[gnu::always_inline]] friend Lanes sqrt(const Lanes& a) noexcept {
-#if defined(__x86_64__)  // there is no vector square root in the language; a loop over lanes stays one
+#if defined(__x86_64__)  // the language has no vector square root, and a loop of scalar ones stays one
+    typename VectorTypes<4>::Floats part[kWidth / 4];
+    std::memcpy(&part, &a.v_, sizeof part);
+    for (auto& p : part) {
+      if constexpr (kWidth > 4)
+        asm("vsqrtps %0, %0" : "+x"(p));
+      else
+        asm("sqrtps %0, %0" : "+x"(p));
+    }
     Lanes r;
-    if constexpr (kWidth > 4)
-      asm("vsqrtps %1, %0" : "=v"(r.v_) : "v"(a.v_));
-    else
-      asm("sqrtps %1, %0" : "=x"(r.v_) : "x"(a.v_));
+    std::memcpy(&r.v_, &part, sizeof part);
     return r;
 #else
     return a.each([](float v) { return std::sqrt(v); });
@@ -207,6 +212,28 @@ class Lanes {
   /// The magnitude of a with the sign of b.
   [[gnu::always_inline]] friend Lanes copy_sign(const Lanes& a, const Lanes& b) noexcept {
     return of_bits((a.bits().v & 0x7fff'ffff) | (b.bits().v & static_cast<std::int32_t>(0x8000'0000)));
+  }
+
+  /// As many of the ascending boundaries middle[0 .. kLevels - 2] as lie below a lane, that many levels on from
+  /// level[0] is what it gets. Both arrays can be read up to 2 kWidth - 1.
+  template <int kLevels>
+  [[gnu::always_inline]] static Lanes nearest_level(const Lanes& position, const float* middle,
+                                                    const float* level) noexcept {
+#if !defined(__clang__)  // which has no shuffle by a vector
+    if constexpr (kLevels == 8 || kLevels == 16) {
+      if constexpr (kLevels <= kWidth) {  // binary search: a shuffle finds the next boundary
+        Ints index = position.v_ > middle[kLevels / 2 - 1] ? Ints{} + kLevels / 2 : Ints{};
+        for (int half = kLevels / 4; half > 0; half /= 2) {
+          const Floats boundary = __builtin_shuffle(load(middle + half - 1).v_, index);
+          index |= position.v_ > boundary ? Ints{} + half : Ints{};
+        }
+        return make(__builtin_shuffle(load(level).v_, index));
+      }
+    }
+#endif
+    Lanes nearest = level[0];
+    for (int k = 0; k + 1 < kLevels; ++k) nearest = select(Lanes(middle[k]) < position, level[k + 1], nearest);
+    return nearest;
   }
 
   /// Lane 0 of op(lane l, lane l + 8), and so on: see `fold`.

@@ -13,9 +13,10 @@
 // Per group, x ~= s level(code) + b with b = -zero s:
 //
 //   for both signs of s (where the levels are not their own mirror image) and several ranges, from the whole range of
-//   the group down to 0.6 of it: round, solve the least squares for (s, b), `rounds` times; keep the (s, b) of least
-//   error. Shrinking the range lets the ends be clipped where that is worth it; the signs let an uneven table meet
-//   the longer side.
+//   the group down to 0.6 of it (2 bits; 0.8 at 3, 0.88 from 4 on): round and solve the least squares for (s, b),
+//   `rounds` times; take the error from the same sums; keep the (s, b) of least error.
+//   Shrinking the range lets the ends be clipped where that is worth it; the signs let an uneven table meet the longer
+//   side.
 //
 // Per row, where scales are integers below a coarse one: the coarse scale, among 24 between 0.485 and 1.06 times the
 // largest fitted scale, that costs least:  sum over groups of  (sum of level^2) (stored - fitted)^2.
@@ -39,7 +40,10 @@ struct FitPlan {
         signed_scale(is_float(f.scale) || f.signed_scale),
         coarse_groups(f.coarse_groups),
         starts(options.starts),
-        rounds(options.rounds) {
+        rounds(options.rounds),
+        reach(f.bits == 2   ? 0.4f
+              : f.bits == 3 ? 0.2f
+                            : 0.12f) {
     const int last = (1 << f.bits) - 1;
     low = core::level(f.levels, f.bits, table, 0);
     high = core::level(f.levels, f.bits, table, last);
@@ -67,28 +71,31 @@ struct FitPlan {
   std::int64_t coarse_groups;
   int starts;
   int rounds;
-  int levels = 0;          // of a codebook; 0: even levels, one apart
-  float low = 0;           // lowest and highest level
-  float high = 0;          //
-  core::LevelSpan span{};  // that an integer zero may lie in
-  std::array<float, 16> level{};
-  std::array<float, 16> middle{};  // boundaries between neighbours
+  float reach;                     // the narrowest start leaves out this share of the range
+  int levels = 0;                  // of a codebook; 0: even levels, one apart
+  float low = 0;                   // lowest and highest level
+  float high = 0;                  //
+  core::LevelSpan span{};          // that an integer zero may lie in
+  std::array<float, 32> level{};   // see Lanes::nearest_level
+  std::array<float, 32> middle{};  // boundaries between neighbours
 };
 
 /// Up to kStrip rows of one panel. Arrays are [..][kStrip]: a lane per row; lanes without a row are zeros.
 struct FitStrip {
   const Tiling* tiling;
-  const float* x;               // cols x lanes
+  float* x;                     // cols x lanes; the fit scales every group by a power of two, see Group
   float* scale;                 // groups x lanes: the scale as it will be read
   float* zero;                  // groups x lanes: the zero as it will be read
   float* weight;                // groups x lanes: scratch
+  float* unit;                  //
   float* coarse;                // coarse scales per row x lanes
   std::int32_t* scale_integer;  // groups x lanes, of integer scales; 0 only for groups of zeros
   std::int32_t* zero_integer;   // groups x lanes, of integer zeros
 };
 
-/// One sub-block of kWidth lanes, beginning with lane `lane`. kLevels: 0 or the size of the codebook.
-template <int kWidth, int kLevels>
+/// One sub-block of kWidth lanes, beginning with lane `lane`. kLevels: 0 or the size of the codebook; kZero: whether
+/// the format has a zero.
+template <int kWidth, int kLevels, bool kZero>
 class StripFitter {
   using Float = core::Lanes<kWidth>;
 
@@ -124,13 +131,10 @@ class StripFitter {
   struct Group {
     const float* x;  // columns are kStrip apart
     std::int64_t cols;
-    Float largest;  // before scaling
-    Float unit;     // the power of two
-    Float factor;   // its inverse
+    Float unit;    // the power of two
+    Float factor;  // its inverse
 
-    [[gnu::always_inline]] Float operator[](std::int64_t j) const noexcept {
-      return Float::load(x + j * kStrip) * factor;
-    }
+    [[gnu::always_inline]] Float operator[](std::int64_t j) const noexcept { return Float::load(x + j * kStrip); }
   };
   /// What a group is stored with, and its error.
   struct Stored {
@@ -146,11 +150,11 @@ class StripFitter {
     value.store(array + group * kStrip + lane_);
   }
 
+  /// A group that has been scaled.
   [[gnu::always_inline]] Group group(std::int64_t g) const noexcept {
     const Tiling& t = *s_.tiling;
-    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 0, 1, 1};
-    for (std::int64_t j = 0; j < r.cols; ++j) r.largest = max(r.largest, abs(r[j]));
-    Float::power_of_two(r.largest, r.unit, r.factor);
+    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 1, 1};
+    Float::power_of_two(load(s_.unit, g), r.unit, r.factor);
     return r;
   }
 
@@ -159,10 +163,7 @@ class StripFitter {
     if constexpr (kLevels == 0) {
       return round(clamp(position, p_.low, p_.high));
     } else {
-      Float q = p_.level[0];
-      for (std::size_t k = 0; k + 1 < kLevels; ++k)
-        q = Float::select(Float(p_.middle[k]) < position, p_.level[k + 1], q);
-      return q;
+      return Float::template nearest_level<kLevels>(position, p_.middle.data(), p_.level.data());
     }
   }
 
@@ -171,8 +172,8 @@ class StripFitter {
     Sums r;
     for (std::int64_t j = 0; j < g.cols; ++j) {
       const Float x = g[j];
-      const Float q = nearest((x - a.b) * inverse);
-      r.q = r.q + q;
+      const Float q = nearest(kZero ? (x - a.b) * inverse : x * inverse);
+      if constexpr (kZero) r.q = r.q + q;
       r.qq = mul_add(q, q, r.qq);
       r.xq = mul_add(x, q, r.xq);
     }
@@ -189,7 +190,7 @@ class StripFitter {
     const Float inverse = 1.0f / a.s;
     Float r;
     for (std::int64_t j = 0; j < g.cols; ++j) {
-      const Float x = g[j] - a.b;
+      const Float x = kZero ? g[j] - a.b : g[j];
       const Float difference = mul_add(-a.s, nearest(x * inverse), x);
       r = mul_add(difference, difference, r);
     }
@@ -205,7 +206,7 @@ class StripFitter {
       const float step = p_.span.width / static_cast<float>(1 << bits_of(p_.zero));
       return clamp(z, p_.span.low, p_.span.low + p_.span.width - step);
     }
-    const float reach = p_.zero == Aux::none ? 0 : largest_zero(p_.zero);
+    const float reach = largest_zero(p_.zero);
     return clamp(z, -reach, reach);
   }
 
@@ -213,7 +214,7 @@ class StripFitter {
   [[gnu::always_inline]] Line solve(const Sums& r, const Float& sum_x, std::int64_t cols,
                                     const Line& before) const noexcept {
     const auto n = static_cast<float>(cols);
-    if (p_.zero == Aux::none) {
+    if constexpr (!kZero) {
       const Float s = r.xq / max(r.qq, kTiny);
       return {Float::select(Float(kTiny) < abs(s), s, before.s), 0};
     }
@@ -230,7 +231,7 @@ class StripFitter {
   /// The line that lays the outermost levels on `share` of the range of the group, turned round if `turned`.
   [[gnu::always_inline]] Line start(const Float& lowest, const Float& highest, float share,
                                     bool turned) const noexcept {
-    if (p_.zero == Aux::none) {  // 0 stays 0: the side that needs the larger scale sets it
+    if constexpr (!kZero) {  // 0 stays 0: the side that needs the larger scale sets it
       const Float up = max(highest, kTiny);
       const Float down = max(-lowest, kTiny);
       const Float s = turned ? max(down / p_.high, up / -p_.low) : max(up / p_.high, down / -p_.low);
@@ -250,32 +251,59 @@ class StripFitter {
     return {s, -reachable_zero({s, b}) * s};
   }
 
+  /// Error of a line with the levels that the sums are of.
+  [[gnu::always_inline]] static Float error(const Sums& r, const Float& sum_xx, const Float& sum_x, const Float& n,
+                                            const Line& a) noexcept {
+    const Float along = mul_add(a.s, r.qq, -2 * r.xq);  // s^2 qq - 2 s xq
+    if constexpr (!kZero) return mul_add(a.s, along, sum_xx);
+    const Float across = mul_add(2 * a.s, r.q, mul_add(a.b, n, -2 * sum_x));  // n b^2 - 2 b sum x + 2 s b q
+    return mul_add(a.s, along, mul_add(a.b, across, sum_xx));
+  }
+
   [[gnu::always_inline]] void fit_group(std::int64_t index) const noexcept {
+    const Tiling& t = *s_.tiling;
+    float* x = s_.x + t.group_begin(index) * kStrip + lane_;
+    const std::int64_t cols = t.group_cols(index);
+    Float largest;
+    for (std::int64_t j = 0; j < cols; ++j) largest = max(largest, abs(Float::load(x + j * kStrip)));
+    store(s_.unit, index, largest);
     const Group g = group(index);
     Float highest = -2;
     Float lowest = 2;
-    for (std::int64_t j = 0; j < g.cols; ++j) {
-      highest = max(highest, g[j]);
-      lowest = min(lowest, g[j]);
+    Float sum_x;
+    Float sum_xx;
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const Float v = g[j] * g.factor;
+      v.store(x + j * kStrip);
+      highest = max(highest, v);
+      lowest = min(lowest, v);
+      sum_x = sum_x + v;
+      sum_xx = mul_add(v, v, sum_xx);
     }
-    const Float sum_x = sum(g);
+    const auto n = static_cast<float>(cols);
     Line best{1, 0};
+    Float weight;
     Float least = INFINITY;
     for (int turned = 0; turned < (p_.both_signs() ? 2 : 1); ++turned) {
       for (int k = 0; k < p_.starts; ++k) {
-        const float share = 1 - 0.4f * static_cast<float>(k) / static_cast<float>(std::max(1, p_.starts - 1));
+        const float share = 1 - p_.reach * static_cast<float>(k) / static_cast<float>(std::max(1, p_.starts - 1));
         Line a = start(lowest, highest, share, turned == 1);
-        for (int round = 0; round < p_.rounds; ++round) a = solve(sums(g, a), sum_x, g.cols, a);
-        const Float e = error(g, a);
+        Sums r = sums(g, a);
+        for (int round = 0; round < p_.rounds; ++round) {
+          if (round > 0) r = sums(g, a);
+          a = solve(r, sum_x, cols, a);
+        }
+        const Float e = error(r, sum_xx, sum_x, n, a);
         const auto better = e < least;
         least = Float::select(better, e, least);
         best.s = Float::select(better, a.s, best.s);
         best.b = Float::select(better, a.b, best.b);
+        weight = Float::select(better, r.qq, weight);
       }
     }
-    store(s_.scale, index, Float::select(g.largest == 0, 0, best.s * g.unit));
+    store(s_.scale, index, Float::select(largest == 0, 0, best.s * g.unit));
     store(s_.zero, index, -best.b / best.s);
-    store(s_.weight, index, sums(g, best).qq);
+    store(s_.weight, index, weight);
   }
 
   /// The coarse scale of groups [first, last) of each row; 0 where all are 0.
@@ -314,7 +342,7 @@ class StripFitter {
       best.zero = Float::select(better, z, best.zero);
       best.zero_integer = Float::select(better, zero_integer, best.zero_integer);
     };
-    if (p_.zero == Aux::none) return keep_better(error(g, {s, 0}), 0, 0);
+    if constexpr (!kZero) return keep_better(error(g, {s, 0}), 0, 0);
     Line a{s, -zero * s};
     for (int round = 0; round < 2; ++round) a.b = mul_add(-s, sums(g, a).q, sum_x) / static_cast<float>(g.cols);
     const Float reachable = reachable_zero(a);
@@ -370,43 +398,31 @@ class StripFitter {
   int lane_;
 };
 
-template <int kWidth, int kLevels>
-[[gnu::always_inline]] inline void fit_strip_body(const FitPlan& plan, const FitStrip& strip) noexcept {
-  for (int lane = 0; lane < kStrip; lane += kWidth) StripFitter<kWidth, kLevels>(plan, strip, lane).run();
-}
+template <int kLevels, bool kZero>
+struct FitOfStrip {
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const FitPlan& plan, const FitStrip& strip) noexcept {
+    for (int lane = 0; lane < kStrip; lane += kWidth) StripFitter<kWidth, kLevels, kZero>(plan, strip, lane).run();
+  }
+};
 
-using FitStripFunction = void (*)(const FitPlan& plan, const FitStrip& strip) noexcept;
-
-template <int kLevels>
-void fit_strip_portable(const FitPlan& plan, const FitStrip& strip) noexcept {
-  fit_strip_body<4, kLevels>(plan, strip);
-}
-#if defined(__x86_64__)
-template <int kLevels>
-[[gnu::target("avx2,fma")]] void fit_strip_avx2(const FitPlan& plan, const FitStrip& strip) noexcept {
-  fit_strip_body<8, kLevels>(plan, strip);
-}
-template <int kLevels>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,fma")]] void fit_strip_avx512(const FitPlan& plan,
-                                                                                const FitStrip& strip) noexcept {
-  fit_strip_body<16, kLevels>(plan, strip);
-}
-#endif
-
-template <int kLevels>
-[[nodiscard]] FitStripFunction fit_strip_for_isa() noexcept {
-#if defined(__x86_64__)
-  if (current_isa() == Isa::avx512) return fit_strip_avx512<kLevels>;
-  if (current_isa() == Isa::avx2) return fit_strip_avx2<kLevels>;
-#endif
-  return fit_strip_portable<kLevels>;
-}
-
-[[nodiscard]] inline FitStripFunction choose_fit_strip(int levels) noexcept {
-  return levels == 16  ? fit_strip_for_isa<16>()
-         : levels == 8 ? fit_strip_for_isa<8>()
-         : levels == 4 ? fit_strip_for_isa<4>()
-                       : fit_strip_for_isa<0>();
+inline void fit_strip(const FitPlan& plan, const FitStrip& strip) noexcept {
+  const auto with_levels = [&](auto levels) {
+    if (plan.zero == Aux::none)
+      core::on_isa<FitOfStrip<levels(), false>>(plan, strip);
+    else
+      core::on_isa<FitOfStrip<levels(), true>>(plan, strip);
+  };
+  switch (plan.levels) {
+    case 16:
+      return with_levels(std::integral_constant<int, 16>{});
+    case 8:
+      return with_levels(std::integral_constant<int, 8>{});
+    case 4:
+      return with_levels(std::integral_constant<int, 4>{});
+    default:
+      return with_levels(std::integral_constant<int, 0>{});
+  }
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::quantize

@@ -32,7 +32,7 @@ struct Chunk {
 struct FitScratch {
   std::vector<float> x;      // kStrip x padded cols: weights in the balanced domain
   std::vector<float> lanes;  // cols x kStrip: the same, a lane per row
-  std::vector<float> scale, zero, weight, coarse;
+  std::vector<float> scale, zero, weight, unit, coarse;
   std::vector<std::int32_t> scale_integer, zero_integer;
   std::vector<std::uint8_t> codes, integers;
   std::vector<float> row_scale, row_zero;  // of one row
@@ -42,7 +42,7 @@ struct FitScratch {
     const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
     x.resize(sized(kStrip * core::padded(t.cols)));
     lanes.resize(sized(kStrip * t.cols));
-    for (auto* v : {&scale, &zero, &weight}) v->resize(sized(kStrip * t.groups()));
+    for (auto* v : {&scale, &zero, &weight, &unit}) v->resize(sized(kStrip * t.groups()));
     for (auto* v : {&scale_integer, &zero_integer}) v->resize(sized(kStrip * t.groups()));
     coarse.resize(sized(kStrip * coarse_per_row));
     codes.resize(sized(core::padded(t.cols)));
@@ -65,7 +65,6 @@ class FitPass {
         coder_(q.format, q.table),
         col_scale_(col_scale),
         col_inverse_(col_inverse),
-        fit_(choose_fit_strip(plan_.levels)),
         chunks_(chunks_of(t_)),
         columns_(chunks_.size(), ColumnOverlaps(0)) {}
 
@@ -84,8 +83,8 @@ class FitPass {
     for (std::int64_t first = 0; first < c.rows; first += kStrip) {
       const std::int64_t rows = std::min(kStrip, c.rows - first);
       load(c.panel, c.first_row + first, rows, s);
-      fit_(plan_, {&t_, s.lanes.data(), s.scale.data(), s.zero.data(), s.weight.data(), s.coarse.data(),
-                   s.scale_integer.data(), s.zero_integer.data()});
+      fit_strip(plan_, {&t_, s.lanes.data(), s.scale.data(), s.zero.data(), s.weight.data(), s.unit.data(),
+                        s.coarse.data(), s.scale_integer.data(), s.zero_integer.data()});
       for (std::int64_t r = 0; r < rows; ++r)
         if (!finish_row(c.first_row + first + r, r, s, columns)) return false;
     }
@@ -203,7 +202,6 @@ class FitPass {
   Coder coder_;
   const std::vector<float>& col_scale_;
   const std::vector<float>& col_inverse_;
-  FitStripFunction fit_;
   std::vector<Chunk> chunks_;
   std::vector<ColumnOverlaps> columns_;
 };
