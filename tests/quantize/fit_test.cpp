@@ -165,7 +165,7 @@ TEST(Unbias, ColumnsAreAsLongAsTheWeightsAlongThem) {
 }
 
 TEST(Fit, ShapesAndEdges) {
-  for (const auto [rows, cols] : {std::pair{1, 1}, {1, 40}, {3, 17}, {17, 16}, {70, 300}, {130, 33}})
+  for (const auto& [rows, cols] : {std::pair{1, 1}, {1, 40}, {3, 17}, {17, 16}, {70, 300}, {130, 33}})
     for (std::int64_t group : {std::int64_t{16}, std::int64_t{256}, kWholeRow})
       for (Aux aux : {Aux::u4, Aux::u6, Aux::bf16})
         for (std::int64_t coarse : {0, 3})
