@@ -139,7 +139,8 @@ std::string picture(const std::vector<Result>& results, const std::string& subti
                  {"NF3, NF4", "#8250df", "#bc8cff", svg::Marker::triangle, true, {}},
                  {"SINQ", "#0969da", "#58a6ff", svg::Marker::circle, false, {}},
                  {"SINQ + HQQ", "#1a7f37", "#3fb950", svg::Marker::diamond, false, {}},
-                 {"SINQ-NF3, -NF4", "#bf3989", "#f778ba", svg::Marker::triangle, false, {}}};
+                 {"SINQ-NF3, -NF4", "#bf3989", "#f778ba", svg::Marker::triangle, false, {}},
+                 {"presets", "#9a6700", "#d29922", svg::Marker::square, false, {}}};
   for (const Result& r : results)
     for (svg::Series& s : plot.series)
       if (s.name == r.family) s.points.emplace_back(r.bits_per_weight, r.evaluation.mean_kl());

@@ -322,6 +322,9 @@ TEST_F(Programs, DemoShowsEveryMethod) {
   EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
   EXPECT_EQ(svg.find("nan"), std::string::npos);
   EXPECT_NE(svg.find("SINQ + HQQ"), std::string::npos);
+  std::size_t points = 0;
+  for (std::size_t at = 0; (at = svg.find("class=\"ring", at)) != std::string::npos; ++at) ++points;
+  EXPECT_EQ(points, rows.size() - 1) << "every row but the original's is a point of the picture";
 }
 
 }  // namespace
