@@ -244,7 +244,7 @@ int main(int argc, char** argv) {
           ->check(program::from_to(0.0, 1e9))
           ->capture_default_str());
   method.push_back(app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
-                       ->check(program::one_of({16, 8, 6, 4}))
+                       ->check(program::one_of<int>({16, 8, 6, 4}))
                        ->capture_default_str());
   for (CLI::Option* option : method) preset->excludes(option);
   app.add_option("--include", a.include, "Regular expression: tensors to quantize beside the decoder's linear layers");
