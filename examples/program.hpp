@@ -58,7 +58,7 @@ CLI::Validator from_to(T low, T high) {
     const std::optional<T> value = number<T>(text);
     return value && *value >= low && *value <= high ? "" : "\"" + text + "\" is not " + kind + " from " + range;
   };
-  return {check, range};
+  return {check, "[" + range + "]"};
 }
 
 /// One of a few numbers.
