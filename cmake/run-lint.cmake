@@ -2,7 +2,7 @@
 cmake_minimum_required(VERSION 3.22)
 set(patterns "")
 foreach(folder include tests bench examples)
-  foreach(suffix hpp cuh cpp cu)
+  foreach(suffix hpp cuh inc cpp cu)
     list(APPEND patterns ${SOURCE}/${folder}/*.${suffix})
   endforeach()
 endforeach()

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <functional>
@@ -30,6 +31,50 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// printf into a string.
+template <class... Arguments>
+std::string format(const char* pattern, Arguments... arguments) {
+  char buffer[512];
+  std::snprintf(buffer, sizeof buffer, pattern, arguments...);
+  return buffer;
+}
+
+/// The number that all of `text` is: unlike CLI11's own conversions none from "", none from "4x", no wrapped "-1".
+template <class T>
+std::optional<T> number(const std::string& text) {
+  T value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return value;
+}
+
+/// Numbers from `low` to `high`, both included; not a NaN, which CLI::Range lets pass.
+template <class T>
+CLI::Validator from_to(T low, T high) {
+  const std::string range = CLI::detail::to_string(low) + " to " + CLI::detail::to_string(high);
+  const char* kind = std::is_integral_v<T> ? "a whole number" : "a number";
+  const auto check = [=](const std::string& text) {
+    const std::optional<T> value = number<T>(text);
+    return value && *value >= low && *value <= high ? "" : "\"" + text + "\" is not " + kind + " from " + range;
+  };
+  return {check, "[" + range + "]"};
+}
+
+/// One of a few numbers.
+template <class T>
+CLI::Validator one_of(std::vector<T> allowed) {
+  std::string list;
+  for (const T& value : allowed) list += (list.empty() ? "{" : ",") + CLI::detail::to_string(value);
+  list += "}";
+  const auto check = [=](const std::string& text) {
+    const std::optional<T> value = number<T>(text);
+    const bool found = value && std::find(allowed.begin(), allowed.end(), *value) != allowed.end();
+    return found ? "" : "\"" + text + "\" is not in " + list;
+  };
+  return {check, list};
+}
+
 /// Parses the command line and runs `body`.
 inline int run(CLI::App& app, int argc, char** argv, const std::function<void()>& body) {
   // Blocking, and with it the order of float sums, must not depend on the caches of the machine: the programs print the
@@ -39,6 +84,9 @@ inline int run(CLI::App& app, int argc, char** argv, const std::function<void()>
   const std::string name = app.get_name();
   try {
     app.parse(argc, argv);
+    for (const CLI::Option* option : app.get_options())
+      for (const std::string& value : option->results())
+        if (value.empty()) throw UsageError(option->get_name() + " is empty");
     body();
     return kOk;
   } catch (const CLI::CallForHelp&) {
@@ -72,7 +120,7 @@ class Threads {
  public:
   void add_option(CLI::App& app) {
     app.add_option("--threads", count_, "Threads; results do not depend on them")
-        ->check(CLI::Range(1, 1024))
+        ->check(from_to(1, 1024))
         ->capture_default_str();
   }
 
@@ -140,14 +188,6 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
-
-/// printf into a string.
-template <class... Arguments>
-std::string format(const char* pattern, Arguments... arguments) {
-  char buffer[512];
-  std::snprintf(buffer, sizeof buffer, pattern, arguments...);
-  return buffer;
-}
 
 /// Rows of cells as a text table: the first column on the left, numbers on the right.
 class Table {

@@ -88,15 +88,19 @@ inline std::string reason_to_leave(const sinq::store::Tensor& t, const Selection
   return "";
 }
 
-/// The tensors that a directory holds twice where head and embedding are tied: the head, if either is quantized.
+/// The tensors that a directory would hold twice: the head, where it is tied to an embedding that is quantized.
 inline std::set<std::string> held_twice(const sinq::store::Checkpoint& model, const std::string& source,
                                         const Selection& selection) {
   const std::filesystem::path config = std::filesystem::path(source) / "config.json";
   if (!std::filesystem::exists(config) || !sinq::store::Config(config).flag_or("tie_word_embeddings", false)) return {};
   const sinq::store::Tensor* head = model.find("lm_head.weight");
   const sinq::store::Tensor* embedding = model.find("model.embed_tokens.weight");
-  if (head == nullptr || embedding == nullptr || !reason_to_leave(*embedding, selection).empty()) return {};
-  return {head->name};
+  if (head == nullptr || embedding == nullptr) return {};
+  if (reason_to_leave(*embedding, selection).empty()) return {head->name};
+  if (reason_to_leave(*head, selection).empty())
+    throw program::UsageError("--include names " + head->name + ", which is tied to " + embedding->name +
+                              ": name that one");
+  return {};
 }
 
 /// How a tensor of this name is quantized.
@@ -110,12 +114,15 @@ inline Report run(const std::string& source, const std::string& target, const Co
   const store::Checkpoint model(source);
   const std::set<std::string> twice = held_twice(model, source, selection);
   double total = 0;
-  bool include_used = !selection.include;
-  for (const store::Tensor* t : model.tensors()) {
-    include_used |= selection.include && std::regex_search(t->name, *selection.include);
+  const auto require_use = [&](const char* option, const std::optional<std::regex>& pattern) {
+    if (pattern && std::none_of(model.tensors().begin(), model.tensors().end(),
+                                [&](const store::Tensor* t) { return std::regex_search(t->name, *pattern); }))
+      throw program::UsageError(std::string(option) + " names no tensor of " + source);
+  };
+  require_use("--include", selection.include);
+  require_use("--exclude", selection.exclude);
+  for (const store::Tensor* t : model.tensors())
     if (reason_to_leave(*t, selection).empty() && !twice.contains(t->name)) total += static_cast<double>(t->elements());
-  }
-  if (!include_used) throw program::UsageError("--include names no tensor of " + source);
   if (total == 0) throw program::UsageError("no tensor of " + source + " is left to quantize");
 
   store::DirectoryWriter out(model, target);

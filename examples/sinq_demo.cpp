@@ -139,7 +139,8 @@ std::string picture(const std::vector<Result>& results, const std::string& subti
                  {"NF3, NF4", "#8250df", "#bc8cff", svg::Marker::triangle, true, {}},
                  {"SINQ", "#0969da", "#58a6ff", svg::Marker::circle, false, {}},
                  {"SINQ + HQQ", "#1a7f37", "#3fb950", svg::Marker::diamond, false, {}},
-                 {"SINQ-NF3, -NF4", "#bf3989", "#f778ba", svg::Marker::triangle, false, {}}};
+                 {"SINQ-NF3, -NF4", "#bf3989", "#f778ba", svg::Marker::triangle, false, {}},
+                 {"presets", "#9a6700", "#d29922", svg::Marker::square, false, {}}};
   for (const Result& r : results)
     for (svg::Series& s : plot.series)
       if (s.name == r.family) s.points.emplace_back(r.bits_per_weight, r.evaluation.mean_kl());
@@ -175,8 +176,7 @@ void run(Arguments a, program::Threads& threads) {
                      engine::evaluate(original, windows, executor, reference), 0});
   const std::int64_t predicted = results.front().evaluation.predicted;
   const std::string about = program::format(
-      "Byte-level Llama, %.1f M parameters; %zu windows of held-out text, %lld predictions; groups of 64, presets of "
-      "16",
+      "Byte-level Llama, %.1f M parameters; %zu windows of held-out text, %lld predictions; groups of 64, presets 16",
       static_cast<double>(original.parameters()) / 1e6, windows.size(), static_cast<long long>(predicted));
   out << about << "\n\n";
 
@@ -249,8 +249,7 @@ void run(Arguments a, program::Threads& threads) {
 int main(int argc, char** argv) {
   CLI::App app(
       "Quantizes a small trained language model with every method, saves and reloads each result, and shows what it "
-      "costs "
-      "and what it saves: a table, a picture, and generated text.",
+      "costs and what it saves: a table, a picture, and generated text.",
       "sinq_demo");
   Arguments a;
   program::Threads threads;
@@ -261,9 +260,9 @@ int main(int argc, char** argv) {
       ->check(CLI::ExistingFile);
   app.add_option("--out", a.out, "Directory for the quantized models and the picture")->capture_default_str();
   app.add_option("--windows", a.windows, "At most so many windows")
-      ->check(CLI::Range(1, 1'000'000))
+      ->check(program::from_to(1, 1'000'000))
       ->capture_default_str();
-  app.add_option("--prompt", a.prompt, "Text to continue")->capture_default_str();
+  app.add_option("--prompt", a.prompt, "Text to continue [a speaker of the play]");
   threads.add_option(app);
   app.add_flag("--json", a.json, "One JSON object on standard output");
   return program::run(app, argc, argv, [&] { run(a, threads); });

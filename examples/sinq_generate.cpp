@@ -12,19 +12,34 @@ namespace {
 struct Arguments {
   std::string model;
   std::string prompt;
-  std::vector<std::int32_t> tokens;
+  std::string tokens;
   int count = 200;
   engine::Sampling sampling;
   bool json = false;
 };
 
+/// "84,111" -> {84, 111}
+engine::Window ids(const std::string& text) {
+  engine::Window out;
+  std::istringstream in(text + ",");
+  for (std::string piece; std::getline(in, piece, ',');) {
+    const auto id = program::number<std::int32_t>(piece);
+    if (!id)
+      throw program::UsageError("--tokens \"" + text + "\": \"" + piece +
+                                "\" is not a token; allowed are whole numbers with commas between them");
+    out.push_back(*id);
+  }
+  return out;
+}
+
 void run(const Arguments& a, program::Threads& threads) {
+  if (a.prompt.empty() == a.tokens.empty()) throw program::UsageError("needed is either --prompt or --tokens");
   const engine::Model model = engine::load_model(a.model);
   const bool bytes = a.tokens.empty();
   if (bytes && model.config.vocab_size != 256)
     throw program::UsageError("--prompt needs a model whose tokens are bytes (a vocabulary of 256), this one has " +
                               std::to_string(model.config.vocab_size) + ": give ids with --tokens 1,2,3");
-  const engine::Window prompt = bytes ? engine::bytes_as_tokens(a.prompt) : a.tokens;
+  const engine::Window prompt = bytes ? engine::bytes_as_tokens(a.prompt) : ids(a.tokens);
 
   // For people the text appears as it is made; JSON comes at the end.
   if (!a.json && bytes) std::cout << a.prompt << std::flush;
@@ -58,15 +73,16 @@ int main(int argc, char** argv) {
   app.add_option("MODEL_DIR", a.model, "Model directory, full-precision or quantized")
       ->required()
       ->check(CLI::ExistingDirectory);
-  auto* input = app.add_option_group("prompt", "What to continue: one of");
-  input->add_option("--prompt", a.prompt, "Text; for models whose tokens are bytes");
-  input->add_option("--tokens", a.tokens, "Token ids, separated by commas; for other models")->delimiter(',');
-  input->require_option(1);
-  app.add_option("--count", a.count, "Tokens to generate")->check(CLI::Range(1, 1'000'000))->capture_default_str();
+  app.add_option("--prompt", a.prompt, "What to continue: a text, for models whose tokens are bytes");
+  app.add_option("--tokens", a.tokens, "What to continue: token ids, separated by commas, for other models");
+  app.add_option("--count", a.count, "Tokens to generate")
+      ->check(program::from_to(1, 1'000'000))
+      ->capture_default_str();
   app.add_option("--temperature", a.sampling.temperature, "0: always the most likely token")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(program::from_to(0.0, 100.0))
       ->capture_default_str();
   app.add_option("--seed", a.sampling.seed, "Of the random choices; the same seed gives the same text")
+      ->check(program::from_to<std::uint64_t>(0, UINT64_MAX))
       ->capture_default_str();
   threads.add_option(app);
   app.add_flag("--json", a.json, "One JSON object on standard output");

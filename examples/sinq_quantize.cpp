@@ -166,6 +166,9 @@ sinq::store::Json to_json(const quantize_model::Report& report, const sinq::stor
 }
 
 void run(const Arguments& a, bool bits_given, program::Threads& threads) {
+  if (!a.report.empty())  // now, not after an hour of quantizing
+    if (const auto folder = std::filesystem::absolute(a.report).parent_path(); !std::filesystem::is_directory(folder))
+      throw program::UsageError("--report " + a.report + ": there is no directory " + folder.string());
   const sinq::QuantizeConfig fixed = a.preset ? sinq::preset(*a.preset) : configuration(a, bits_given);
   const auto config_of = [&](const std::string& name) {
     return a.preset ? sinq::preset(*a.preset, sinq::role_of(name)) : fixed;
@@ -198,10 +201,8 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
 int main(int argc, char** argv) {
   CLI::App app(
       "Quantizes the linear layers of a model's decoder; embeddings, heads and norms stay as they are. Where nothing "
-      "is "
-      "chosen: the preset of 4.5 bits per weight. Any of the options that describe a method chooses that method "
-      "instead "
-      "(--bits 4: SINQ with 4 bits in groups of 64).",
+      "is chosen: the preset of 4.5 bits per weight. Any of the options that describe a method chooses that method "
+      "instead (--bits 4: SINQ with 4 bits in groups of 64).",
       "sinq_quantize");
   Arguments a;
   program::Threads threads;
@@ -209,16 +210,15 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::ExistingDirectory);
   app.add_option("OUT_DIR", a.target, "Directory to write")->required();
-  const std::vector<double> presets(sinq::kPresets.begin(), sinq::kPresets.end());
   auto* preset = app.add_option("--preset", a.preset, "Best known way to stay below so many bits per weight")
-                     ->check(CLI::IsMember(presets));
+                     ->check(program::one_of<double>({sinq::kPresets.begin(), sinq::kPresets.end()}));
   std::vector<CLI::Option*> method;
   const auto words = [&](const char* name, std::string& value, std::vector<std::string> allowed, const char* help) {
     method.push_back(
         app.add_option(name, value, help)->check(CLI::IsMember(std::move(allowed)))->capture_default_str());
   };
   auto* bits = app.add_option("--bits", a.config.bits, "Bits of a code")
-                   ->check(CLI::IsMember({2, 3, 4, 5, 6, 8}))
+                   ->check(program::one_of<int>({sinq::kBitWidths.begin(), sinq::kBitWidths.end()}))
                    ->capture_default_str();
   method.push_back(bits);
   method.push_back(
@@ -226,9 +226,9 @@ int main(int argc, char** argv) {
                      "Weights of a row that share scale and zero: a multiple of 16 up to 256, or 0 for the whole row")
           ->check(CLI::Validator(
               [](const std::string& text) -> std::string {
-                std::int64_t n = 0;
-                if (CLI::detail::lexical_cast(text, n) && n >= 0 && n <= 256 && n % 16 == 0) return {};
-                return text + " is not a multiple of 16 from 16 to 256, or 0 for the whole row";
+                const auto n = program::number<int>(text);
+                if (n && *n >= 0 && *n <= 256 && *n % 16 == 0) return {};
+                return "\"" + text + "\" is not a multiple of 16 from 16 to 256, or 0 for the whole row";
               },
               "INT:16..256"))
           ->capture_default_str());
@@ -241,10 +241,10 @@ int main(int argc, char** argv) {
   method.push_back(
       app.add_option("--kurtosis-gate", a.config.kurtosis_gate,
                      "Leave matrices whose kurtosis exceeds this unbalanced (the paper's programs: 5); 0: balance all")
-          ->check(CLI::Range(0.0, 1e9))
+          ->check(program::from_to(0.0, 1e9))
           ->capture_default_str());
   method.push_back(app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
-                       ->check(CLI::IsMember({16, 8, 6, 4}))
+                       ->check(program::one_of<int>({16, 8, 6, 4}))
                        ->capture_default_str());
   for (CLI::Option* option : method) preset->excludes(option);
   app.add_option("--include", a.include, "Regular expression: tensors to quantize beside the decoder's linear layers");

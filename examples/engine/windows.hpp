@@ -20,7 +20,8 @@ namespace engine {
     Window& window = windows.emplace_back();
     for (std::int64_t k = begin; k < end; ++k) {
       const std::int64_t token = tokens[static_cast<std::size_t>(k)];
-      if (token < 0 || token > INT32_MAX) throw ModelError(text(file.path(), ": tokens[", k, "] is ", token));
+      if (token < 0 || token > INT32_MAX)
+        throw ModelError(text(file.path(), ": tokens[", k, "] is ", token, ", allowed are 0 to ", INT32_MAX));
       window.push_back(static_cast<std::int32_t>(token));
     }
   }

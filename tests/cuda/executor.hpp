@@ -14,15 +14,24 @@
 #include <string>
 #include <vector>
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SINQ_TEST_ADDRESS_SANITIZER 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define SINQ_TEST_ADDRESS_SANITIZER 1
+#endif
+#if defined(SINQ_TEST_ADDRESS_SANITIZER)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 // Runs kernels without a GPU: the source that nvcc compiles, compiled as C++, block by block, every thread a fiber.
 // What a GPU would let pass or get wrong now and then, this reports always, as sentences in `failures()`:
 //
 //   shared memory   an access out of bounds, misaligned, or of bytes nobody wrote; two accesses to one byte, one of
-//   them
-//                   a write, by threads that no barrier orders; use of bytes that an asynchronous copy still writes
+//                   them a write, by threads that no barrier orders; use of bytes that a copy still writes
 //   global memory   an access outside all buffers that the test named, misaligned, or of bytes nobody wrote; a byte
-//   that
-//                   one block writes and another one touches in the same launch
+//                   that one block writes and another one touches in the same launch
 //   meeting points  lanes that meet at different instructions; threads that wait for ever
 //
 // Races are found from the order that barriers impose, not from the order in which the fibers happened to run. Shuffles
@@ -41,6 +50,30 @@ struct Faults {
   int skip_warp_barrier = -1;  // the same for the barrier of the warp
   bool swap_operands = false;  // mma gets its two B registers in the wrong order
   int wait_less = 0;           // wait for all but so many more groups of copies
+};
+
+/// Where a fiber, or whoever runs the fibers, has its stack. Address sanitizer has to be told of every switch, right
+/// before it and right behind it; without the sanitizer the calls do nothing.
+struct Stack {
+  const void* bottom = nullptr;
+  std::size_t size = 0;
+  void* saved = nullptr;  // what the sanitizer keeps of a stack that does not run
+
+  static void leave(Stack* from, const Stack& to) {
+#if defined(SINQ_TEST_ADDRESS_SANITIZER)
+    __sanitizer_start_switch_fiber(from == nullptr ? nullptr : &from->saved, to.bottom, to.size);  // null: for good
+#else
+    (void)from, (void)to;
+#endif
+  }
+  /// `from` learns where it has its stack.
+  static void arrive(Stack& here, Stack& from) {
+#if defined(SINQ_TEST_ADDRESS_SANITIZER)
+    __sanitizer_finish_switch_fiber(here.saved, &from.bottom, &from.size);
+#else
+    (void)here, (void)from;
+#endif
+  }
 };
 
 class Executor final : public detail::cuda::Machine {
@@ -214,7 +247,8 @@ class Executor final : public detail::cuda::Machine {
 
   struct Thread {
     static constexpr std::size_t kStack = 64 << 10;
-    std::unique_ptr<std::byte[]> stack{new std::byte[kStack]};
+    std::unique_ptr<std::byte[]> memory{new std::byte[kStack]};
+    Stack stack{memory.get(), kStack};
     ucontext_t start{};
     void* jump[5] = {};
     bool started = false, done = false;
@@ -225,8 +259,8 @@ class Executor final : public detail::cuda::Machine {
   };
 
   struct Warp {
-    std::array<std::vector<std::byte>, 2>
-        values;  // a lane may arrive at the next meeting before another has left this one
+    // Two, because a lane may arrive at the next meeting before another has left this one.
+    std::array<std::vector<std::byte>, 2> values;
     const char* instruction = "";
     unsigned here = 0;
     std::uint32_t epoch = 0;
@@ -259,11 +293,12 @@ class Executor final : public detail::cuda::Machine {
     failures_.push_back(text.str());
   }
 
-  // --- fibers: ucontext makes the stacks, the compiler's own jumps switch between them without a system call
-  // ------------
+  // --- fibers -------------------------------------------------------------------------------------------------------
+  // ucontext makes the stacks, the compiler's own jumps switch between them without a system call.
 
   static void enter() {
     auto& self = static_cast<Executor&>(*detail::cuda::machine());
+    Stack::arrive(self.me().stack, self.stack_);
     (*self.kernel_)();
     self.me().done = true;
     self.leave();
@@ -271,20 +306,25 @@ class Executor final : public detail::cuda::Machine {
 
   [[gnu::noinline]] void resume(unsigned t) {
     running_ = t;
-    if (__builtin_setjmp(scheduler_) != 0) return;
+    if (__builtin_setjmp(scheduler_) != 0) return Stack::arrive(stack_, me().stack);
     go(*threads_[t]);
   }
-  [[gnu::noinline]] static void go(Thread& thread) {
+  [[gnu::noinline]] void go(Thread& thread) {
+    Stack::leave(&stack_, thread.stack);
     if (!thread.started) {
       thread.started = true;
       setcontext(&thread.start);
     }
     __builtin_longjmp(thread.jump, 1);
   }
-  [[gnu::noinline]] void leave() { __builtin_longjmp(scheduler_, 1); }
+  [[gnu::noinline]] void leave() {
+    Stack::leave(me().done ? nullptr : &me().stack, stack_);
+    __builtin_longjmp(scheduler_, 1);
+  }
   [[gnu::noinline]] void wait(const char* what) {
     me().waits = what;
     if (__builtin_setjmp(me().jump) == 0) leave();
+    Stack::arrive(me().stack, stack_);
   }
   /// Ends the block.
   void stop() {
@@ -307,7 +347,8 @@ class Executor final : public detail::cuda::Machine {
       thread.open.clear();
       thread.groups.clear();
       getcontext(&thread.start);
-      thread.start.uc_stack = {thread.stack.get(), 0, Thread::kStack};
+      thread.stack.saved = nullptr;
+      thread.start.uc_stack = {thread.memory.get(), 0, Thread::kStack};
       thread.start.uc_link = nullptr;
       makecontext(&thread.start, &enter, 0);
     }
@@ -413,6 +454,7 @@ class Executor final : public detail::cuda::Machine {
   std::vector<Buffer> buffers_;
   std::vector<std::string> failures_;
   void* scheduler_[5] = {};
+  Stack stack_;  // of `launch`
   unsigned running_ = 0, count_ = 0, at_barrier_ = 0;
   std::uint32_t epoch_ = 0;
   std::int64_t launch_ = 0, block_number_ = 0;

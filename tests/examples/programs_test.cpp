@@ -88,13 +88,15 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   }
   const std::string quantize = "sinq_quantize " + model + " " + path("q") + " ";
   expect_failure(quantize + "--bits 7", 2, {"--bits", "7", "{2,3,4,5,6,8}"});
-  expect_failure(quantize + "--bits four", 2, {"--bits", "four"});
+  expect_failure(quantize + "--bits four", 2, {"--bits", "four", "{2,3,4,5,6,8}"});
   expect_failure(quantize + "--group-size 24", 2, {"--group-size", "24", "multiple of 16"});
   expect_failure(quantize + "--tile round", 2, {"--tile", "round", "{stripe,square}"});
   expect_failure(quantize + "--rounding nf5", 2, {"--rounding", "{uniform,symmetric,nf4,nf3,table}"});
   expect_failure(quantize + "--rounding nf4 --bits 3", 2, {"--bits 3", "nf4", "4 bits"});
   expect_failure(quantize + "--rounding nf4 --refine hqq", 2, {"--refine hqq", "uniform"});
-  expect_failure(quantize + "--kurtosis-gate -1", 2, {"--kurtosis-gate", "-1"});
+  expect_failure(quantize + "--bits ''", 2, {"--bits", "{2,3,4,5,6,8}"});
+  expect_failure(quantize + "--kurtosis-gate -1", 2, {"--kurtosis-gate", "-1", "from 0"});
+  expect_failure(quantize + "--kurtosis-gate nan", 2, {"--kurtosis-gate", "nan", "from 0"});
   expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8,6,4}"});
   expect_failure(quantize + "--preset 3.3", 2, {"--preset", "3.3", "{2.5,3,3.5,4,4.5,5,6,8}"});
   expect_failure(quantize + "--preset 3.5 --bits 3", 2, {"--preset", "--bits"});
@@ -103,11 +105,23 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
   expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});
   expect_failure(quantize + "--include lm_head", 2, {"--include", "no tensor"});
+  expect_failure(quantize + "--exclude lm_head", 2, {"--exclude", "no tensor"});
+  expect_failure(quantize + "--exclude ''", 2, {"--exclude", "empty"});
+  expect_failure(quantize + "--report " + path("nowhere/r.json"), 2, {"--report", "nowhere", "no directory"});
+  expect_failure("sinq_quantize " + model + " ''", 2, {"OUT_DIR", "empty"});
   expect_failure(quantize + "--exclude .", 2, {"no tensor", "left"});
   expect_failure("sinq_perplexity " + model, 2, {"--tokens", "required"});
   expect_failure("sinq_perplexity " + model + " --tokens " + path("none"), 2, {"--tokens", "does not exist"});
   expect_failure("sinq_generate " + model, 2, {"--prompt", "--tokens"});
-  expect_failure("sinq_generate " + model + " --prompt a --count 0", 2, {"--count", "1"});
+  expect_failure("sinq_generate " + model + " --prompt a --tokens 1", 2, {"--prompt", "--tokens"});
+  expect_failure("sinq_generate " + model + " --colour", 2, {"--prompt", "--tokens"});
+  const std::string generate = "sinq_generate " + model + " --prompt a ";
+  expect_failure(generate + "--count 0", 2, {"--count", "1"});
+  expect_failure(generate + "--temperature nan", 2, {"--temperature", "nan", "0 to 100"});
+  expect_failure(generate + "--seed -1", 2, {"--seed", "-1", "from 0"});
+  expect_failure("sinq_generate " + model + " --tokens ''", 2, {"--tokens", "empty"});
+  for (const char* tokens : {"1,x", "1,,2", "1,", "99999999999"})
+    expect_failure("sinq_generate " + model + " --tokens " + tokens, 2, {"--tokens", "whole numbers"});
   EXPECT_FALSE(std::filesystem::exists(directory / "q"));
 }
 
@@ -235,6 +249,8 @@ TEST_F(Programs, TiedEmbeddingIsStoredOnce) {
   EXPECT_FALSE(sinq::store::is_quantized(checkpoint, "lm_head.weight"));
   EXPECT_NE(report.at("left_alone").dump().find("tied to the embedding"), std::string::npos);
   EXPECT_EQ(run("sinq_generate " + path("q") + " --prompt a").code, 0);
+  expect_failure("sinq_quantize " + path("model") + " " + path("q2") + " --include lm_head", 2,
+                 {"lm_head.weight", "tied to model.embed_tokens.weight"});
 }
 
 TEST_F(Programs, FusedExpertsAreQuantizedOneByOne) {
@@ -306,6 +322,9 @@ TEST_F(Programs, DemoShowsEveryMethod) {
   EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
   EXPECT_EQ(svg.find("nan"), std::string::npos);
   EXPECT_NE(svg.find("SINQ + HQQ"), std::string::npos);
+  std::size_t points = 0;
+  for (std::size_t at = 0; (at = svg.find("class=\"ring", at)) != std::string::npos; ++at) ++points;
+  EXPECT_EQ(points, rows.size() - 1) << "every row but the original's is a point of the picture";
 }
 
 }  // namespace

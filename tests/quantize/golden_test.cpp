@@ -33,7 +33,9 @@ class GoldenTest : public testing::TestWithParam<Golden> {
     path_ = own ? std::string(SINQ_GOLDEN_DIR) + "/reference.safetensors"
                 : std::string(SINQ_DATA_DIR) + "/upstream-golden/" + GetParam().file + ".safetensors";
     file_.emplace(path_);
-    weights_ = store::weights(file_->at(GetParam().prefix + "weight"));
+    const WeightView stored = store::weights(file_->at(GetParam().prefix + "weight"));  // at any alignment
+    values_ = floats("weight");
+    weights_ = {values_.data(), DType::f32, stored.rows, stored.cols};
     tiling_ = tiling(weights_.rows, weights_.cols, GetParam().group, Tile::stripe);
   }
 
@@ -42,14 +44,18 @@ class GoldenTest : public testing::TestWithParam<Golden> {
   }
   [[nodiscard]] bool has(const std::string& name) const { return file_->find(GetParam().prefix + name) != nullptr; }
 
+  [[nodiscard]] float weight(std::int64_t i, std::int64_t j) const {
+    return values_[static_cast<std::size_t>(i * weights_.cols + j)];
+  }
+
   [[nodiscard]] WeightView tile(std::int64_t g) const {
-    return {static_cast<const float*>(weights_.data) + tiling_.group_begin(g), DType::f32, weights_.rows,
-            tiling_.group_cols(g), weights_.stride};
+    return {values_.data() + tiling_.group_begin(g), DType::f32, weights_.rows, tiling_.group_cols(g), weights_.stride};
   }
 
   std::string path_;
   std::optional<store::File> file_;
-  WeightView weights_;
+  std::vector<float> values_;
+  WeightView weights_;  // of these
   Tiling tiling_{};
 };
 
@@ -170,7 +176,7 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
           // The zero is itself rounded: min / scale must have been a tie.
           double low = INFINITY;
           for (std::int64_t j = first; j < first + cols; ++j)
-            low = std::min(low, double{static_cast<const float*>(weights_.data)[i * weights_.stride + j]} /
+            low = std::min(low, double{weight(i, j)} /
                                     (double{col[static_cast<std::size_t>(j)]} * scale[at]));
           ASSERT_NEAR(std::abs(low - std::nearbyint(low)), 0.5, bound) << "row " << i << " group " << g;
           ++ties;
@@ -182,7 +188,7 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
           const int theirs = codes[i * tiling_.cols + first + j];
           if (mine == theirs) continue;
           ++different;
-          const double w = static_cast<const float*>(weights_.data)[i * weights_.stride + first + j];
+          const double w = weight(i, first + j);
           const double position = w / (double{col[static_cast<std::size_t>(first + j)]} * scale[at]) + zero[at];
           EXPECT_LE(excess(reader.levels(), m.config.bits, mine, position), 2 * bound)
               << "ours at row " << i << " column " << first + j;
@@ -218,7 +224,7 @@ TEST_P(GoldenTest, ErrorIsNoLargerThanTheReferences) {
     for (std::int64_t i = 0; i < tiling_.rows; ++i)
       for (std::int64_t j = 0; j < tiling_.cols; ++j) {
         const auto at = static_cast<std::size_t>(i * tiling_.groups() + j / tiling_.group_size);
-        const double w = static_cast<const float*>(weights_.data)[i * weights_.stride + j];
+        const double w = weight(i, j);
         const double restored = (double{reader.levels()[codes[i * tiling_.cols + j]]} - zero[at]) * scale[at] *
                                 double{col[static_cast<std::size_t>(j)]};
         error += (restored - w) * (restored - w);

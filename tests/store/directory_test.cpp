@@ -209,6 +209,7 @@ TEST(DirectoryWriter, WhatIsRefused) {
       says(thrown_by([&] { DirectoryWriter(model, dir / "in/../in/"); }), "InvalidArgument", "the model itself"));
   EXPECT_TRUE(says(thrown_by([&] { DirectoryWriter(model, dir / "out", {.shard_bytes = 0}); }), "InvalidArgument",
                    "shard_bytes = 0"));
+  EXPECT_TRUE(says(thrown_by([&] { DirectoryWriter(model, ""); }), "InvalidArgument", "target = \"\""));
   EXPECT_TRUE(says(thrown_by([&] { DirectoryWriter(model, dir / "in/LICENSE/out"); }), "IoError", "cannot create"));
   EXPECT_TRUE(says(thrown_by([&] {
                      DirectoryWriter(model, dir / "out").finish({{"quant_method", "x"}});

@@ -50,7 +50,8 @@ class Cancelled : public Error {
 };
 
 /// Called instead of throwing where the library is compiled with `-fno-exceptions`. It must not return: it may
-/// `longjmp`, end the thread or the process. If it does return, or none was set, `std::abort` ends the process.
+/// `longjmp` (past destructors, so what the call had allocated is lost), end the thread or the process. If it does
+/// return, or none was set, `std::abort` ends the process.
 using ErrorHook = void (*)(const char* message);
 
 namespace detail::core {

@@ -99,6 +99,7 @@ class DirectoryWriter {
       : source_(source.directory()), target_(std::move(target)), options_(options) {
     namespace fs = std::filesystem;
     detail::core::require(options.shard_bytes > 0, "shard_bytes", options.shard_bytes, "must be above 0");
+    detail::core::require(!target_.empty(), "target", "\"\"", "must name a directory");
     std::error_code error;
     if (!target_.has_filename()) target_ = target_.parent_path();  // "out/"
     is_new_ = !fs::exists(target_, error);

@@ -21,7 +21,7 @@ inline void sync_directory(const std::filesystem::path& directory) {
 /// A number that this process has not used before, for the name of something temporary.
 inline std::string unique_suffix() {
   static std::atomic<unsigned> count{0};
-  return "." + std::to_string(::getpid()) + "-" + std::to_string(count++) + ".tmp";
+  return core::text(".", ::getpid(), "-", count++, ".tmp");
 }
 
 /// A file under a temporary name beside `target`, which `commit` renames to it: whoever looks sees the old file or the
