@@ -5,6 +5,7 @@
 #include <memory>
 #include <random>
 #include <sinq/cuda.cuh>
+#include <sinq/cuda/quantize.cuh>
 #include <string>
 #include <vector>
 
@@ -152,6 +153,23 @@ void restore(benchmark::State& state, std::int64_t rows, std::int64_t cols) {
                                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
+/// Weights in bfloat16 -> SINQ. Steps of 1 leave the imbalance what it is: no tile stops before the 16th iteration.
+void quantize(benchmark::State& state, std::int64_t rows, std::int64_t cols, const QuantizeConfig& config) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  std::mt19937 random(1);
+  std::vector<__nv_bfloat16> w(static_cast<std::size_t>(rows * cols));
+  for (auto& v : w) v = __float2bfloat16(static_cast<float>(random() % 4096) - 2048.0f);
+  Buffer weights(2 * w.size());
+  check(cudaMemcpy(weights.data, w.data(), 2 * w.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+  Buffer workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
+  const MatrixView<const __nv_bfloat16> view(static_cast<const __nv_bfloat16*>(weights.data), rows, cols);
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] { (void)cuda::quantize(view, config, workspace.data); }));
+  state.counters["gigaweights_per_second"] =
+      benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
+}
+
 const int kRegistered = [] {
   const auto shape = [](std::int64_t tokens, std::int64_t rows, std::int64_t cols) {
     return "/tokens:" + std::to_string(tokens) + "/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols);
@@ -172,6 +190,9 @@ const int kRegistered = [] {
                                    tokens)
           ->UseManualTime();
     }
+    benchmark::RegisterBenchmark(("quantize/sinq" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
+                                 QuantizeConfig{.sinkhorn = {.min_step = 1, .max_step = 1}})
+        ->UseManualTime();
     benchmark::RegisterBenchmark(("dequantize/f16" + shape(0, rows, cols)).c_str(), restore, rows, cols)
         ->UseManualTime();
   }

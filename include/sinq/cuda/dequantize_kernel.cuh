@@ -27,15 +27,6 @@ SINQ_CUDA_DEVICE std::uint32_t code_at(const std::uint32_t (&words)[kBits], int 
            ((1u << kBits) - 1);
 }
 
-/// The auxiliary `field` whose bits begin at bit `at` of a strip's stream.
-SINQ_CUDA_DEVICE float load_field(const Field& field, const std::uint8_t* stream, int at) {
-  if (field.bits == 0) return field.offset;
-  const auto low = load_global<std::uint32_t>(stream + (at >> 5 << 2));
-  const auto high = load_global<std::uint32_t>(stream + ((at + field.bits - 1) >> 5 << 2));
-  const std::uint32_t raw = funnel(low, high, static_cast<unsigned>(at & 31)) & low_bits(field.bits);
-  return multiply(number_value(field.number, field.bits, raw), field.factor) + field.offset;
-}
-
 template <int kBits, bool kPaired>
 SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
   const Weights& w = r.w;
@@ -67,11 +58,7 @@ SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
     for (int upper = 0; upper < 2; ++upper) {
       const int row = group + 8 * upper;
       if (row_in_panel + row >= w.tile_height || first_row + row >= w.rows) continue;
-      const int at = 8 * record.offset;
-      float scale = load_field(w.scale, aux, at + row * w.scale.bits);
-      if (w.header != 0)
-        scale = multiply(scale, from_half(load_global<std::uint16_t>(aux + record.header_offset(w) + 2 * row)));
-      const float zero = load_field(w.zero, aux, at + kStripRows * w.scale.bits + row * w.zero.bits);
+      const StoredFactors f = load_factors(w, aux, record, row);
       float v[4];
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i) {
@@ -79,7 +66,7 @@ SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
         float level = static_cast<float>(code);
         if constexpr (kPaired) level = w.levels[code];
         // From left to right, as on the CPU: the same bits.
-        v[i] = multiply(multiply(level - zero, scale), col_scale[i]);
+        v[i] = multiply(multiply(level - f.zero, f.scale), col_scale[i]);
       }
       const std::int64_t to = (first_row + row) * r.stride + col;
       if (!r.aligned || count < 4) {

@@ -69,6 +69,8 @@ class Machine {
   virtual void shared_max(std::uint32_t offset, std::uint32_t value) = 0;
   virtual void global_read(const void* from, void* to, std::size_t bytes) = 0;
   virtual void global_write(void* to, const void* from, std::size_t bytes) = 0;
+  /// Of 4 or 8 bytes.
+  virtual void global_max(void* to, std::uint64_t value, std::size_t bytes) = 0;
 
   /// 16 bytes from global to shared memory at some time between now and the wait for their group.
   virtual void copy_async(std::uint32_t offset, const void* from) = 0;
