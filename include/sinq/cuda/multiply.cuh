@@ -43,30 +43,93 @@ SINQ_CUDA_DEVICE float power_of_two(int exponent) {
 
 /// What a block multiplies.
 struct Block {
+  const std::uint8_t* codes;  // of this warp's strip
+  const std::uint8_t* aux;    //
+  const std::uint8_t* col_scale;
+  int member;
   int panel;
-  int strip;      // of this warp, within the panel
-  int first_row;  // of this warp
+  int first_row;  // of this warp, in y
   int rows;       // of this warp: 16, fewer at the end of a panel, 0 for a warp that has none
+  int expert;
   int first_token;
-  int tokens;
+  int tokens;  // 0: nothing to do
   int first_unit;
   int end_unit;
 };
 
+/// The expert and the tokens of the z-th block of tokens, counting those of each expert one after the other. The lanes
+/// of a warp count the blocks of some experts each; every warp does the same, which saves a barrier.
+SINQ_CUDA_DEVICE void locate_expert(const Product& p, int z, int block_tokens, Block& b) {
+  const int lane = static_cast<int>(thread_index()) % kLanes;
+  const int per_lane = (p.expert_count + kLanes - 1) / kLanes;
+  const auto tokens_of = [&](int e) {
+    if (e >= p.expert_count) return 0;
+    return load_global<std::int32_t>(p.offsets + e + 1) - load_global<std::int32_t>(p.offsets + e);
+  };
+  const auto blocks_of = [&](int e) { return (tokens_of(e) + block_tokens - 1) / block_tokens; };
+  int blocks = 0;
+  for (int k = 0; k < per_lane; ++k) blocks += blocks_of(lane * per_lane + k);
+  int end = blocks;  // of the lanes so far
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+    const int before = shuffle(end, lane - distance);
+    if (lane >= distance) end += before;
+  }
+  int found = -1;
+  int left = z - (end - blocks);
+  if (left >= 0 && z < end) {
+    found = lane * per_lane;
+    for (; left >= blocks_of(found); ++found) left -= blocks_of(found);
+  }
+  // One lane has found it, or none.
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    const int other = shuffle(found, lane ^ distance), others_left = shuffle(left, lane ^ distance);
+    if (other > found) {
+      found = other;
+      left = others_left;
+    }
+  }
+  b.tokens = 0;
+  if (found < 0) return;
+  b.expert = found;
+  b.first_token = load_global<std::int32_t>(p.offsets + found) + left * block_tokens;
+  const int rest = tokens_of(found) - left * block_tokens;
+  b.tokens = rest < block_tokens ? rest : block_tokens;
+}
+
 SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
   const Index3 at = block_index();
   const int warps = static_cast<int>(thread_count()) / kLanes;
-  const int panel_blocks = (p.w.panel_strips + warps - 1) / warps;
   Block b{};
-  b.panel = static_cast<int>(at.x) / panel_blocks;
-  b.strip = (static_cast<int>(at.x) - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
-  b.first_row = b.panel * p.w.tile_height + b.strip * kStripRows;
-  const int left_in_panel = p.w.tile_height - b.strip * kStripRows;
-  const int left = p.w.rows - b.first_row < left_in_panel ? p.w.rows - b.first_row : left_in_panel;
+  int x = static_cast<int>(at.x), panel_blocks = p.members[0].panel_blocks(warps);
+  while (x >= p.members[b.member].panels * panel_blocks) {
+    x -= p.members[b.member].panels * panel_blocks;
+    panel_blocks = p.members[++b.member].panel_blocks(warps);
+  }
+  const Member& m = p.members[b.member];
+  b.panel = x / panel_blocks;
+  const int strip = (x - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
+  const int first_row = b.panel * m.tile_height + strip * kStripRows;
+  const int left_in_panel = m.tile_height - strip * kStripRows;
+  const int left = m.rows - first_row < left_in_panel ? m.rows - first_row : left_in_panel;
   b.rows = left < 0 ? 0 : left < kStripRows ? left : kStripRows;
+  b.first_row = m.first_row + first_row;
+
   const int block_tokens = capacity / p.pieces;
-  b.first_token = static_cast<int>(at.z) * block_tokens;
-  b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
+  b.codes = m.codes;
+  b.aux = m.aux;
+  b.col_scale = m.col_scale;
+  if (p.experts != nullptr) {
+    locate_expert(p, static_cast<int>(at.z), block_tokens, b);
+    b.codes = load_global<const std::uint8_t*>(&p.experts[b.expert].codes);
+    b.aux = load_global<const std::uint8_t*>(&p.experts[b.expert].aux);
+    b.col_scale = load_global<const std::uint8_t*>(&p.experts[b.expert].col_scale);
+  } else {
+    b.first_token = static_cast<int>(at.z) * block_tokens;
+    b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
+  }
+  const std::int64_t strip_index = std::int64_t{b.panel} * m.panel_strips + strip;
+  b.codes += strip_index * p.w.units * unit_bytes(p.w.bits);
+  b.aux += strip_index * p.w.aux_stride;
   b.first_unit = static_cast<int>(at.y) * p.slice_units;
   b.end_unit = b.first_unit + p.slice_units < p.w.units ? b.first_unit + p.slice_units : p.w.units;
   return b;
@@ -76,10 +139,12 @@ SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
 
 /// x times col_scale of four columns.
 SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[4]) {
-  load_numbers(p.x_number, p.x, (b.first_token + token) * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
+  std::int64_t from = b.first_token + token;
+  if (p.token_list != nullptr) from = load_global<std::int32_t>(p.token_list + from);
+  load_numbers(p.x_number, p.x, from * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
   if (!p.w.has_col_scale) return;
   float scale[4];
-  load_numbers(p.w.col_number, p.w.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
+  load_numbers(p.w.col_number, b.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
   SINQ_CUDA_UNROLL
   for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], scale[i]);
 }
@@ -180,9 +245,8 @@ class Stream {
         rate_(p.w.aux_rate),
         end_(p.w.aux_stride) {
     const RecordCursor first = RecordCursor::at(p.w, b.first_unit * kUnitCols);
-    const std::int64_t strip = std::int64_t{b.panel} * p.w.panel_strips + b.strip;
-    codes_ = p.w.codes + (strip * p.w.units + b.first_unit) * unit_bytes(kBits) + 16 * lane_;
-    aux_ = p.w.aux + strip * p.w.aux_stride;
+    codes_ = b.codes + std::int64_t{b.first_unit} * unit_bytes(kBits) + 16 * lane_;
+    aux_ = b.aux;
     issued_ = (first.offset & ~15) + 16 * lane_;
     needed_ = 256 * (first.offset + aux_lead(p.w));
   }
@@ -338,10 +402,14 @@ class RecordReader {
 
 /// Pairs of levels as pairs of halves, one copy per bank, so that the look-ups of a warp never collide.
 template <int kBits>
-SINQ_CUDA_DEVICE void fill_table(const Weights& w, std::uint32_t table) {
+SINQ_CUDA_DEVICE void fill_table(const Product& p, const Block& b, std::uint32_t table) {
+  const auto level = [&](unsigned code) {
+    return p.experts != nullptr ? load_global<float>(p.experts[b.expert].levels + code)
+                                : p.members[b.member].levels[code];
+  };
   for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << (2 * kBits); k += thread_count()) {
     const unsigned index = k / kLanes, mask = (1u << kBits) - 1;
-    const std::uint32_t low = to_half(w.levels[index & mask]), high = to_half(w.levels[index >> kBits]);
+    const std::uint32_t low = to_half(level(index & mask)), high = to_half(level(index >> kBits));
     store_shared(table + 4 * k, low | high << 16);
   }
 }
@@ -367,6 +435,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   constexpr int kCapacity = 8 * kTiles;
   constexpr int kStages = stages(kBits);
   const Block b = locate(p, kCapacity);
+  if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
   const int group = lane / 4, t = lane % 4;
   const int columns = b.tokens * p.pieces;
@@ -387,10 +456,10 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       copy_commit();
     }
   }
-  if constexpr (kPaired) fill_table<kBits>(p.w, s.table);
+  if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
   RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
-                       b.rows > 0 ? stream.aux() : p.w.aux);
+                       b.rows > 0 ? stream.aux() : p.members[0].aux);
 
   float part[kTiles][4] = {}, total[kTiles][4] = {};
   const std::uint32_t first_x =
@@ -472,7 +541,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     const float value = sum * (kPaired ? 1.0f : 0x1p24f) * power_of_two(exponent);
     const std::int64_t at = b.first_token + token;
     if (p.slices > 1)
-      store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.w.rows + row), value);
+      store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.rows + row), value);
     else
       store_number(p.y_number, p.y, at * p.y_stride + row,
                    p.bias != nullptr ? value + load_number(p.y_number, p.bias, row) : value);
@@ -492,10 +561,11 @@ __launch_bounds__(256, kTiles <= 4 ? 2 : 1)
 SINQ_CUDA_DEVICE void add_slices_block(const Product& p) {
   const auto row = std::int64_t{block_index().x} * thread_count() + thread_index();
   for (std::int64_t token = block_index().y; token < p.tokens; token += 65535) {
-    if (row >= p.w.rows) return;
+    if (row >= p.rows) return;
+    if (p.experts != nullptr && token >= load_global<std::int32_t>(p.offsets + p.expert_count)) return;  // nobody's
     float sum = 0;
     for (int slice = 0; slice < p.slices; ++slice)
-      sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.w.rows + row));
+      sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.rows + row));
     if (p.bias != nullptr) sum += load_number(p.y_number, p.bias, row);
     store_number(p.y_number, p.y, token * p.y_stride + row, sum);
   }

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
-#include "../core/error.hpp"
+#include "order.hpp"
 #include "product.hpp"
 
 // Problem and device -> configuration of the kernel. Plain C++: works, prints and is tested without a GPU.
@@ -70,13 +72,72 @@ namespace detail::cuda {
   return tiles <= 4 ? 2 : 1;
 }
 
+/// What a plan needs to know of a product.
+struct Problem {
+  Weights w;                     // what the matrices have in common
+  Member members[kMostMembers];  // below each other; or one, of the shape of all experts
+  int member_count = 0;
+  int rows = 0;  // of all members
+  int experts = 0;
+
+  Problem(const Weights& alone) : w(alone) { add(alone); }
+
+  void add(const Weights& below) {
+    members[member_count++] = member_of(below, rows);
+    rows += below.rows;
+  }
+  [[nodiscard]] std::span<const Member> all() const { return {members, static_cast<std::size_t>(member_count)}; }
+  [[nodiscard]] int blocks(int warps) const {
+    int sum = 0;
+    for (const Member& m : all()) sum += m.panels * m.panel_blocks(warps);
+    return sum;
+  }
+};
+
+/// Several matrices below each other. InvalidArgument unless they are stored alike and have the same columns.
+/// `Matrices` is an array of pointers to something with weights() and format().
+template <class Matrices>
+[[nodiscard]] Problem side_by_side(const Matrices& matrices) {
+  using core::require;
+  require(!matrices.empty() && matrices.size() <= kMostMembers, "matrices", matrices.size(), "allowed are 1 to 8");
+  const Weights first = matrices[0]->weights();
+  Problem problem(first);
+  for (std::size_t k = 1; k < matrices.size(); ++k) {
+    const Weights w = matrices[k]->weights();
+    require(w.cols == first.cols, "cols", w.cols, "matrices of one product have the same columns");
+    require(matrices[k]->format() == matrices[0]->format(), "matrices", k,
+            "this one has another format than the first");
+    require(problem.rows <= kMostRows - w.rows, "rows", w.rows, "the GPU kernels take up to 2^26 in all");
+    problem.add(w);
+  }
+  return problem;
+}
+
+/// Experts of one shape and format.
+template <class Matrices>
+[[nodiscard]] Problem experts_of(const Matrices& matrices) {
+  using core::require;
+  require(!matrices.empty() && matrices.size() <= 65535, "experts", matrices.size(), "allowed are 1 to 65535");
+  const Weights first = matrices[0]->weights();
+  Problem problem(first);
+  problem.experts = static_cast<int>(matrices.size());
+  for (std::size_t k = 1; k < matrices.size(); ++k) {
+    const Weights w = matrices[k]->weights();
+    require(w.cols == first.cols, "cols", w.cols, "experts have the same columns");
+    require(w.rows == first.rows, "rows", w.rows, "experts have the same rows");
+    require(matrices[k]->format() == matrices[0]->format(), "experts", k, "this one has another format than the first");
+  }
+  return problem;
+}
+
 /// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
 /// staging activations, writing results. The model knows no more than that; the options override it.
-[[nodiscard]] inline sinq::cuda::Plan make_plan(const Weights& w, std::int64_t tokens, Number x_number,
+[[nodiscard]] inline sinq::cuda::Plan make_plan(const Problem& problem, std::int64_t tokens, Number x_number,
                                                 const sinq::cuda::Device& device,
                                                 const sinq::cuda::PlanOptions& options) {
   using core::require;
   constexpr int kOverhead = 6;
+  const Weights& w = problem.w;
   require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
   require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
@@ -92,26 +153,34 @@ namespace detail::cuda {
   sinq::cuda::Plan p;
   p.tokens = static_cast<int>(tokens);
   if (tokens == 0) return p;  // nothing is launched
+  // Experts share the tokens, some more popular than others: blocks for twice the average.
+  const std::int64_t together =
+      problem.experts == 0 ? tokens : std::min(tokens, (2 * tokens + problem.experts - 1) / problem.experts);
   // A second half is free as long as it fits into the columns that a tile has anyway.
-  p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || tokens <= 4 ? 2 : 1;
-  const std::int64_t columns = tokens * p.pieces;
+  p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || together <= 4 ? 2 : 1;
+  const std::int64_t columns = together * p.pieces;
   p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
   const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
-  const int full = static_cast<int>(std::min<std::int64_t>(columns, 8 * p.tiles));
+  const int full = static_cast<int>(std::min<std::int64_t>(tokens * p.pieces, 8 * p.tiles));
   p.aux_ring = aux_ring_bytes(w);
-  // Eight warps share the activations; fewer where the panel has fewer strips, or the device too little shared memory.
-  int panel_blocks = (w.panel_strips + std::max(options.warps, 1) - 1) / std::max(options.warps, 1);
+  // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
+  // memory.
+  int strips = 0;
+  for (const Member& m : problem.all()) strips = std::max(strips, m.panel_strips);
   int warps = options.warps;
   for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
-    panel_blocks = (w.panel_strips + most - 1) / most;
-    warps = (w.panel_strips + panel_blocks - 1) / panel_blocks;
+    const int panel_blocks = (strips + most - 1) / most;
+    warps = (strips + panel_blocks - 1) / panel_blocks;
     if (shared_plan(w, full, 8 * p.tiles, kRoundUnits, p.aux_ring, warps).total <=
         static_cast<unsigned>(device.shared_per_block))
       break;
   }
   p.threads = kLanes * warps;
-  p.grid_x = w.panels * panel_blocks;
-  const std::int64_t token_blocks = (tokens + block_tokens - 1) / block_tokens;
+  p.grid_x = problem.blocks(warps);
+  // Only the device knows how many tokens an expert has: each that has any may leave one block unfilled.
+  const std::int64_t token_blocks = problem.experts == 0
+                                        ? (tokens + block_tokens - 1) / block_tokens
+                                        : tokens / block_tokens + std::min<std::int64_t>(tokens, problem.experts);
   require(token_blocks <= 65535, "tokens", tokens, "more than 65535 blocks of tokens");
   p.grid_z = static_cast<int>(token_blocks);
 
@@ -146,26 +215,32 @@ namespace detail::cuda {
   require(shared(p.chunk_units) <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
           "too little shared memory for this plan");
   p.shared_bytes = static_cast<int>(shared(p.chunk_units));
-  p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * w.rows;
+  p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * problem.rows;
   return p;
 }
 
 /// InvalidArgument unless the plan is one that `make_plan` could have made for this matrix: its free choices determine
 /// the rest.
-inline void require_fitting(const sinq::cuda::Plan& plan, const Weights& w, Number x_number) {
+inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem, Number x_number) {
+  const Weights& w = problem.w;
   sinq::cuda::Device any;
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
   const int warps = plan.threads / kLanes;
   const bool chosen =
       plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
   const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units;
-  const bool fits =
-      chosen && possible &&
-      plan == make_plan(w, plan.tokens, x_number, any, {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
-  core::require(fits, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
+  const bool fits = chosen && possible &&
+                    plan == make_plan(problem, plan.tokens, x_number, any,
+                                      {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
+  if (!fits)  // the text of a plan is not for every call
+    core::require(false, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
 }
 
-inline void apply(const sinq::cuda::Plan& plan, Product& product) noexcept {
+inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product& product) noexcept {
+  product.w = problem.w;
+  std::copy(problem.members, problem.members + problem.member_count, product.members);
+  product.rows = problem.rows;
+  product.expert_count = problem.experts;
   product.tokens = plan.tokens;
   product.pieces = plan.pieces;
   product.slices = plan.slices;

@@ -9,14 +9,50 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// y = x W^T + bias. x is tokens x cols, y tokens x rows, row-major.
+/// A matrix of a product.
+struct Member {
+  const std::uint8_t* codes = nullptr;
+  const std::uint8_t* aux = nullptr;
+  const std::uint8_t* col_scale = nullptr;
+  int rows = 0;
+  int tile_height = 0;
+  int panels = 0;
+  int panel_strips = 0;
+  int first_row = 0;  // where its rows begin in y
+  float levels[16] = {};
+
+  /// Blocks that multiply it, each of `warps` strips of one panel.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int panel_blocks(int warps) const {
+    return (panel_strips + warps - 1) / warps;
+  }
+};
+
+[[nodiscard]] constexpr Member member_of(const Weights& w, int first_row = 0) {
+  Member m{w.codes, w.aux, w.col_scale, w.rows, w.tile_height, w.panels, w.panel_strips, first_row, {}};
+  for (int k = 0; k < 16; ++k) m.levels[k] = w.levels[k];
+  return m;
+}
+
+/// Matrices of one launch: query, key and value; gate and up. They travel in the kernel's argument.
+inline constexpr int kMostMembers = 8;
+
+/// y = x W^T + bias. x is tokens x cols, y tokens x rows, row-major. W is one matrix, or several below each other, or
+/// (experts) another one for each run of tokens.
 struct Product {
-  Weights w;
+  Weights w;  // what the matrices have in common: how they are stored, columns
+  Member members[kMostMembers];
+  int rows = 0;  // of all members
   const void* x = nullptr;
   void* y = nullptr;
   const void* bias = nullptr;  // rows, of y's type; or null
   float* partial = nullptr;    // slices x tokens x rows, if there is more than one slice
-  std::int64_t x_stride = 0;   // elements from token to token
+  // Experts: all of the shape of member 0. Expert e multiplies tokens [offsets[e], offsets[e + 1]) of y, and token t of
+  // y comes from token token_list[t] of x.
+  const Member* experts = nullptr;  // in device memory, or null
+  int expert_count = 0;
+  const std::int32_t* offsets = nullptr;     // expert_count + 1
+  const std::int32_t* token_list = nullptr;  // or null: from token t
+  std::int64_t x_stride = 0;                 // elements from token to token
   std::int64_t y_stride = 0;
   Number x_number = Number::f16;
   Number y_number = Number::f16;
