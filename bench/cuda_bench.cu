@@ -5,6 +5,7 @@
 #include <memory>
 #include <random>
 #include <sinq/cuda.cuh>
+#include <sinq/cuda/blas.cuh>
 #include <sinq/cuda/quantize.cuh>
 #include <string>
 #include <vector>
@@ -98,6 +99,29 @@ void product(benchmark::State& state, const Kind& kind, std::int64_t rows, std::
   state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(q.bytes()), rate);
   state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(rows * cols), rate);
   state.counters["bytes_per_weight"] = q.bits_per_weight() / 8;
+  state.SetLabel(to_string(plan));
+}
+
+/// Many tokens: weights restored, then cuBLASLt.
+void restored(benchmark::State& state, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  const cuda::DeviceMatrix w(matrix({}, rows, cols));
+  cublasLtHandle_t handle = nullptr;
+  check(cublasLtCreate(&handle), "cublasLtCreate");
+  const cuda::BlasPlan plan = cuda::plan_blas(w, tokens, cuda::device_facts(), {.path = cuda::Path::restored});
+  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
+  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        cuda::matmul(plan, w, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, cols),
+                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, rows), workspace.data, handle, nullptr);
+    }) / kRounds);
+  check(cublasLtDestroy(handle), "cublasLtDestroy");
+  state.counters["gigaweights_per_second"] =
+      benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
   state.SetLabel(to_string(plan));
 }
 
@@ -250,13 +274,17 @@ const int kRegistered = [] {
     benchmark::RegisterBenchmark(("cuda/experts" + name).c_str(), experts, tokens)->UseManualTime();
   }
   for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{8192, 8192}, {28672, 8192}}) {
-    for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 512, 4096}) {
+    for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096}) {
       for (const Kind& kind : kKinds) {
         if (tokens > 1 && tokens != 16 && (kind.format.bits != 4 || kind.format.scale != Aux::f16)) continue;
         const std::string name = "cuda/" + std::string(kind.name) + "/bits:" + std::to_string(kind.format.bits) +
                                  "/group:" + std::to_string(kind.format.group_size) + shape(tokens, rows, cols);
         benchmark::RegisterBenchmark(name.c_str(), product, kind, rows, cols, tokens)->UseManualTime();
       }
+      if (tokens >= 64)
+        benchmark::RegisterBenchmark(("cuda/restored" + shape(tokens, rows, cols)).c_str(), restored, rows, cols,
+                                     tokens)
+            ->UseManualTime();
       benchmark::RegisterBenchmark(("cublas/f16" + shape(tokens, rows, cols)).c_str(), cublas, CUDA_R_16F, rows, cols,
                                    tokens)
           ->UseManualTime();

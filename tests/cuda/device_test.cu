@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 #include <sinq/cuda.cuh>
+#include <sinq/cuda/blas.cuh>
 #include <vector>
 
 #include "support/message_of.hpp"
@@ -150,6 +151,43 @@ TEST_F(Products, WrongShapesAreNamed) {
   EXPECT_EQ(message(2, 71, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
   EXPECT_EQ(message(2, 70, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
   EXPECT_EQ(message(3, 70, 20), "sinq: x.rows = 3: the plan is for another number of tokens");
+}
+
+/// Sums in float of products of halves: as above, the weights rounded to half (2^-11) and the results too.
+TEST_F(Products, OfManyTokensByCublas) {
+  std::mt19937 random(6);
+  cublasLtHandle_t handle = nullptr;
+  detail::cuda::check(cublasLtCreate(&handle), "cublasLtCreate");
+  constexpr std::int64_t kRows = 200, kCols = 333, kTokens = 250;
+  const QuantizedMatrix q = test::random_matrix({}, kRows, kCols, random);
+  const cuda::DeviceMatrix d(q, stream_);
+  const auto w = dequantize<float>(q);
+  std::vector<__half> x(kTokens * kCols), bias(kRows);
+  for (__half& v : x) v = __float2half_rn(test::random_float(random, -1, 1));
+  for (__half& v : bias) v = __float2half_rn(test::random_float(random, -1, 1));
+  OnDevice<__half> x_device(x), bias_device(bias), y_device(kTokens * kRows);
+  for (std::int64_t at_once : {0, 48}) {
+    const cuda::BlasPlan plan = cuda::plan_blas(d, kTokens, cuda::device_facts(), {.rows_at_once = at_once});
+    EXPECT_EQ(plan.path, cuda::Path::restored);
+    OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
+    cuda::matmul(plan, d, MatrixView<const __half>(x_device.data(), kTokens, kCols),
+                 MatrixView<__half>(y_device.data(), kTokens, kRows), workspace.data(), handle, stream_,
+                 static_cast<const __half*>(bias_device.data()));
+    const std::vector<__half> y = y_device.read();
+    for (std::int64_t t = 0; t < kTokens; ++t)
+      for (std::int64_t i = 0; i < kRows; ++i) {
+        double exact = static_cast<double>(__half2float(bias[static_cast<std::size_t>(i)])), size = std::abs(exact);
+        for (std::int64_t j = 0; j < kCols; ++j) {
+          const double product = static_cast<double>(__half2float(x[static_cast<std::size_t>(t * kCols + j)])) *
+                                 static_cast<double>(w(i, j));
+          exact += product;
+          size += std::abs(product);
+        }
+        ASSERT_NEAR(__half2float(y[static_cast<std::size_t>(t * kRows + i)]), exact,
+                    (0x1p-11 + 2 * kCols * 0x1p-24) * size + 0x1p-11 * std::abs(exact));
+      }
+  }
+  detail::cuda::check(cublasLtDestroy(handle), "cublasLtDestroy");
 }
 
 // Several matrices in one launch give what each gives alone; that this is right is proven above and in group_test.cpp.

@@ -13,8 +13,10 @@ struct Restoration {
   void* out = nullptr;
   std::int64_t stride = 0;  // elements from row to row
   Number number = Number::f16;
-  bool aligned = false;  // every row begins at a multiple of four elements' size
-  std::int64_t strips = 0;
+  bool aligned = false;          // every row begins at a multiple of four elements' size
+  std::int64_t strips = 0;       // how many
+  std::int64_t first_strip = 0;  // which ones
+  std::int64_t first_row = 0;    // where `out` begins
 };
 
 /// Code of a column pair, first or second column.
@@ -31,9 +33,10 @@ template <int kBits, bool kPaired>
 SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
   const Weights& w = r.w;
   const int lane = static_cast<int>(thread_index()) % kLanes, group = lane / 4, t = lane % 4;
-  const std::int64_t index = std::int64_t{block_index().x} * (thread_count() / kLanes) + thread_index() / kLanes;
+  const std::int64_t index =
+      r.first_strip * w.units + std::int64_t{block_index().x} * (thread_count() / kLanes) + thread_index() / kLanes;
   const std::int64_t strip = index / w.units;
-  if (strip >= r.strips) return;
+  if (strip >= r.first_strip + r.strips) return;
   const int unit = static_cast<int>(index - strip * w.units);
   const int panel = static_cast<int>(strip / w.panel_strips);
   const int row_in_panel = static_cast<int>(strip - std::int64_t{panel} * w.panel_strips) * kStripRows;
@@ -68,7 +71,7 @@ SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
         // From left to right, as on the CPU: the same bits.
         v[i] = multiply(multiply(level - f.zero, f.scale), col_scale[i]);
       }
-      const std::int64_t to = (first_row + row) * r.stride + col;
+      const std::int64_t to = (first_row + row - r.first_row) * r.stride + col;
       if (!r.aligned || count < 4) {
         for (int i = 0; i < 4; ++i)
           if (i < count) store_number(r.number, r.out, to + i, v[i]);

@@ -151,6 +151,11 @@ struct Weights {
   float levels[16] = {};  // of paired codes
 };
 
+[[nodiscard]] SINQ_CUDA_BOTH constexpr std::int64_t strips_of(const Weights& w) {
+  const int last = w.rows - (w.panels - 1) * w.tile_height;
+  return std::int64_t{w.panels - 1} * w.panel_strips + (last + kStripRows - 1) / kStripRows;
+}
+
 /// Where the records of a strip lie, group by group.
 struct RecordCursor {
   int end_col = 0;   // first column behind the group; the last group's may lie beyond the matrix

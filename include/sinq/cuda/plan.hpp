@@ -62,6 +62,33 @@ struct Plan {
                             p.workspace_bytes, " bytes workspace");
 }
 
+/// With cuBLASLt at hand (blas.cuh) a product of many tokens may restore the weights and leave the rest to it.
+enum class Path : std::uint8_t { automatic, fused, restored };
+
+struct BlasOptions {
+  Path path = Path::automatic;
+  std::int64_t rows_at_once = 0;  // restored: a multiple of 16, or all; 0: the plan decides
+  PlanOptions fused{};
+};
+
+struct BlasPlan {
+  Path path = Path::fused;
+  Plan fused;                        // how the fused kernel would do it, or does
+  std::int64_t rows_at_once = 0;     // restored: of the matrix
+  std::int64_t restored_cols = 0;    // and the distance between them
+  std::int64_t blas_bytes = 0;       // and what is left to cuBLASLt
+  std::int64_t workspace_bytes = 0;  // in device memory, aligned to 256; its content does not matter
+
+  friend bool operator==(const BlasPlan&, const BlasPlan&) = default;
+};
+
+/// One line, for logs.
+[[nodiscard]] inline std::string to_string(const BlasPlan& p) {
+  if (p.path == Path::fused) return to_string(p.fused);
+  return detail::core::text("tokens ", p.fused.tokens, ": ", p.rows_at_once,
+                            " rows at a time restored, then cuBLASLt, ", p.workspace_bytes, " bytes workspace");
+}
+
 }  // namespace cuda
 
 namespace detail::cuda {
@@ -247,6 +274,42 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
   product.slice_units = plan.slice_units;
   product.chunk_units = plan.chunk_units;
   product.aux_ring = plan.aux_ring;
+}
+
+/// From how many tokens on restoring the weights pays. Not measured; read from the machine code (bench/results): the
+/// fused kernel does some 170e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16
+/// bits moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 170 - 1 / 350), t = 210.
+inline constexpr std::int64_t kManyTokens = 192;
+
+/// `restorable`: cuBLASLt has a product for the element types at hand.
+[[nodiscard]] inline sinq::cuda::BlasPlan make_blas_plan(const Weights& w, std::int64_t tokens, Number x_number,
+                                                         bool restorable, const sinq::cuda::Device& device,
+                                                         const sinq::cuda::BlasOptions& options) {
+  using core::require;
+  using sinq::cuda::Path;
+  constexpr std::int64_t kMostBytes = std::int64_t{128} << 20, kBlasBytes = std::int64_t{32} << 20;
+  require(options.path <= Path::restored, "path", static_cast<int>(options.path),
+          "allowed are automatic, fused and restored");
+  require(restorable || options.path != Path::restored, "path", "restored",
+          "needs activations in half or bfloat16, and results of the same type or float");
+  // Panels that do not end with a strip cannot be cut.
+  const bool whole = w.panels > 1 && w.tile_height % kStripRows != 0;
+  const std::int64_t given = options.rows_at_once;
+  require(given == 0 || given == w.rows || (given > 0 && given < w.rows && given % kStripRows == 0 && !whole),
+          "rows_at_once", given, "allowed are multiples of 16 (unless panels are none), all rows, and 0 to choose");
+  sinq::cuda::BlasPlan p;
+  p.fused = make_plan(w, tokens, x_number, device, options.fused);
+  p.workspace_bytes = p.fused.workspace_bytes;
+  const bool many = restorable && tokens >= kManyTokens;
+  if (options.path == Path::fused || (options.path == Path::automatic && !many) || tokens == 0) return p;
+  p.path = Path::restored;
+  p.restored_cols = (std::int64_t{w.cols} + 7) / 8 * 8;  // rows begin at multiples of 16 bytes
+  const std::int64_t parts = (2 * p.restored_cols * w.rows + kMostBytes - 1) / kMostBytes;
+  const std::int64_t even = ((w.rows + parts - 1) / parts + kStripRows - 1) / kStripRows * kStripRows;
+  p.rows_at_once = given != 0 ? given : whole || even > w.rows ? w.rows : even;
+  p.blas_bytes = kBlasBytes;
+  p.workspace_bytes = (2 * p.restored_cols * p.rows_at_once + 255) / 256 * 256 + p.blas_bytes;
+  return p;
 }
 
 /// Calls visit(bits, paired) with compile-time constants.
