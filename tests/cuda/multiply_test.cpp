@@ -222,7 +222,7 @@ Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::
 TEST(Bugs, EveryRemovedBarrierIsFound) {
   // One after the maxima are cleared, then three for each of three chunks.
   for (int n = 0; n < 10; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }).failure, "") << n;
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }, 64 * 9).failure, "") << n;
 }
 
 TEST(Bugs, EveryRemovedWarpBarrierIsFound) {

@@ -65,7 +65,7 @@ TEST(Plan, OptionsOverride) {
   EXPECT_EQ(p.tiles, 4);
   EXPECT_EQ(p.slices, 7);  // 64 units in slices of 10
   EXPECT_EQ(p.slice_units, 10);
-  EXPECT_EQ(p.chunk_units, 4);  // whole rounds of two
+  EXPECT_EQ(p.chunk_units, 4);  // a whole round
   EXPECT_EQ(p.threads, 96);
   EXPECT_EQ(make_plan(w, 3, Number::f32, {}, {}).pieces, 2);
   EXPECT_EQ(make_plan(w, 0, Number::f32, {}, {}).grid_z, 0);

@@ -236,6 +236,7 @@ template <int kBits>
 class Stream {
  public:
   static constexpr int kStages = stages(kBits);
+  static constexpr int kRoundUnits = round_units(kBits);
 
   SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
       : weights_(p.w),
@@ -259,7 +260,7 @@ class Stream {
     issued_ = ((end + 15) & ~15) + 16 * lane_;
   }
 
-  /// Starts to bring the next round of one or two units to stage `stage`, and the records that it may need: as many
+  /// Starts to bring the next round of `units` units to stage `stage`, and the records that it may need: as many
   /// bytes as the average asks for, which is simpler than to follow the groups.
   SINQ_CUDA_DEVICE void issue(int stage, int units) {
     constexpr int kPieces = unit_bytes(kBits) / 16;
@@ -318,6 +319,7 @@ class RecordReader {
     first_bit_ = (stored_zero ? kStripRows * w.scale.bits : 0) + row_ * (stored_zero ? w.zero.bits : w.scale.bits);
     last_bit_ = field.bits == 0 ? 0 : field.bits - 1;
     all_halves_ = w.scale.number == Number::f16 && w.zero.number == Number::f16;
+    one_per_unit_ = all_halves_ && w.group_size == kUnitCols;
     used_ = low_bits(field.bits);
     is_half_ = field.number == Number::f16;
     is_integer_ = field.number == Number::unsigned_integer || field.number == Number::signed_integer;
@@ -334,6 +336,12 @@ class RecordReader {
   /// The factors for every period of the columns [col, end) of a round.
   SINQ_CUDA_DEVICE void decode_round(int col, int end) {
     std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
+    if (one_per_unit_) {
+      SINQ_CUDA_NO_UNROLL
+      for (; col < end; col += kUnitCols, to += 4 * kLanes, cursor_.offset += weights_.record)
+        store_shared(to, decode_half());
+      return;
+    }
     do {
       if (col >= next_col_) {
         value_ = all_halves_ ? decode_half() : decode();
@@ -386,8 +394,9 @@ class RecordReader {
   int row_;
   bool is_zero_;
   bool all_halves_;
-  int first_bit_;  // of the lane's field, from the start of a record
-  int last_bit_;   // of the field
+  bool one_per_unit_;  // and every unit has exactly one group: the most common case of all
+  int first_bit_;      // of the lane's field, from the start of a record
+  int last_bit_;       // of the field
   std::uint32_t used_;
   bool is_half_;
   bool is_integer_;
@@ -433,7 +442,7 @@ SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step
 template <int kBits, bool kPaired, int kTiles>
 SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   constexpr int kCapacity = 8 * kTiles;
-  constexpr int kStages = stages(kBits);
+  constexpr int kStages = stages(kBits), kRoundUnits = round_units(kBits);
   const Block b = locate(p, kCapacity);
   if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
@@ -461,7 +470,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
                        b.rows > 0 ? stream.aux() : p.members[0].aux);
 
-  float part[kTiles][4] = {}, total[kTiles][4] = {};
+  float total[kTiles][4] = {};
   const std::uint32_t first_x =
       s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
   const std::uint32_t first_sum = s.sums + static_cast<std::uint32_t>(8 * t);
@@ -484,8 +493,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     warp_barrier();  // the factors are there
     std::uint32_t factors_at = records.factors() + static_cast<std::uint32_t>(16 * group);
     std::uint32_t unit_at = stream.slot(stage);
-    SINQ_CUDA_NO_UNROLL
-    for (int u = 0; u < units; ++u, unit_at += unit_bytes(kBits), x_at += 2 * kUnitCols) {
+    const auto add_unit = [&](bool whole) {  // a constant where it is called
+      float part[kTiles][4] = {};
       std::uint32_t words[kBits];
       load_words<kBits>(unit_at, lane, words);
       SINQ_CUDA_UNROLL
@@ -504,7 +513,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
           SINQ_CUDA_UNROLL
           for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
           // Whether a period ends here: always at 64 columns, before that only if it is shorter.
-          if (2 * two + i < 3 && ((2 * two + i + 1) * kStepCols & (p.w.period - 1)) != 0) continue;
+          const int cols = (2 * two + i + 1) * kStepCols;
+          if (cols != kUnitCols && (whole || (cols & (p.w.period - 1)) != 0)) continue;
           const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
           factors_at += 4 * kLanes;
           SINQ_CUDA_UNROLL
@@ -520,6 +530,17 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
           sum_at += 4 * kCapacity;
         }
       }
+      unit_at += unit_bytes(kBits);
+      x_at += 2 * kUnitCols;
+    };
+    // The fewest tokens have the fewest instructions per weight: their groups of 64 get a loop without tests for
+    // shorter ones.
+    if (kTiles == 1 && p.w.period == kUnitCols) {
+      SINQ_CUDA_UNROLL_2
+      for (int u = 0; u < units; ++u) add_unit(true);
+    } else {
+      SINQ_CUDA_NO_UNROLL
+      for (int u = 0; u < units; ++u) add_unit(false);
     }
     warp_barrier();  // all lanes have read what is overwritten now
     const int ahead = left - kStages * kRoundUnits;

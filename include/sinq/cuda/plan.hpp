@@ -198,7 +198,7 @@ template <class Matrices>
   for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
     const int panel_blocks = (strips + most - 1) / most;
     warps = (strips + panel_blocks - 1) / panel_blocks;
-    if (shared_plan(w, full, 8 * p.tiles, kRoundUnits, p.aux_ring, warps).total <=
+    if (shared_plan(w, full, 8 * p.tiles, round_units(w.bits), p.aux_ring, warps).total <=
         static_cast<unsigned>(device.shared_per_block))
       break;
   }
@@ -234,10 +234,11 @@ template <class Matrices>
     return std::int64_t{shared_plan(w, full, 8 * p.tiles, chunk, p.aux_ring, warps).total};
   };
   const auto rounds = [&](int units) {  // up to whole rounds
-    return std::min((units + kRoundUnits - 1) / kRoundUnits * kRoundUnits, p.slice_units);
+    return std::min((units + round_units(w.bits) - 1) / round_units(w.bits) * round_units(w.bits), p.slice_units);
   };
   p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
-  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > kRoundUnits && shared(p.chunk_units) > room; ++parts)
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round_units(w.bits) && shared(p.chunk_units) > room;
+       ++parts)
     p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
   require(shared(p.chunk_units) <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
           "too little shared memory for this plan");

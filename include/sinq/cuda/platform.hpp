@@ -15,12 +15,14 @@
 #define SINQ_CUDA_DEVICE __device__ __forceinline__
 #define SINQ_CUDA_KERNEL __global__ void
 #define SINQ_CUDA_UNROLL _Pragma("unroll")
+#define SINQ_CUDA_UNROLL_2 _Pragma("unroll 2")
 #define SINQ_CUDA_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SINQ_CUDA_BOTH
 #define SINQ_CUDA_DEVICE inline
 #define SINQ_CUDA_KERNEL void
 #define SINQ_CUDA_UNROLL
+#define SINQ_CUDA_UNROLL_2
 #define SINQ_CUDA_NO_UNROLL
 #endif
 

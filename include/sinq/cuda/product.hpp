@@ -66,12 +66,15 @@ struct Product {
 };
 
 /// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, counting) is shared.
-inline constexpr int kRoundUnits = 2;
+/// The wider codes are bound by memory before they are by instructions.
+SINQ_CUDA_BOTH constexpr int round_units(int bits) {
+  return bits <= 4 ? 4 : 2;
+}
 
-/// Rounds in flight per warp: about 4 KB, so that 16 warps per multiprocessor have 64 KB under way. (4.8 TB/s over 132
-/// multiprocessors with a latency of 0.8 us are 29 KB.)
+/// Rounds in flight per warp: 4 to 6 KB, so that 16 warps per multiprocessor have 64 KB and more under way. (4.8 TB/s
+/// over 132 multiprocessors with a latency of 0.8 us are 29 KB.)
 SINQ_CUDA_BOTH constexpr int stages(int bits) {
-  return bits <= 4 ? 16 / bits : 3;
+  return bits == 2 ? 4 : 3;
 }
 
 /// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
@@ -82,7 +85,7 @@ SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
 
 /// Bytes of the ring for records: what the units in flight bring, the unit at hand, and the record in use.
 SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
-  const int needed = (stages(w.bits) + 1) * kRoundUnits * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
+  const int needed = (stages(w.bits) + 1) * round_units(w.bits) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
   int ring = 64;
   while (ring < needed) ring *= 2;
   return ring;
@@ -120,7 +123,7 @@ SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, i
   s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
   s.x_stride = u(2 * kUnitCols * chunk_units + 16);
   s.rings = s.x + u(columns) * s.x_stride;
-  s.ring_bytes = u(kRoundUnits * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
+  s.ring_bytes = u(round_units(w.bits) * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
   s.total = s.rings + u(warps) * s.ring_bytes;
   return s;
 }
