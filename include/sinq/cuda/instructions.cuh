@@ -331,7 +331,7 @@ SINQ_CUDA_DEVICE T load_shared(std::uint32_t address) {
 #endif
 }
 
-/// Writes 4 or 8 bytes.
+/// Writes 4, 8 or 16 bytes.
 template <class T>
 SINQ_CUDA_DEVICE void store_shared(std::uint32_t address, T value) {
 #if defined(__CUDACC__)
@@ -339,7 +339,11 @@ SINQ_CUDA_DEVICE void store_shared(std::uint32_t address, T value) {
     T value;
     std::uint32_t w[sizeof(T) / 4];
   } bits{value};
-  if constexpr (sizeof(T) == 8)
+  if constexpr (sizeof(T) == 16)
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(bits.w[0]), "r"(bits.w[1]), "r"(bits.w[2]),
+                 "r"(bits.w[3])
+                 : "memory");
+  else if constexpr (sizeof(T) == 8)
     asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(address), "r"(bits.w[0]), "r"(bits.w[1]) : "memory");
   else
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(bits.w[0]) : "memory");

@@ -299,112 +299,118 @@ class Stream {
   int issued_;  // where the lane's next piece of them begins, if it is needed
 };
 
-/// Decodes records. A group has 16 scales and 16 zeros and a warp 32 lanes: lane 4 g + t decodes the scale (t = 0, 2)
-/// or the zero (t = 1, 3) of row g (t < 2) or g + 8 and leaves it in shared memory, where the four lanes of a row then
-/// find {scale, zero} of their two rows side by side.
+/// Decodes records, four periods at a time: lane 8 q + g decodes scale and zero of rows g and g + 8 in the group of
+/// period q and leaves these four floats in shared memory as they are used, 16 bytes that the four lanes of a row read
+/// at once.
+template <int kBits>
 class RecordReader {
  public:
   SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
                                 const std::uint8_t* aux)
       : weights_(w),
-        lane_(static_cast<int>(thread_index()) % kLanes),
         records_(records),
         mask_(mask),
-        cursor_(RecordCursor::at(w, first_col)),
-        row_(lane_ / 4 + lane_ % 4 / 2 * 8),
-        is_zero_(lane_ % 2 != 0) {
-    const Field& field = is_zero_ ? w.zero : w.scale;
-    const bool stored_zero = is_zero_ && w.zero.bits != 0;
-    // A lane whose zero is not stored decodes no bits of its row's scale.
-    first_bit_ = (stored_zero ? kStripRows * w.scale.bits : 0) + row_ * (stored_zero ? w.zero.bits : w.scale.bits);
-    last_bit_ = field.bits == 0 ? 0 : field.bits - 1;
-    all_halves_ = w.scale.number == Number::f16 && w.zero.number == Number::f16;
-    one_per_unit_ = all_halves_ && w.group_size == kUnitCols;
-    used_ = low_bits(field.bits);
-    is_half_ = field.number == Number::f16;
-    is_integer_ = field.number == Number::unsigned_integer || field.number == Number::signed_integer;
-    extra_ = is_integer_ ? (field.number == Number::signed_integer ? 1u << last_bit_ : 0)
-                         : (field.number == Number::bf16 ? 16 : 0);
-    factor_ = field.factor;
+        first_bit_(static_cast<int>(thread_index()) % 8 * w.scale.bits),
+        first_zero_bit_(kStripRows * w.scale.bits + static_cast<int>(thread_index()) % 8 * w.zero.bits),
+        all_halves_(w.scale.number == Number::f16 && w.zero.number == Number::f16) {
+    constexpr int kRoundCols = round_units(kBits) * kUnitCols;
+    const int periods = kRoundCols / w.period < 4 ? kRoundCols / w.period : 4;
+    stride_ = periods * w.period;
+    groups_per_stride_ = w.group_size == w.period ? periods : 0;
+    ahead_ = static_cast<int>(thread_index()) % kLanes / 8 * w.period;
+    const int col = first_col + ahead_;
+    if (ahead_ >= stride_) ahead_ = kRoundCols;  // not needed
+    cursor_ = RecordCursor::at(w, col < w.cols ? col : w.cols - 1);
     // The coarse scales of the first block may lie before what the stream brings.
-    if (w.header != 0) set_coarse(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
+    if (w.header != 0) {
+      header_at_ = cursor_.header_offset(w);
+      const std::uint8_t* const header = aux + header_at_ + 2 * row();
+      set_coarse(load_global<std::uint16_t>(header), load_global<std::uint16_t>(header + 16));
+    }
   }
 
   /// Where the factors of the periods of a round lie: 32 floats each.
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t factors() const { return records_ + mask_ + 1; }
 
-  /// The factors for every period of the columns [col, end) of a round.
+  /// The factors for every period of the columns [col, end) of a round; 0 for periods without a group.
   SINQ_CUDA_DEVICE void decode_round(int col, int end) {
-    std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
-    if (one_per_unit_) {
-      SINQ_CUDA_NO_UNROLL
-      for (; col < end; col += kUnitCols, to += 4 * kLanes, cursor_.offset += weights_.record)
-        store_shared(to, decode_half());
-      return;
+    std::uint32_t to = factors() + 16 * (thread_index() % kLanes);
+    SINQ_CUDA_NO_UNROLL
+    for (; col < end; col += stride_, to += 4 * 4 * kLanes) {
+      const int mine = col + ahead_;
+      if (mine >= end) continue;
+      store_shared(to, mine < weights_.cols ? decode(mine) : Words4{});
     }
-    do {
-      if (col >= next_col_) {
-        value_ = all_halves_ ? decode_half() : decode();
-        // Behind the last group nothing is decoded any more.
-        next_col_ = cursor_.end_col < weights_.cols ? cursor_.end_col : 0x7fff'ffff;
-        cursor_.advance(weights_);
-      }
-      store_shared(to, value_);
-      to += 4 * kLanes;
-      col += weights_.period;
-    } while (col < end);
   }
 
  private:
+  [[nodiscard]] SINQ_CUDA_DEVICE static int row() { return static_cast<int>(thread_index()) % 8; }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
     return records_ + (static_cast<std::uint32_t>(byte) & mask_);
   }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
     return load_shared<std::uint32_t>(ring(bit >> 3 & ~3));
   }
-
-  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t half) {
-    if (!is_zero_) factor_ = multiply(from_half(half), weights_.scale.factor);
+  [[nodiscard]] SINQ_CUDA_DEVICE static std::uint32_t half(std::uint32_t at) {
+    return as_bits(from_half(load_shared<std::uint16_t>(at)));
   }
 
-  /// The common case, without the arithmetic of all others.
-  SINQ_CUDA_DEVICE float decode_half() {
-    return from_half(load_shared<std::uint16_t>(ring(cursor_.offset + (first_bit_ >> 3))));
+  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t upper, std::uint16_t lower) {
+    factor_[0] = multiply(from_half(upper), weights_.scale.factor);
+    factor_[1] = multiply(from_half(lower), weights_.scale.factor);
   }
 
-  /// Scales and zeros may be numbers of different kinds, and lanes of a warp had better not branch: all three readings,
-  /// then a choice. An integer with its sign bit flipped and 2^(bits-1) taken off is a signed one.
-  SINQ_CUDA_DEVICE float decode() {
-    if (weights_.header != 0 && cursor_.in_block == 0 && !first_)
-      set_coarse(load_shared<std::uint16_t>(ring(cursor_.header_offset(weights_) + 2 * row_)));
-    first_ = false;
-    const int bit = 8 * cursor_.offset + first_bit_;
+  SINQ_CUDA_DEVICE Words4 decode(int col) {
+    if (col >= cursor_.end_col) {
+      if (groups_per_stride_ != 0)
+        cursor_.advance(weights_, groups_per_stride_);
+      else
+        do cursor_.advance(weights_);
+        while (col >= cursor_.end_col);
+    }
+    if (all_halves_) {  // the common case, without the arithmetic of all others
+      const std::uint32_t at = ring(cursor_.offset + (first_bit_ >> 3));  // 64 bytes, of which a ring is a multiple
+      return {{half(at), half(at + 32), half(at + 16), half(at + 48)}};
+    }
+    if (weights_.header != 0 && cursor_.header_offset(weights_) != header_at_) {
+      header_at_ = cursor_.header_offset(weights_);
+      const int header = header_at_ + 2 * row();
+      set_coarse(load_shared<std::uint16_t>(ring(header)), load_shared<std::uint16_t>(ring(header + 16)));
+    }
+    const int bit = 8 * cursor_.offset + first_bit_, zero_bit = 8 * cursor_.offset + first_zero_bit_;
+    const Field &scale = weights_.scale, &zero = weights_.zero;
+    Words4 r{{0, as_bits(zero.offset), 0, as_bits(zero.offset)}};
+    r.w[0] = as_bits(decode(scale, bit, factor_[0], 0));
+    r.w[2] = as_bits(decode(scale, bit + 8 * scale.bits, factor_[1], 0));
+    if (zero.bits != 0) {
+      r.w[1] = as_bits(decode(zero, zero_bit, zero.factor, zero.offset));
+      r.w[3] = as_bits(decode(zero, zero_bit + 8 * zero.bits, zero.factor, zero.offset));
+    }
+    return r;
+  }
+
+  SINQ_CUDA_DEVICE float decode(const Field& field, int bit, float factor, float offset) const {
     // The word of the last bit: never one behind the record, whose bytes may still be on their way.
-    const std::uint32_t raw = funnel(word(bit), word(bit + last_bit_), static_cast<unsigned>(bit & 31)) & used_;
-    const float as_integer = static_cast<float>(static_cast<std::int32_t>((raw ^ extra_) - extra_));
-    const float as_number = is_half_ ? from_half(static_cast<std::uint16_t>(raw)) : as_float(raw << (extra_ & 31));
-    return (is_integer_ ? as_integer : as_number) * factor_ + (is_zero_ ? weights_.zero.offset : 0.0f);
+    const std::uint32_t raw =
+        funnel(word(bit), word(bit + field.bits - 1), static_cast<unsigned>(bit & 31)) & low_bits(field.bits);
+    if (field.number > Number::signed_integer) return number_value(field.number, field.bits, raw) * factor + offset;
+    // Flipping the sign bit and taking it off makes a signed number of it, without a branch.
+    const std::uint32_t sign = field.number == Number::signed_integer ? 1u << (field.bits - 1) : 0;
+    return static_cast<float>(static_cast<std::int32_t>((raw ^ sign) - sign)) * factor + offset;
   }
 
   const Weights& weights_;
-  int lane_;
   std::uint32_t records_;
   std::uint32_t mask_;
   RecordCursor cursor_;
-  int row_;
-  bool is_zero_;
+  int first_bit_;       // of this lane's scale, from the start of a record
+  int first_zero_bit_;  // of its zero
   bool all_halves_;
-  bool one_per_unit_;  // and every unit has exactly one group: the most common case of all
-  int first_bit_;      // of the lane's field, from the start of a record
-  int last_bit_;       // of the field
-  std::uint32_t used_;
-  bool is_half_;
-  bool is_integer_;
-  std::uint32_t extra_;  // the sign bit of integers, the shift of floats
-  float factor_;
-  float value_ = 0;
-  int next_col_ = 0;  // where the group of cursor_ begins: the next to be decoded
-  bool first_ = true;
+  int ahead_ = 0;              // columns from the first period of four to this lane's
+  int stride_ = 0;             // columns from one decoding to the next
+  int groups_per_stride_ = 0;  // where every period is a group, else 0
+  int header_at_ = 0;
+  float factor_[2] = {1, 1};  // of the scales of rows g and g + 8
 };
 
 // --- the kernel -----------------------------------------------------------------------------------------------------
@@ -467,8 +473,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   }
   if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
-  RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
-                       b.rows > 0 ? stream.aux() : p.members[0].aux);
+  RecordReader<kBits> records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
+                              b.rows > 0 ? stream.aux() : p.members[0].aux);
 
   float total[kTiles][4] = {};
   const std::uint32_t first_x =
