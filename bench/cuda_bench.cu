@@ -5,6 +5,8 @@
 #include <memory>
 #include <random>
 #include <sinq/cuda.cuh>
+#include <sinq/cuda/blas.cuh>
+#include <sinq/cuda/quantize.cuh>
 #include <string>
 #include <vector>
 
@@ -100,6 +102,98 @@ void product(benchmark::State& state, const Kind& kind, std::int64_t rows, std::
   state.SetLabel(to_string(plan));
 }
 
+/// Many tokens: weights restored, then cuBLASLt.
+void restored(benchmark::State& state, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  const cuda::DeviceMatrix w(matrix({}, rows, cols));
+  cublasLtHandle_t handle = nullptr;
+  check(cublasLtCreate(&handle), "cublasLtCreate");
+  const cuda::BlasPlan plan = cuda::plan_blas(w, tokens, cuda::device_facts(), {.path = cuda::Path::restored});
+  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
+  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        cuda::matmul(plan, w, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, cols),
+                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, rows), workspace.data, handle, nullptr);
+    }) / kRounds);
+  check(cublasLtDestroy(handle), "cublasLtDestroy");
+  state.counters["gigaweights_per_second"] =
+      benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
+  state.SetLabel(to_string(plan));
+}
+
+/// One token through query, key and value of a model with grouped queries, in one launch.
+void side_by_side(benchmark::State& state, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  constexpr std::int64_t kCols = 8192, kRows[] = {8192, 1024, 1024}, kAll = 10240;
+  std::vector<std::unique_ptr<cuda::DeviceMatrix>> copies;
+  std::int64_t bytes = 0;
+  for (int k = 0; k < 5; ++k)
+    for (std::int64_t rows : kRows) {
+      copies.push_back(std::make_unique<cuda::DeviceMatrix>(matrix({}, rows, kCols)));
+      bytes += copies.back()->bytes();
+    }
+  Buffer x(static_cast<std::size_t>(2 * tokens * kCols)), y(static_cast<std::size_t>(2 * tokens * kAll));
+  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * kCols)), "cudaMemset");
+  const cuda::DeviceMatrix* const first[] = {copies[0].get(), copies[1].get(), copies[2].get()};
+  const cuda::Plan plan = cuda::plan(first, tokens, cuda::device_facts());
+  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  Timer timer;
+  std::size_t next = 0;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k, next = (next + 3) % copies.size()) {
+        const cuda::DeviceMatrix* const qkv[] = {copies[next].get(), copies[next + 1].get(), copies[next + 2].get()};
+        cuda::matmul(plan, qkv, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, kCols),
+                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, kAll), workspace.data, nullptr);
+      }
+    }) / kRounds);
+  state.counters["gigabytes_per_second"] =
+      benchmark::Counter(1e-9 * static_cast<double>(bytes) / 5, benchmark::Counter::kIsIterationInvariantRate);
+  state.SetLabel(to_string(plan));
+}
+
+/// 128 experts of 768 x 2048, 8 per token: the gate of a layer of a 30B mixture.
+void experts(benchmark::State& state, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  constexpr std::int64_t kExperts = 128, kChosen = 8, kRows = 768, kCols = 2048;
+  std::vector<std::unique_ptr<cuda::DeviceMatrix>> owned;
+  std::vector<const cuda::DeviceMatrix*> pointers;
+  for (std::int64_t e = 0; e < kExperts; ++e) {
+    owned.push_back(std::make_unique<cuda::DeviceMatrix>(matrix({}, kRows, kCols)));
+    pointers.push_back(owned.back().get());
+  }
+  const cuda::DeviceExperts experts(pointers);
+  const std::int64_t routed = kChosen * tokens;
+  std::vector<std::int32_t> offsets, list;
+  for (std::int64_t e = 0; e <= kExperts; ++e)  // as evenly as possible, over all experts
+    offsets.push_back(static_cast<std::int32_t>(routed * e / kExperts));
+  for (std::int64_t r = 0; r < routed; ++r) list.push_back(static_cast<std::int32_t>(r % tokens));
+  Buffer offsets_device(4 * offsets.size()), list_device(4 * list.size());
+  check(cudaMemcpy(offsets_device.data, offsets.data(), 4 * offsets.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+  check(cudaMemcpy(list_device.data, list.data(), 4 * list.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+  Buffer x(static_cast<std::size_t>(2 * tokens * kCols)), y(static_cast<std::size_t>(2 * routed * kRows));
+  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * kCols)), "cudaMemset");
+  const cuda::Plan plan = cuda::plan(experts, routed, cuda::device_facts());
+  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  const cuda::Routing routing{static_cast<const std::int32_t*>(offsets_device.data),
+                              static_cast<const std::int32_t*>(list_device.data)};
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        cuda::matmul(plan, experts, routing,
+                     MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, kCols),
+                     MatrixView<__half>(static_cast<__half*>(y.data), routed, kRows), workspace.data, nullptr);
+    }) / kRounds);
+  state.counters["rows_per_second"] =
+      benchmark::Counter(static_cast<double>(routed), benchmark::Counter::kIsIterationInvariantRate);
+  state.SetLabel(to_string(plan));
+}
+
 void cublas(benchmark::State& state, cudaDataType type, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
   if (!have_gpu()) return state.SkipWithError("no GPU");
   const std::int64_t bytes = 2 * rows * cols, copies = (std::int64_t{200} << 20) / bytes + 1;
@@ -152,19 +246,45 @@ void restore(benchmark::State& state, std::int64_t rows, std::int64_t cols) {
                                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
+/// Weights in bfloat16 -> SINQ. Steps of 1 leave the imbalance what it is: no tile stops before the 16th iteration.
+void quantize(benchmark::State& state, std::int64_t rows, std::int64_t cols, const QuantizeConfig& config) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  std::mt19937 random(1);
+  std::vector<__nv_bfloat16> w(static_cast<std::size_t>(rows * cols));
+  for (auto& v : w) v = __float2bfloat16(static_cast<float>(random() % 4096) - 2048.0f);
+  Buffer weights(2 * w.size());
+  check(cudaMemcpy(weights.data, w.data(), 2 * w.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+  Buffer workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
+  const MatrixView<const __nv_bfloat16> view(static_cast<const __nv_bfloat16*>(weights.data), rows, cols);
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] { (void)cuda::quantize(view, config, workspace.data); }));
+  state.counters["gigaweights_per_second"] =
+      benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
+}
+
 const int kRegistered = [] {
   const auto shape = [](std::int64_t tokens, std::int64_t rows, std::int64_t cols) {
     return "/tokens:" + std::to_string(tokens) + "/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols);
   };
   benchmark::RegisterBenchmark("limit/device_copy", copy)->UseManualTime();
+  for (std::int64_t tokens : {1, 16, 512}) {
+    const std::string name = "/tokens:" + std::to_string(tokens);
+    benchmark::RegisterBenchmark(("cuda/query-key-value" + name).c_str(), side_by_side, tokens)->UseManualTime();
+    benchmark::RegisterBenchmark(("cuda/experts" + name).c_str(), experts, tokens)->UseManualTime();
+  }
   for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{8192, 8192}, {28672, 8192}}) {
-    for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 512, 4096}) {
+    for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096}) {
       for (const Kind& kind : kKinds) {
         if (tokens > 1 && tokens != 16 && (kind.format.bits != 4 || kind.format.scale != Aux::f16)) continue;
         const std::string name = "cuda/" + std::string(kind.name) + "/bits:" + std::to_string(kind.format.bits) +
                                  "/group:" + std::to_string(kind.format.group_size) + shape(tokens, rows, cols);
         benchmark::RegisterBenchmark(name.c_str(), product, kind, rows, cols, tokens)->UseManualTime();
       }
+      if (tokens >= 64)
+        benchmark::RegisterBenchmark(("cuda/restored" + shape(tokens, rows, cols)).c_str(), restored, rows, cols,
+                                     tokens)
+            ->UseManualTime();
       benchmark::RegisterBenchmark(("cublas/f16" + shape(tokens, rows, cols)).c_str(), cublas, CUDA_R_16F, rows, cols,
                                    tokens)
           ->UseManualTime();
@@ -172,6 +292,9 @@ const int kRegistered = [] {
                                    tokens)
           ->UseManualTime();
     }
+    benchmark::RegisterBenchmark(("quantize/sinq" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
+                                 QuantizeConfig{.sinkhorn = {.min_step = 1, .max_step = 1}})
+        ->UseManualTime();
     benchmark::RegisterBenchmark(("dequantize/f16" + shape(0, rows, cols)).c_str(), restore, rows, cols)
         ->UseManualTime();
   }

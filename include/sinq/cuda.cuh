@@ -5,8 +5,13 @@
 //
 //   DeviceMatrix   a QuantizedMatrix in device memory, and back bit for bit         (device_matrix.cuh, order.hpp)
 //   plan           problem + device facts -> grid, shared memory, workspace; plain C++, printable   (plan.hpp)
-//   matmul         y = x W^T + bias for any number of tokens: one kernel on the tensor cores        (multiply.cuh)
+//   matmul         y = x W^T + bias for any number of tokens: one kernel on the tensor cores        (multiply.cuh);
+//                  several matrices with one input, or the experts of a mixture (experts.cuh), in one launch
+//                  many tokens with cuBLASLt, which whoever includes it links: sinq/cuda/blas.cuh
 //   dequantize     the weights as half, bfloat16 or float                            (dequantize_kernel.cuh)
+//   quantize       weights on the device -> DeviceMatrix, the CPU's bits. Not included here, since an engine that only
+//                  loads and multiplies never needs the stage quantize: sinq/cuda/quantize.cuh      (balance.cuh,
+//                  round.cuh)
 //
 // Everything runs on the caller's stream and in the caller's memory; only DeviceMatrix allocates. Arguments are checked
 // once, at the host door, with the messages of the CPU path.
@@ -15,4 +20,5 @@
 // that lets the tests run the kernels without a GPU.
 
 #include "cuda/dequantize.cuh"
+#include "cuda/experts.cuh"
 #include "cuda/matmul.cuh"

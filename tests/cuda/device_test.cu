@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "device.cuh"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 #include <sinq/cuda.cuh>
+#include <sinq/cuda/blas.cuh>
 #include <vector>
 
 #include "support/message_of.hpp"
@@ -15,47 +18,9 @@
 namespace {
 
 using namespace sinq;
-using sinq::detail::cuda::check;
-
-/// Skips, and says so, where there is no GPU.
-class Gpu : public testing::Test {
- protected:
-  void SetUp() override {
-    int devices = 0;
-    const cudaError_t status = cudaGetDeviceCount(&devices);
-    if (status != cudaSuccess || devices == 0)
-      GTEST_SKIP() << "NO GPU: nothing was run on a device (" << cudaGetErrorString(status) << ")";
-    check(cudaStreamCreate(&stream_), "cudaStreamCreate");
-  }
-  void TearDown() override {
-    if (stream_ != nullptr) check(cudaStreamDestroy(stream_), "cudaStreamDestroy");
-  }
-  cudaStream_t stream_ = nullptr;
-};
-
-template <class T>
-class OnDevice {
- public:
-  explicit OnDevice(std::size_t count) : count_(count) { check(cudaMalloc(&data_, bytes()), "cudaMalloc"); }
-  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) {
-    check(cudaMemcpy(data_, from.data(), bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  ~OnDevice() { (void)cudaFree(data_); }
-  T* data() { return data_; }
-  std::vector<T> read() {
-    std::vector<T> to(count_);
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    check(cudaMemcpy(to.data(), data_, bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
-    return to;
-  }
-
- private:
-  [[nodiscard]] std::size_t bytes() const { return std::max<std::size_t>(count_ * sizeof(T), 16); }
-  std::size_t count_;
-  T* data_ = nullptr;
-};
+using test::check;
+using test::Gpu;
+using test::OnDevice;
 
 struct Case {
   int bits;
@@ -186,6 +151,124 @@ TEST_F(Products, WrongShapesAreNamed) {
   EXPECT_EQ(message(2, 71, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
   EXPECT_EQ(message(2, 70, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
   EXPECT_EQ(message(3, 70, 20), "sinq: x.rows = 3: the plan is for another number of tokens");
+}
+
+/// Sums in float of products of halves: as above, the weights rounded to half (2^-11) and the results too.
+TEST_F(Products, OfManyTokensByCublas) {
+  std::mt19937 random(6);
+  cublasLtHandle_t handle = nullptr;
+  detail::cuda::check(cublasLtCreate(&handle), "cublasLtCreate");
+  constexpr std::int64_t kRows = 200, kCols = 333, kTokens = 250;
+  const QuantizedMatrix q = test::random_matrix({}, kRows, kCols, random);
+  const cuda::DeviceMatrix d(q, stream_);
+  const auto w = dequantize<float>(q);
+  std::vector<__half> x(kTokens * kCols), bias(kRows);
+  for (__half& v : x) v = __float2half_rn(test::random_float(random, -1, 1));
+  for (__half& v : bias) v = __float2half_rn(test::random_float(random, -1, 1));
+  OnDevice<__half> x_device(x), bias_device(bias), y_device(kTokens * kRows);
+  for (std::int64_t at_once : {0, 48}) {
+    const cuda::BlasPlan plan = cuda::plan_blas(d, kTokens, cuda::device_facts(), {.rows_at_once = at_once});
+    EXPECT_EQ(plan.path, cuda::Path::restored);
+    OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
+    cuda::matmul(plan, d, MatrixView<const __half>(x_device.data(), kTokens, kCols),
+                 MatrixView<__half>(y_device.data(), kTokens, kRows), workspace.data(), handle, stream_,
+                 static_cast<const __half*>(bias_device.data()));
+    const std::vector<__half> y = y_device.read();
+    for (std::int64_t t = 0; t < kTokens; ++t)
+      for (std::int64_t i = 0; i < kRows; ++i) {
+        double exact = static_cast<double>(__half2float(bias[static_cast<std::size_t>(i)])), size = std::abs(exact);
+        for (std::int64_t j = 0; j < kCols; ++j) {
+          const double product = static_cast<double>(__half2float(x[static_cast<std::size_t>(t * kCols + j)])) *
+                                 static_cast<double>(w(i, j));
+          exact += product;
+          size += std::abs(product);
+        }
+        ASSERT_NEAR(__half2float(y[static_cast<std::size_t>(t * kRows + i)]), exact,
+                    (0x1p-11 + 2 * kCols * 0x1p-24) * size + 0x1p-11 * std::abs(exact));
+      }
+  }
+  detail::cuda::check(cublasLtDestroy(handle), "cublasLtDestroy");
+}
+
+// Several matrices in one launch give what each gives alone; that this is right is proven above and in group_test.cpp.
+
+using Groups = Gpu;
+
+std::vector<float> random_activations(std::int64_t count, std::mt19937& random) {
+  std::vector<float> x(static_cast<std::size_t>(count));
+  for (float& v : x) v = test::random_float(random, -1, 1);
+  return x;
+}
+
+TEST_F(Groups, SideBySideIsWhatEachMatrixGivesAlone) {
+  std::mt19937 random(1);
+  const cuda::DeviceMatrix q(test::random_matrix({}, 200, 777, random), stream_),
+      k(test::random_matrix({}, 17, 777, random), stream_), v(test::random_matrix({}, 64, 777, random), stream_);
+  const cuda::DeviceMatrix* all[] = {&q, &k, &v};
+  OnDevice<float> x(random_activations(3 * 777, random)), y(3 * 281);
+  const cuda::Plan plan = cuda::plan<float>(all, 3, cuda::device_facts(), {.slices = 2});
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  const MatrixView<const float> xs(x.data(), 3, 777);
+  cuda::matmul(plan, all, xs, MatrixView<float>(y.data(), 3, 281), workspace.data(), stream_);
+  const std::vector<float> together = y.read();
+  std::int64_t first = 0;
+  for (const cuda::DeviceMatrix* m : all) {
+    OnDevice<float> own(static_cast<std::size_t>(3 * m->rows()));
+    const cuda::Plan alone =
+        cuda::plan<float>(*m, 3, cuda::device_facts(), {.slices = 2, .chunk_units = plan.chunk_units});
+    OnDevice<std::uint8_t> own_workspace(static_cast<std::size_t>(alone.workspace_bytes));
+    cuda::matmul(alone, *m, xs, MatrixView<float>(own.data(), 3, m->rows()), own_workspace.data(), stream_);
+    const std::vector<float> expected = own.read();
+    for (std::int64_t t = 0; t < 3; ++t)
+      ASSERT_EQ(std::memcmp(together.data() + t * 281 + first, expected.data() + t * m->rows(),
+                            static_cast<std::size_t>(4 * m->rows())),
+                0);
+    first += m->rows();
+  }
+}
+
+TEST_F(Groups, ExpertsGiveWhatEachGivesAlone) {
+  std::mt19937 random(2);
+  constexpr int kExperts = 40;
+  std::vector<cuda::DeviceMatrix> matrices;
+  std::vector<const cuda::DeviceMatrix*> pointers;
+  for (int e = 0; e < kExperts; ++e) matrices.emplace_back(test::random_matrix({}, 100, 300, random), stream_);
+  for (const auto& m : matrices) pointers.push_back(&m);
+  const cuda::DeviceExperts experts(pointers, stream_);
+  std::vector<std::int32_t> offsets{0}, tokens;
+  for (int e = 0; e < kExperts; ++e) {
+    for (unsigned n = random() % 4; n > 0; --n) tokens.push_back(static_cast<std::int32_t>(random() % 20));
+    offsets.push_back(static_cast<std::int32_t>(tokens.size()));
+  }
+  const auto routed = static_cast<std::int64_t>(tokens.size());
+  const std::vector<float> activations = random_activations(20 * 300, random);
+  OnDevice<float> x(activations), y(static_cast<std::size_t>(routed * 100));
+  OnDevice<std::int32_t> offsets_device(offsets), tokens_device(tokens);
+  const cuda::Plan plan = cuda::plan<float>(experts, routed, cuda::device_facts(), {.slices = 1});
+  cuda::matmul(plan, experts, {offsets_device.data(), tokens_device.data()}, MatrixView<const float>(x.data(), 20, 300),
+               MatrixView<float>(y.data(), routed, 100), nullptr, stream_);
+  const std::vector<float> together = y.read();
+  for (std::size_t e = 0; e < kExperts; ++e)
+    for (std::int32_t t = offsets[e]; t < offsets[e + 1]; ++t) {
+      const cuda::Plan alone =
+          cuda::plan<float>(matrices[e], 1, cuda::device_facts(), {.slices = 1, .chunk_units = plan.chunk_units});
+      OnDevice<float> own(100);
+      cuda::matmul(alone, matrices[e],
+                   MatrixView<const float>(x.data() + std::int64_t{300} * tokens[static_cast<std::size_t>(t)], 1, 300),
+                   MatrixView<float>(own.data(), 1, 100), nullptr, stream_);
+      ASSERT_EQ(std::memcmp(together.data() + 100 * t, own.read().data(), 400), 0) << "expert " << e << " row " << t;
+    }
+}
+
+TEST_F(Groups, WrongOnesAreNamed) {
+  std::mt19937 random(3);
+  const cuda::DeviceMatrix a(test::random_matrix({}, 20, 70, random), stream_),
+      b(test::random_matrix({}, 20, 71, random), stream_);
+  const cuda::DeviceMatrix* all[] = {&a, &b};
+  EXPECT_EQ(test::message_of([&] { (void)cuda::plan(all, 1, cuda::device_facts()); }),
+            "sinq: cols = 71: matrices of one product have the same columns");
+  EXPECT_EQ(test::message_of([&] { cuda::DeviceExperts experts(all, stream_); }),
+            "sinq: cols = 71: experts have the same columns");
 }
 
 }  // namespace

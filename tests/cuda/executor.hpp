@@ -93,6 +93,14 @@ class Executor final : public detail::cuda::Machine {
                         std::vector<std::int64_t>(count * sizeof(T), -1)});
   }
 
+  /// Of zeros, as a memset leaves them.
+  template <class T>
+  void zeroed(const std::string& name, T* data, std::size_t count) {
+    std::memset(static_cast<void*>(data), 0, count * sizeof(T));
+    writable(name, data, count);
+    std::fill(buffers_.back().writers.begin(), buffers_.back().writers.end(), 0);
+  }
+
   [[nodiscard]] const std::vector<std::string>& failures() const { return failures_; }
   [[nodiscard]] std::string first_failure() const { return failures_.empty() ? "" : failures_.front(); }
   void forget_failures() { failures_.clear(); }
@@ -210,6 +218,25 @@ class Executor final : public detail::cuda::Machine {
       buffer->writers[k] = launch_ << 32 | block_number_;
     }
     std::memcpy(to, from, bytes);
+  }
+
+  void global_max(void* to, std::uint64_t value, std::size_t bytes) override {
+    Buffer* buffer = find(to, bytes, "raises");
+    if (buffer == nullptr) return;
+    if (!buffer->may_write) return fail("thread ", running_, " raises ", buffer->name, ", which is constant");
+    const auto first = static_cast<std::size_t>(static_cast<std::byte*>(to) - buffer->data);
+    const std::int64_t raised = launch_ << 32;  // blocks count from 1
+    for (std::size_t k = first; k < first + bytes; ++k) {
+      if (buffer->writers[k] == -1)
+        return fail("thread ", running_, " raises unwritten byte ", k, " of ", buffer->name);
+      if (buffer->writers[k] >> 32 == launch_ && buffer->writers[k] != raised)
+        return fail("thread ", running_, " raises byte ", k, " of ", buffer->name, ", written in the same launch");
+      buffer->writers[k] = raised;
+    }
+    std::uint64_t old = 0;
+    std::memcpy(&old, to, bytes);
+    old = std::max(old, value);
+    std::memcpy(to, &old, bytes);
   }
 
   void copy_async(std::uint32_t offset, const void* from) override {

@@ -5,8 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "simulate.hpp"
-#include "support/naive.hpp"
+#include "expect_product.hpp"
 
 // The product kernel in the executor against sums in double precision.
 
@@ -14,72 +13,13 @@ namespace {
 
 using namespace sinq;
 using namespace sinq::detail::cuda;
-using test::Naive;
+using test::Codes;
+using test::expect_product;
+using test::kCodes;
+using test::random_activations;
 using test::random_float;
 using test::random_matrix;
-
-template <class T>
-using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-template <class T>
-RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19937& random) {
-  return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
-}
-
-template <class T>
-constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-11
-                                   : std::is_same_v<T, bfloat16> ? 0x1p-8
-                                                                 : 0x1p-24;
-
-/// y against exact sums. Let S = sum_j |x'_j| (|operand| + |zero|) |scale|, where the operand is what the tensor core
-/// multiplies: the code (or the level of a table), and the zero belongs to it.
-///   activation   x' = x col_scale rounds once in float (2^-24). One half per activation: 2^-11 of x'; two: 2^-22.
-///   Below
-///                the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at most
-///                2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
-///   level        NF levels round to half: 2^-11 of the level.
-///   sums         a sum of n terms in float: n 2^-24 of S for the products, n for the activations, and as many for
-///   scale
-///                and slices; twice that, since the tensor core truncates where others round.
-template <class X, class Y>
-void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, const Y* bias,
-                    const test::Simulation& run) {
-  ASSERT_EQ(run.failure, "") << to_string(run.plan);
-  const Naive n{q};
-  const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
-  const double shift = q.format.levels == Levels::symmetric ? 1 << (q.format.bits - 1) : 0;
-  const double activation = run.plan.pieces == 2 ? 0x1p-22 : 0x1p-11;
-  for (std::int64_t i = 0; i < q.rows; ++i) {
-    std::vector<double> level, zero, scale, col;
-    for (std::int64_t j = 0; j < q.cols; ++j) {
-      const std::int64_t g = j / n.width;
-      level.push_back(n.level(i, j));
-      zero.push_back(n.zero(i, g));
-      scale.push_back(n.scale(i, g));
-      col.push_back(n.col_scale(i, j));
-    }
-    for (std::int64_t t = 0; t < x.rows; ++t) {
-      double exact = bias ? static_cast<double>(bias[i]) : 0, size = std::abs(exact), error = 0, largest = 0, plain = 0;
-      for (std::int64_t j = 0; j < q.cols; ++j)
-        largest = std::max(largest, std::abs(static_cast<double>(x.row(t)[j]) * col[j]));
-      for (std::int64_t j = 0; j < q.cols; ++j) {
-        const double xs = static_cast<double>(x.row(t)[j]) * col[j];
-        exact += (level[j] - zero[j]) * scale[j] * xs;
-        const double operand = std::abs(level[j] + shift) + std::abs(zero[j] + shift);
-        size += operand * std::abs(scale[j] * xs);
-        error += (activation * std::abs(xs) + 0x1p-32 * largest) * std::abs((level[j] - zero[j]) * scale[j]);
-        plain += std::abs(level[j] * scale[j] * xs);
-      }
-      error += 4 * static_cast<double>(q.cols + 16) * 0x1p-24 * size;
-      if (nf) error += 0x1p-11 * plain;
-      error += kOutputRounding<Y> * std::abs(exact) + 1e-30;
-      ASSERT_NEAR(static_cast<double>(y.row(t)[i]), exact, error)
-          << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
-          << " levels " << static_cast<int>(q.format.levels) << " group " << q.format.group_size << "\n"
-          << to_string(run.plan);
-    }
-  }
-}
+using test::RowMajor;
 
 template <class X = half, class Y = float>
 void check(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random, const cuda::PlanOptions& options = {}) {
@@ -90,15 +30,6 @@ void check(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random, 
   const auto run = test::simulate<X, Y>(q, xs, ys, nullptr, options);
   expect_product<X, Y>(q, xs, ys, nullptr, run);
 }
-
-struct Codes {
-  Levels levels;
-  int bits;
-};
-constexpr Codes kCodes[] = {
-    {Levels::uniform, 2}, {Levels::uniform, 3},   {Levels::uniform, 4},   {Levels::uniform, 5},   {Levels::uniform, 6},
-    {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 8}, {Levels::nf4, 4},
-    {Levels::nf3, 3},     {Levels::table, 2},     {Levels::table, 3},     {Levels::table, 4}};
 
 TEST(Multiply, OneUnit) {
   std::mt19937 random(1);
@@ -291,7 +222,7 @@ Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::
 TEST(Bugs, EveryRemovedBarrierIsFound) {
   // One after the maxima are cleared, then three for each of three chunks.
   for (int n = 0; n < 10; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }).failure, "") << n;
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }, 64 * 9).failure, "") << n;
 }
 
 TEST(Bugs, EveryRemovedWarpBarrierIsFound) {
@@ -316,7 +247,7 @@ TEST(Bugs, OneColumnTooManyAtTheShortGroupIsFound) {
 }
 
 TEST(Bugs, OneRowTooManyIsFound) {
-  EXPECT_NE(with_bug([](test::Executor&, Product& p) { ++p.w.rows, ++p.w.tile_height; }).failure, "");
+  EXPECT_NE(with_bug([](test::Executor&, Product& p) { ++p.members[0].rows, ++p.members[0].tile_height; }).failure, "");
 }
 
 TEST(Bugs, ARingThatIsTooSmallIsFound) {

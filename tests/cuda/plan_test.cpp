@@ -65,7 +65,7 @@ TEST(Plan, OptionsOverride) {
   EXPECT_EQ(p.tiles, 4);
   EXPECT_EQ(p.slices, 7);  // 64 units in slices of 10
   EXPECT_EQ(p.slice_units, 10);
-  EXPECT_EQ(p.chunk_units, 4);  // whole rounds of two
+  EXPECT_EQ(p.chunk_units, 4);  // a whole round
   EXPECT_EQ(p.threads, 96);
   EXPECT_EQ(make_plan(w, 3, Number::f32, {}, {}).pieces, 2);
   EXPECT_EQ(make_plan(w, 0, Number::f32, {}, {}).grid_z, 0);
@@ -95,6 +95,59 @@ TEST(Plan, OneOfAnotherMatrixDoesNotFit) {
   cuda::Plan changed = p;
   ++changed.grid_x;
   EXPECT_NE(message_of([&] { require_fitting(changed, weights(64, 1280), Number::f16); }), "nothing was thrown");
+}
+
+// --- with cuBLASLt
+// ------------------------------------------------------------------------------------------------------
+
+TEST(BlasPlan, RestoresFromManyTokensOn) {
+  const Weights w = weights(8192, 8192);
+  const auto path = [&](std::int64_t tokens, bool restorable, const cuda::BlasOptions& options = {}) {
+    return make_blas_plan(w, tokens, Number::f16, restorable, {}, options).path;
+  };
+  EXPECT_EQ(path(kManyTokens - 1, true), cuda::Path::fused);
+  EXPECT_EQ(path(kManyTokens, true), cuda::Path::restored);
+  EXPECT_EQ(path(kManyTokens, false), cuda::Path::fused);
+  EXPECT_EQ(path(1, true, {.path = cuda::Path::restored}), cuda::Path::restored);
+  EXPECT_EQ(path(4096, true, {.path = cuda::Path::fused}), cuda::Path::fused);
+  EXPECT_EQ(path(0, true, {.path = cuda::Path::restored}), cuda::Path::fused) << "nothing to do";
+  const cuda::BlasPlan p = make_blas_plan(w, 512, Number::f16, true, {}, {});
+  EXPECT_EQ(to_string(p), "tokens 512: 8192 rows at a time restored, then cuBLASLt, 167772160 bytes workspace");
+  const cuda::BlasPlan fused = make_blas_plan(w, 3, Number::f16, true, {}, {});
+  EXPECT_EQ(to_string(fused), to_string(fused.fused));
+  EXPECT_EQ(fused.workspace_bytes, fused.fused.workspace_bytes);
+}
+
+TEST(BlasPlan, PiecesCoverTheRowsWithinTheWorkspace) {
+  for (std::int64_t rows : {1, 17, 8192, 28672, 100'000})
+    for (std::int64_t cols : {1, 99, 8192, 28672})
+      for (std::int64_t group : {64, 0})
+        for (Tile tile : {Tile::stripe, Tile::square}) {
+          if (tile == Tile::square && group == 0 && cols == 1 && rows > 8192) continue;
+          const Weights w = weights(rows, cols, {.group_size = group, .tile = tile});
+          const cuda::BlasPlan p = make_blas_plan(w, 512, Number::f16, true, {}, {});
+          ASSERT_EQ(p.path, cuda::Path::restored);
+          EXPECT_TRUE(p.rows_at_once == rows || p.rows_at_once % kStripRows == 0);
+          EXPECT_GE(p.restored_cols, cols);
+          EXPECT_GE(p.workspace_bytes, 2 * p.rows_at_once * p.restored_cols + p.blas_bytes);
+          const bool whole = w.panels > 1 && w.tile_height % kStripRows != 0;
+          const std::int64_t most = (std::int64_t{161} << 20) + 32 * p.restored_cols;
+          EXPECT_TRUE(whole || p.workspace_bytes <= most) << p.workspace_bytes;
+        }
+}
+
+TEST(BlasPlan, WrongValuesAreNamed) {
+  const auto message = [](bool restorable, const cuda::BlasOptions& options) {
+    return message_of([&] { (void)make_blas_plan(weights(100, 128), 5, Number::f16, restorable, {}, options); });
+  };
+  EXPECT_EQ(message(false, {.path = cuda::Path::restored}),
+            "sinq: path = restored: needs activations in half or bfloat16, and results of the same type or float");
+  const std::string limit = ": allowed are multiples of 16 (unless panels are none), all rows, and 0 to choose";
+  EXPECT_EQ(message(true, {.rows_at_once = 17}), "sinq: rows_at_once = 17" + limit);
+  EXPECT_EQ(message(true, {.rows_at_once = 112}), "sinq: rows_at_once = 112" + limit);
+  EXPECT_EQ(message(true, {.rows_at_once = 48}), "nothing was thrown");
+  EXPECT_EQ(message(true, {.rows_at_once = 100}), "nothing was thrown");
+  EXPECT_EQ(message(true, {.fused = {.tiles = 3}}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
 }
 
 }  // namespace

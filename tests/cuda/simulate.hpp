@@ -39,21 +39,45 @@ struct Simulation {
   cuda::Plan plan;
 };
 
-/// y = x W^T (+ bias) as the device would compute it. x.stride and the alignment of x are those of the view.
-template <class X, class Y>
-Simulation simulate(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y,
-                    const Y* bias = nullptr, const cuda::PlanOptions& options = {}, const cuda::Device& device = {},
-                    const std::function<void(Executor&, detail::cuda::Product&)>& change = nullptr) {
-  using namespace detail::cuda;
-  const KernelOrder order = kernel_order(q.format, q.table, q.rows, q.cols);
-  const std::vector<std::uint8_t> bytes = to_kernel_order(q, order);
-  Aligned memory(bytes);
-  Simulation result;
-  result.plan = make_plan(order.weights, x.rows, kNumber<X>, device, options);
-  Aligned workspace(static_cast<std::size_t>(result.plan.workspace_bytes));
+/// A matrix as it lies on the device.
+class Resident {
+ public:
+  explicit Resident(const QuantizedMatrix& q)
+      : format_(q.format),
+        order_(detail::cuda::kernel_order(q.format, q.table, q.rows, q.cols)),
+        memory_(detail::cuda::to_kernel_order(q, order_)) {}
 
-  Product p;
-  p.w = order.place(memory.data());
+  [[nodiscard]] detail::cuda::Weights weights() { return order_.place(memory_.data()); }
+  [[nodiscard]] const Format& format() const { return format_; }
+  /// Names its buffers.
+  void show(Executor& run) {
+    const detail::cuda::Weights w = weights();
+    const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+    run.constant("codes", w.codes, sized(order_.strips * w.units * detail::cuda::unit_bytes(w.bits)));
+    run.constant("aux", w.aux, sized(order_.strips * w.aux_stride));
+    run.constant("col_scale", w.col_scale, sized(order_.bytes - order_.col_scale_at));
+  }
+
+ private:
+  Format format_;
+  detail::cuda::KernelOrder order_;
+  Aligned memory_;
+};
+
+/// Changes to the machine and to what the kernels are told.
+using Change = std::function<void(Executor&, detail::cuda::Product&)>;
+
+/// The product of a problem whose matrices the executor knows, as the device would compute it. x.stride and the
+/// alignment of x are those of the view.
+template <class X, class Y>
+Simulation simulate(Executor& run, const detail::cuda::Problem& problem, detail::cuda::Product p,
+                    const MatrixView<const X>& x, const MatrixView<Y>& y, const Y* bias = nullptr,
+                    const cuda::PlanOptions& options = {}, const cuda::Device& device = {},
+                    const Change& change = nullptr) {
+  using namespace detail::cuda;
+  Simulation result;
+  result.plan = make_plan(problem, y.rows, kNumber<X>, device, options);
+  Aligned workspace(static_cast<std::size_t>(result.plan.workspace_bytes));
   p.x = x.data;
   p.x_stride = x.stride;
   p.x_number = kNumber<X>;
@@ -63,12 +87,7 @@ Simulation simulate(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
   p.y_number = kNumber<Y>;
   p.bias = bias;
   p.partial = reinterpret_cast<float*>(workspace.data());
-  apply(result.plan, p);
-
-  Executor run;
-  run.constant("codes", p.w.codes, static_cast<std::size_t>(order.strips * p.w.units * unit_bytes(p.w.bits)));
-  run.constant("aux", p.w.aux, static_cast<std::size_t>(order.strips * p.w.aux_stride));
-  run.constant("col_scale", p.w.col_scale, static_cast<std::size_t>(order.bytes - order.col_scale_at));
+  apply(result.plan, problem, p);
   for (std::int64_t t = 0; t < x.rows; ++t) run.constant("x", x.row(t), static_cast<std::size_t>(x.cols));
   for (std::int64_t t = 0; t < y.rows; ++t) run.writable("y", y.row(t), static_cast<std::size_t>(y.cols));
   if (bias) run.constant("bias", bias, static_cast<std::size_t>(y.cols));
@@ -83,10 +102,21 @@ Simulation simulate(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
     });
   });
   if (p.slices > 1)
-    run.launch({static_cast<unsigned>((p.w.rows + 255) / 256), static_cast<unsigned>(std::min(p.tokens, 65535))}, 256,
-               0, [&] { add_slices_kernel<>(p); });
+    run.launch({static_cast<unsigned>((p.rows + 255) / 256), static_cast<unsigned>(std::min(p.tokens, 65535))}, 256, 0,
+               [&] { add_slices_kernel<>(p); });
   result.failure = run.first_failure();
   return result;
+}
+
+/// y = x W^T (+ bias) with one matrix.
+template <class X, class Y>
+Simulation simulate(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y,
+                    const Y* bias = nullptr, const cuda::PlanOptions& options = {}, const cuda::Device& device = {},
+                    const Change& change = nullptr) {
+  Resident matrix(q);
+  Executor run;
+  matrix.show(run);
+  return simulate<X, Y>(run, matrix.weights(), {}, x, y, bias, options, device, change);
 }
 
 }  // namespace sinq::test

@@ -111,4 +111,29 @@ SINQ_CUDA_DEVICE std::uint32_t pair_index(const std::uint32_t (&words)[kBits], i
   return words[place.word] >> place.bit & ((1u << (2 * kBits)) - 1);
 }
 
+/// The auxiliary `field` whose bits begin at bit `at` of a strip's stream.
+SINQ_CUDA_DEVICE float load_field(const Field& field, const std::uint8_t* stream, int at) {
+  if (field.bits == 0) return field.offset;
+  const auto low = load_global<std::uint32_t>(stream + (at >> 5 << 2));
+  const auto high = load_global<std::uint32_t>(stream + ((at + field.bits - 1) >> 5 << 2));
+  const std::uint32_t raw = funnel(low, high, static_cast<unsigned>(at & 31)) & low_bits(field.bits);
+  return multiply(number_value(field.number, field.bits, raw), field.factor) + field.offset;
+}
+
+/// Scale and zero of a row of a strip, in the group that a record holds.
+struct StoredFactors {
+  float scale;
+  float zero;
+};
+SINQ_CUDA_DEVICE StoredFactors load_factors(const Weights& w, const std::uint8_t* stream, const RecordCursor& record,
+                                            int row) {
+  const int at = 8 * record.offset;
+  StoredFactors f{};
+  f.scale = load_field(w.scale, stream, at + row * w.scale.bits);
+  if (w.header != 0)
+    f.scale = multiply(f.scale, from_half(load_global<std::uint16_t>(stream + record.header_offset(w) + 2 * row)));
+  f.zero = load_field(w.zero, stream, at + kStripRows * w.scale.bits + row * w.zero.bits);
+  return f;
+}
+
 }  // namespace sinq::inline SINQ_ABI::detail::cuda

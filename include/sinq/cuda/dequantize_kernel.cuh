@@ -13,8 +13,10 @@ struct Restoration {
   void* out = nullptr;
   std::int64_t stride = 0;  // elements from row to row
   Number number = Number::f16;
-  bool aligned = false;  // every row begins at a multiple of four elements' size
-  std::int64_t strips = 0;
+  bool aligned = false;          // every row begins at a multiple of four elements' size
+  std::int64_t strips = 0;       // how many
+  std::int64_t first_strip = 0;  // which ones
+  std::int64_t first_row = 0;    // where `out` begins
 };
 
 /// Code of a column pair, first or second column.
@@ -27,22 +29,14 @@ SINQ_CUDA_DEVICE std::uint32_t code_at(const std::uint32_t (&words)[kBits], int 
            ((1u << kBits) - 1);
 }
 
-/// The auxiliary `field` whose bits begin at bit `at` of a strip's stream.
-SINQ_CUDA_DEVICE float load_field(const Field& field, const std::uint8_t* stream, int at) {
-  if (field.bits == 0) return field.offset;
-  const auto low = load_global<std::uint32_t>(stream + (at >> 5 << 2));
-  const auto high = load_global<std::uint32_t>(stream + ((at + field.bits - 1) >> 5 << 2));
-  const std::uint32_t raw = funnel(low, high, static_cast<unsigned>(at & 31)) & low_bits(field.bits);
-  return multiply(number_value(field.number, field.bits, raw), field.factor) + field.offset;
-}
-
 template <int kBits, bool kPaired>
 SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
   const Weights& w = r.w;
   const int lane = static_cast<int>(thread_index()) % kLanes, group = lane / 4, t = lane % 4;
-  const std::int64_t index = std::int64_t{block_index().x} * (thread_count() / kLanes) + thread_index() / kLanes;
+  const std::int64_t index =
+      r.first_strip * w.units + std::int64_t{block_index().x} * (thread_count() / kLanes) + thread_index() / kLanes;
   const std::int64_t strip = index / w.units;
-  if (strip >= r.strips) return;
+  if (strip >= r.first_strip + r.strips) return;
   const int unit = static_cast<int>(index - strip * w.units);
   const int panel = static_cast<int>(strip / w.panel_strips);
   const int row_in_panel = static_cast<int>(strip - std::int64_t{panel} * w.panel_strips) * kStripRows;
@@ -67,11 +61,7 @@ SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
     for (int upper = 0; upper < 2; ++upper) {
       const int row = group + 8 * upper;
       if (row_in_panel + row >= w.tile_height || first_row + row >= w.rows) continue;
-      const int at = 8 * record.offset;
-      float scale = load_field(w.scale, aux, at + row * w.scale.bits);
-      if (w.header != 0)
-        scale = multiply(scale, from_half(load_global<std::uint16_t>(aux + record.header_offset(w) + 2 * row)));
-      const float zero = load_field(w.zero, aux, at + kStripRows * w.scale.bits + row * w.zero.bits);
+      const StoredFactors f = load_factors(w, aux, record, row);
       float v[4];
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i) {
@@ -79,9 +69,9 @@ SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
         float level = static_cast<float>(code);
         if constexpr (kPaired) level = w.levels[code];
         // From left to right, as on the CPU: the same bits.
-        v[i] = multiply(multiply(level - zero, scale), col_scale[i]);
+        v[i] = multiply(multiply(level - f.zero, f.scale), col_scale[i]);
       }
-      const std::int64_t to = (first_row + row) * r.stride + col;
+      const std::int64_t to = (first_row + row - r.first_row) * r.stride + col;
       if (!r.aligned || count < 4) {
         for (int i = 0; i < 4; ++i)
           if (i < count) store_number(r.number, r.out, to + i, v[i]);

@@ -82,11 +82,16 @@ class DeviceMatrix {
     validate(q);
     order_ = kernel_order(q.format, q.table, q.rows, q.cols);
     const std::vector<std::uint8_t> bytes = to_kernel_order(q, order_);
-    void* memory = nullptr;
-    check(cudaMalloc(&memory, bytes.size()), "cudaMalloc");
-    memory_.reset(static_cast<std::uint8_t*>(memory));
+    allocate();
     // From pageable memory, which the runtime has copied away before it returns.
-    check(cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(memory(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+  }
+
+  /// All zeros, of a valid format without a table. For the library, which fills it.
+  DeviceMatrix(const Format& format, std::int64_t rows, std::int64_t cols, cudaStream_t stream)
+      : format_(format), order_(detail::cuda::kernel_order(format, {}, rows, cols)) {
+    allocate();
+    detail::cuda::check(cudaMemsetAsync(memory(), 0, static_cast<std::size_t>(bytes()), stream), "cudaMemsetAsync");
   }
 
   [[nodiscard]] std::int64_t rows() const noexcept { return order_.weights.rows; }
@@ -108,10 +113,18 @@ class DeviceMatrix {
   /// What the kernels see. For the library.
   [[nodiscard]] detail::cuda::Weights weights() const noexcept { return order_.place(memory_.get()); }
   [[nodiscard]] std::int64_t strips() const noexcept { return order_.strips; }
+  [[nodiscard]] const detail::cuda::KernelOrder& order() const noexcept { return order_; }
+  [[nodiscard]] std::uint8_t* memory() noexcept { return memory_.get(); }
 
  private:
+  void allocate() {
+    void* memory = nullptr;
+    detail::cuda::check(cudaMalloc(&memory, static_cast<std::size_t>(bytes())), "cudaMalloc");
+    memory_.reset(static_cast<std::uint8_t*>(memory));
+  }
+
   Format format_;
-  LevelTable table_;
+  LevelTable table_{};
   detail::cuda::KernelOrder order_;
   std::unique_ptr<std::uint8_t, detail::cuda::Free> memory_;
 };

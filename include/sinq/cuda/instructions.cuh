@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
+
 #include "platform.hpp"
 
 // Every hardware instruction that the kernels use, once: the assembly, and beside it a model for the host, written from
@@ -135,12 +137,13 @@ SINQ_CUDA_DEVICE void warp_barrier() {
 #endif
 }
 
-/// The value that lane `from` (of 32) brings. Orders no memory.
-SINQ_CUDA_DEVICE float shuffle(float value, int from) {
+/// The value (of 4 or 8 bytes) that lane `from` (of 32) brings. Orders no memory.
+template <class T>
+SINQ_CUDA_DEVICE T shuffle(T value, int from) {
 #if defined(__CUDACC__)
   return __shfl_sync(0xffff'ffffu, value, from);
 #else
-  float all[kLanes];
+  T all[kLanes];
   std::memcpy(all, machine()->meet("shfl.idx", &value, sizeof value, false), sizeof all);
   return all[from & 31];
 #endif
@@ -233,8 +236,8 @@ SINQ_CUDA_DEVICE std::uint32_t funnel(std::uint32_t low, std::uint32_t high, uns
 #endif
 }
 
-// --- products that the compiler must neither fuse nor reorder
-// --------------------------------------------------------------
+// --- arithmetic that the compiler must neither fuse nor reorder nor approximate
+// --------------------------------------------
 
 /// a b, rounded.
 SINQ_CUDA_DEVICE float multiply(float a, float b) {
@@ -242,6 +245,48 @@ SINQ_CUDA_DEVICE float multiply(float a, float b) {
   return __fmul_rn(a, b);
 #else
   return a * b;
+#endif
+}
+
+/// a / b, rounded.
+SINQ_CUDA_DEVICE float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+
+/// a b + c, rounded once.
+SINQ_CUDA_DEVICE float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+SINQ_CUDA_DEVICE double fused(double a, double b, double c) {
+#if defined(__CUDA_ARCH__)
+  return __fma_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+
+SINQ_CUDA_DEVICE double square_root(double value) {
+#if defined(__CUDA_ARCH__)
+  return __dsqrt_rn(value);
+#else
+  return std::sqrt(value);
+#endif
+}
+
+/// To the nearest integer, ties to even.
+SINQ_CUDA_DEVICE float nearest_integer(float value) {
+#if defined(__CUDA_ARCH__)
+  return rintf(value);
+#else
+  return std::nearbyint(value);
 #endif
 }
 
@@ -286,7 +331,7 @@ SINQ_CUDA_DEVICE T load_shared(std::uint32_t address) {
 #endif
 }
 
-/// Writes 4 or 8 bytes.
+/// Writes 4, 8 or 16 bytes.
 template <class T>
 SINQ_CUDA_DEVICE void store_shared(std::uint32_t address, T value) {
 #if defined(__CUDACC__)
@@ -294,7 +339,11 @@ SINQ_CUDA_DEVICE void store_shared(std::uint32_t address, T value) {
     T value;
     std::uint32_t w[sizeof(T) / 4];
   } bits{value};
-  if constexpr (sizeof(T) == 8)
+  if constexpr (sizeof(T) == 16)
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(bits.w[0]), "r"(bits.w[1]), "r"(bits.w[2]),
+                 "r"(bits.w[3])
+                 : "memory");
+  else if constexpr (sizeof(T) == 8)
     asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(address), "r"(bits.w[0]), "r"(bits.w[1]) : "memory");
   else
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(bits.w[0]) : "memory");
@@ -333,6 +382,19 @@ SINQ_CUDA_DEVICE void store_global(void* to, T value) {
   *static_cast<T*>(to) = value;
 #else
   machine()->global_write(to, &value, sizeof value);
+#endif
+}
+
+/// Raises a word of 32 or 64 bits to `value` if it is lower; any number of blocks may. Read in a later launch.
+template <class T>
+SINQ_CUDA_DEVICE void raise_global(T* at, T value) {
+#if defined(__CUDACC__)
+  if constexpr (sizeof(T) == 8)
+    asm volatile("red.global.max.u64 [%0], %1;" ::"l"(at), "l"(value) : "memory");
+  else
+    asm volatile("red.global.max.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+#else
+  machine()->global_max(at, value, sizeof value);
 #endif
 }
 

@@ -151,6 +151,11 @@ struct Weights {
   float levels[16] = {};  // of paired codes
 };
 
+[[nodiscard]] SINQ_CUDA_BOTH constexpr std::int64_t strips_of(const Weights& w) {
+  const int last = w.rows - (w.panels - 1) * w.tile_height;
+  return std::int64_t{w.panels - 1} * w.panel_strips + (last + kStripRows - 1) / kStripRows;
+}
+
 /// Where the records of a strip lie, group by group.
 struct RecordCursor {
   int end_col = 0;   // first column behind the group; the last group's may lie beyond the matrix
@@ -166,13 +171,11 @@ struct RecordCursor {
     c.offset = block * (w.header + w.coarse_groups * w.record) + w.header + c.in_block * w.record;
     return c;
   }
-  SINQ_CUDA_BOTH void advance(const Weights& w) {
-    end_col += w.group_size;
-    offset += w.record;
-    if (w.header != 0 && ++in_block == w.coarse_groups) {
-      in_block = 0;
-      offset += w.header;
-    }
+  SINQ_CUDA_BOTH void advance(const Weights& w, int groups = 1) {
+    end_col += groups * w.group_size;
+    offset += groups * w.record;
+    if (w.header == 0) return;
+    for (in_block += groups; in_block >= w.coarse_groups; in_block -= w.coarse_groups) offset += w.header;
   }
   /// Byte of the coarse scales that the group uses.
   [[nodiscard]] SINQ_CUDA_BOTH int header_offset(const Weights& w) const {

@@ -5,7 +5,47 @@
 #include "launch.cuh"
 #include "multiply.cuh"
 
-namespace sinq::inline SINQ_ABI::cuda {
+namespace sinq::inline SINQ_ABI {
+namespace detail::cuda {
+
+/// The checks of a product and its launch.
+template <class X, class Y>
+void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, MatrixView<const X> x, MatrixView<Y> y,
+              void* workspace, cudaStream_t stream, const Y* bias) {
+  using core::require;
+  require(x.cols == problem.w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
+  require(y.cols == problem.rows, "y.cols", y.cols, "must equal the rows of the matrix");
+  require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
+  require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
+  require(y.rows == plan.tokens, "y.rows", y.rows, "the plan is for another number of tokens");
+  require_fitting(plan, problem, NumberOf<X>::value);
+  require(plan.workspace_bytes == 0 || workspace != nullptr, "workspace", "null", "the plan asks for one");
+  require(reinterpret_cast<std::uintptr_t>(workspace) % 16 == 0, "workspace", workspace, "must be aligned to 16 bytes");
+  if (plan.tokens == 0) return;
+  p.x = x.data;
+  p.y = y.data;
+  p.bias = bias;
+  p.partial = static_cast<float*>(workspace);
+  p.x_stride = x.stride;
+  p.y_stride = y.stride;
+  p.x_number = NumberOf<X>::value;
+  p.y_number = NumberOf<Y>::value;
+  p.x_aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride * sizeof(X) % 16 == 0;
+  apply(plan, problem, p);
+  const auto u = [](int n) { return static_cast<unsigned>(n); };
+  with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
+    with_tiles(plan.tiles, [&](auto tiles) {
+      launch(multiply_kernel<bits(), paired(), tiles()>, {u(plan.grid_x), u(plan.grid_y), u(plan.grid_z)}, plan.threads,
+             plan.shared_bytes, stream, p);
+    });
+  });
+  if (plan.slices > 1)
+    launch(add_slices_kernel<>, {u((p.rows + 255) / 256), u(std::min(plan.tokens, 65535)), 1}, 256, 0, stream, p);
+}
+
+}  // namespace detail::cuda
+
+namespace cuda {
 
 /// How to multiply `tokens` (from 0 on) activations of type X (__half, __nv_bfloat16 or float) by `w` on `device`.
 template <class X = __half>
@@ -23,39 +63,28 @@ template <class X = __half>
 template <class X, class Y>
 void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y, void* workspace,
             cudaStream_t stream, const Y* bias = nullptr) {
-  using namespace detail::cuda;
-  using detail::core::require;
-  require(x.cols == w.cols(), "x.cols", x.cols, "must equal the cols of the matrix");
-  require(y.cols == w.rows(), "y.cols", y.cols, "must equal the rows of the matrix");
-  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
-  require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
-  require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
-  require(x.rows == plan.tokens, "x.rows", x.rows, "the plan is for another number of tokens");
-  Product p;
-  p.w = w.weights();
-  require_fitting(plan, p.w, NumberOf<X>::value);
-  require(plan.workspace_bytes == 0 || workspace != nullptr, "workspace", "null", "the plan asks for one");
-  require(reinterpret_cast<std::uintptr_t>(workspace) % 16 == 0, "workspace", workspace, "must be aligned to 16 bytes");
-  if (plan.tokens == 0) return;
-  p.x = x.data;
-  p.y = y.data;
-  p.bias = bias;
-  p.partial = static_cast<float*>(workspace);
-  p.x_stride = x.stride;
-  p.y_stride = y.stride;
-  p.x_number = NumberOf<X>::value;
-  p.y_number = NumberOf<Y>::value;
-  p.x_aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride * sizeof(X) % 16 == 0;
-  apply(plan, p);
-  const auto u = [](int n) { return static_cast<unsigned>(n); };
-  with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
-    with_tiles(plan.tiles, [&](auto tiles) {
-      launch(multiply_kernel<bits(), paired(), tiles()>, {u(plan.grid_x), u(plan.grid_y), u(plan.grid_z)}, plan.threads,
-             plan.shared_bytes, stream, p);
-    });
-  });
-  if (plan.slices > 1)
-    launch(add_slices_kernel<>, {u((p.w.rows + 255) / 256), u(std::min(plan.tokens, 65535)), 1}, 256, 0, stream, p);
+  detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  detail::cuda::multiply(plan, w.weights(), {}, x, y, workspace, stream, bias);
 }
 
-}  // namespace sinq::inline SINQ_ABI::cuda
+/// Several matrices (up to 8) with one input, as query, key and value or gate and up have: one launch, as if they lay
+/// below each other. InvalidArgument unless they have the same format and columns.
+using DeviceMatrices = std::span<const DeviceMatrix* const>;
+template <class X = __half>
+[[nodiscard]] Plan plan(DeviceMatrices matrices, std::int64_t tokens, const Device& device,
+                        const PlanOptions& options = {}) {
+  using namespace detail::cuda;
+  return make_plan(side_by_side(matrices), tokens, NumberOf<X>::value, device, options);
+}
+
+/// y is tokens x (rows of all matrices), the outputs of the first matrix first, and so is the bias.
+template <class X, class Y>
+void matmul(const Plan& plan, DeviceMatrices matrices, MatrixView<const X> x, MatrixView<Y> y, void* workspace,
+            cudaStream_t stream, const Y* bias = nullptr) {
+  using namespace detail::cuda;
+  detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  multiply(plan, side_by_side(matrices), {}, x, y, workspace, stream, bias);
+}
+
+}  // namespace cuda
+}  // namespace sinq::inline SINQ_ABI

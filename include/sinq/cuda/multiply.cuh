@@ -43,30 +43,93 @@ SINQ_CUDA_DEVICE float power_of_two(int exponent) {
 
 /// What a block multiplies.
 struct Block {
+  const std::uint8_t* codes;  // of this warp's strip
+  const std::uint8_t* aux;    //
+  const std::uint8_t* col_scale;
+  int member;
   int panel;
-  int strip;      // of this warp, within the panel
-  int first_row;  // of this warp
+  int first_row;  // of this warp, in y
   int rows;       // of this warp: 16, fewer at the end of a panel, 0 for a warp that has none
+  int expert;
   int first_token;
-  int tokens;
+  int tokens;  // 0: nothing to do
   int first_unit;
   int end_unit;
 };
 
+/// The expert and the tokens of the z-th block of tokens, counting those of each expert one after the other. The lanes
+/// of a warp count the blocks of some experts each; every warp does the same, which saves a barrier.
+SINQ_CUDA_DEVICE void locate_expert(const Product& p, int z, int block_tokens, Block& b) {
+  const int lane = static_cast<int>(thread_index()) % kLanes;
+  const int per_lane = (p.expert_count + kLanes - 1) / kLanes;
+  const auto tokens_of = [&](int e) {
+    if (e >= p.expert_count) return 0;
+    return load_global<std::int32_t>(p.offsets + e + 1) - load_global<std::int32_t>(p.offsets + e);
+  };
+  const auto blocks_of = [&](int e) { return (tokens_of(e) + block_tokens - 1) / block_tokens; };
+  int blocks = 0;
+  for (int k = 0; k < per_lane; ++k) blocks += blocks_of(lane * per_lane + k);
+  int end = blocks;  // of the lanes so far
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+    const int before = shuffle(end, lane - distance);
+    if (lane >= distance) end += before;
+  }
+  int found = -1;
+  int left = z - (end - blocks);
+  if (left >= 0 && z < end) {
+    found = lane * per_lane;
+    for (; left >= blocks_of(found); ++found) left -= blocks_of(found);
+  }
+  // One lane has found it, or none.
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    const int other = shuffle(found, lane ^ distance), others_left = shuffle(left, lane ^ distance);
+    if (other > found) {
+      found = other;
+      left = others_left;
+    }
+  }
+  b.tokens = 0;
+  if (found < 0) return;
+  b.expert = found;
+  b.first_token = load_global<std::int32_t>(p.offsets + found) + left * block_tokens;
+  const int rest = tokens_of(found) - left * block_tokens;
+  b.tokens = rest < block_tokens ? rest : block_tokens;
+}
+
 SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
   const Index3 at = block_index();
   const int warps = static_cast<int>(thread_count()) / kLanes;
-  const int panel_blocks = (p.w.panel_strips + warps - 1) / warps;
   Block b{};
-  b.panel = static_cast<int>(at.x) / panel_blocks;
-  b.strip = (static_cast<int>(at.x) - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
-  b.first_row = b.panel * p.w.tile_height + b.strip * kStripRows;
-  const int left_in_panel = p.w.tile_height - b.strip * kStripRows;
-  const int left = p.w.rows - b.first_row < left_in_panel ? p.w.rows - b.first_row : left_in_panel;
+  int x = static_cast<int>(at.x), panel_blocks = p.members[0].panel_blocks(warps);
+  while (x >= p.members[b.member].panels * panel_blocks) {
+    x -= p.members[b.member].panels * panel_blocks;
+    panel_blocks = p.members[++b.member].panel_blocks(warps);
+  }
+  const Member& m = p.members[b.member];
+  b.panel = x / panel_blocks;
+  const int strip = (x - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
+  const int first_row = b.panel * m.tile_height + strip * kStripRows;
+  const int left_in_panel = m.tile_height - strip * kStripRows;
+  const int left = m.rows - first_row < left_in_panel ? m.rows - first_row : left_in_panel;
   b.rows = left < 0 ? 0 : left < kStripRows ? left : kStripRows;
+  b.first_row = m.first_row + first_row;
+
   const int block_tokens = capacity / p.pieces;
-  b.first_token = static_cast<int>(at.z) * block_tokens;
-  b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
+  b.codes = m.codes;
+  b.aux = m.aux;
+  b.col_scale = m.col_scale;
+  if (p.experts != nullptr) {
+    locate_expert(p, static_cast<int>(at.z), block_tokens, b);
+    b.codes = load_global<const std::uint8_t*>(&p.experts[b.expert].codes);
+    b.aux = load_global<const std::uint8_t*>(&p.experts[b.expert].aux);
+    b.col_scale = load_global<const std::uint8_t*>(&p.experts[b.expert].col_scale);
+  } else {
+    b.first_token = static_cast<int>(at.z) * block_tokens;
+    b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
+  }
+  const std::int64_t strip_index = std::int64_t{b.panel} * m.panel_strips + strip;
+  b.codes += strip_index * p.w.units * unit_bytes(p.w.bits);
+  b.aux += strip_index * p.w.aux_stride;
   b.first_unit = static_cast<int>(at.y) * p.slice_units;
   b.end_unit = b.first_unit + p.slice_units < p.w.units ? b.first_unit + p.slice_units : p.w.units;
   return b;
@@ -76,10 +139,12 @@ SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
 
 /// x times col_scale of four columns.
 SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[4]) {
-  load_numbers(p.x_number, p.x, (b.first_token + token) * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
+  std::int64_t from = b.first_token + token;
+  if (p.token_list != nullptr) from = load_global<std::int32_t>(p.token_list + from);
+  load_numbers(p.x_number, p.x, from * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
   if (!p.w.has_col_scale) return;
   float scale[4];
-  load_numbers(p.w.col_number, p.w.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
+  load_numbers(p.w.col_number, b.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
   SINQ_CUDA_UNROLL
   for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], scale[i]);
 }
@@ -171,6 +236,7 @@ template <int kBits>
 class Stream {
  public:
   static constexpr int kStages = stages(kBits);
+  static constexpr int kRoundUnits = round_units(kBits);
 
   SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
       : weights_(p.w),
@@ -180,9 +246,8 @@ class Stream {
         rate_(p.w.aux_rate),
         end_(p.w.aux_stride) {
     const RecordCursor first = RecordCursor::at(p.w, b.first_unit * kUnitCols);
-    const std::int64_t strip = std::int64_t{b.panel} * p.w.panel_strips + b.strip;
-    codes_ = p.w.codes + (strip * p.w.units + b.first_unit) * unit_bytes(kBits) + 16 * lane_;
-    aux_ = p.w.aux + strip * p.w.aux_stride;
+    codes_ = b.codes + std::int64_t{b.first_unit} * unit_bytes(kBits) + 16 * lane_;
+    aux_ = b.aux;
     issued_ = (first.offset & ~15) + 16 * lane_;
     needed_ = 256 * (first.offset + aux_lead(p.w));
   }
@@ -195,7 +260,7 @@ class Stream {
     issued_ = ((end + 15) & ~15) + 16 * lane_;
   }
 
-  /// Starts to bring the next round of one or two units to stage `stage`, and the records that it may need: as many
+  /// Starts to bring the next round of `units` units to stage `stage`, and the records that it may need: as many
   /// bytes as the average asks for, which is simpler than to follow the groups.
   SINQ_CUDA_DEVICE void issue(int stage, int units) {
     constexpr int kPieces = unit_bytes(kBits) / 16;
@@ -234,114 +299,132 @@ class Stream {
   int issued_;  // where the lane's next piece of them begins, if it is needed
 };
 
-/// Decodes records. A group has 16 scales and 16 zeros and a warp 32 lanes: lane 4 g + t decodes the scale (t = 0, 2)
-/// or the zero (t = 1, 3) of row g (t < 2) or g + 8 and leaves it in shared memory, where the four lanes of a row then
-/// find {scale, zero} of their two rows side by side.
+/// Decodes records, four periods at a time: lane 8 q + g decodes scale and zero of rows g and g + 8 in the group of
+/// period q and leaves these four floats in shared memory as they are used, 16 bytes that the four lanes of a row read
+/// at once.
+template <int kBits>
 class RecordReader {
  public:
   SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
                                 const std::uint8_t* aux)
       : weights_(w),
-        lane_(static_cast<int>(thread_index()) % kLanes),
         records_(records),
         mask_(mask),
-        cursor_(RecordCursor::at(w, first_col)),
-        row_(lane_ / 4 + lane_ % 4 / 2 * 8),
-        is_zero_(lane_ % 2 != 0) {
-    const Field& field = is_zero_ ? w.zero : w.scale;
-    const bool stored_zero = is_zero_ && w.zero.bits != 0;
-    // A lane whose zero is not stored decodes no bits of its row's scale.
-    first_bit_ = (stored_zero ? kStripRows * w.scale.bits : 0) + row_ * (stored_zero ? w.zero.bits : w.scale.bits);
-    last_bit_ = field.bits == 0 ? 0 : field.bits - 1;
-    all_halves_ = w.scale.number == Number::f16 && w.zero.number == Number::f16;
-    used_ = low_bits(field.bits);
-    is_half_ = field.number == Number::f16;
-    is_integer_ = field.number == Number::unsigned_integer || field.number == Number::signed_integer;
-    extra_ = is_integer_ ? (field.number == Number::signed_integer ? 1u << last_bit_ : 0)
-                         : (field.number == Number::bf16 ? 16 : 0);
-    factor_ = field.factor;
+        first_bit_(static_cast<int>(thread_index()) % 8 * w.scale.bits),
+        first_zero_bit_(kStripRows * w.scale.bits + static_cast<int>(thread_index()) % 8 * w.zero.bits),
+        all_halves_(w.scale.number == Number::f16 && w.zero.number == Number::f16) {
+    constexpr int kRoundCols = round_units(kBits) * kUnitCols;
+    const int periods = kRoundCols / w.period < 4 ? kRoundCols / w.period : 4;
+    stride_ = periods * w.period;
+    groups_per_stride_ = w.group_size == w.period ? periods : 0;
+    ahead_ = static_cast<int>(thread_index()) % kLanes / 8 * w.period;
+    const int col = first_col + ahead_;
+    if (ahead_ >= stride_) ahead_ = kRoundCols;  // not needed
+    cursor_ = RecordCursor::at(w, col < w.cols ? col : w.cols - 1);
     // The coarse scales of the first block may lie before what the stream brings.
-    if (w.header != 0) set_coarse(load_global<std::uint16_t>(aux + cursor_.header_offset(w) + 2 * row_));
+    if (w.header != 0) {
+      header_at_ = cursor_.header_offset(w);
+      const std::uint8_t* const header = aux + header_at_ + 2 * row();
+      set_coarse(load_global<std::uint16_t>(header), load_global<std::uint16_t>(header + 16));
+    }
   }
 
   /// Where the factors of the periods of a round lie: 32 floats each.
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t factors() const { return records_ + mask_ + 1; }
 
-  /// The factors for every period of the columns [col, end) of a round.
+  /// The factors for every period of the columns [col, end) of a round; 0 for periods without a group.
   SINQ_CUDA_DEVICE void decode_round(int col, int end) {
-    std::uint32_t to = factors() + 4 * static_cast<std::uint32_t>(lane_);
-    do {
-      if (col >= next_col_) {
-        value_ = all_halves_ ? decode_half() : decode();
-        // Behind the last group nothing is decoded any more.
-        next_col_ = cursor_.end_col < weights_.cols ? cursor_.end_col : 0x7fff'ffff;
-        cursor_.advance(weights_);
-      }
-      store_shared(to, value_);
-      to += 4 * kLanes;
-      col += weights_.period;
-    } while (col < end);
+    std::uint32_t to = factors() + 16 * (thread_index() % kLanes);
+    SINQ_CUDA_NO_UNROLL
+    for (; col < end; col += stride_, to += 4 * 4 * kLanes) {
+      const int mine = col + ahead_;
+      if (mine >= end) continue;
+      store_shared(to, mine < weights_.cols ? decode(mine) : Words4{});
+    }
   }
 
  private:
+  [[nodiscard]] SINQ_CUDA_DEVICE static int row() { return static_cast<int>(thread_index()) % 8; }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
     return records_ + (static_cast<std::uint32_t>(byte) & mask_);
   }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
     return load_shared<std::uint32_t>(ring(bit >> 3 & ~3));
   }
-
-  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t half) {
-    if (!is_zero_) factor_ = multiply(from_half(half), weights_.scale.factor);
+  [[nodiscard]] SINQ_CUDA_DEVICE static std::uint32_t half(std::uint32_t at) {
+    return as_bits(from_half(load_shared<std::uint16_t>(at)));
   }
 
-  /// The common case, without the arithmetic of all others.
-  SINQ_CUDA_DEVICE float decode_half() {
-    return from_half(load_shared<std::uint16_t>(ring(cursor_.offset + (first_bit_ >> 3))));
+  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t upper, std::uint16_t lower) {
+    factor_[0] = multiply(from_half(upper), weights_.scale.factor);
+    factor_[1] = multiply(from_half(lower), weights_.scale.factor);
   }
 
-  /// Scales and zeros may be numbers of different kinds, and lanes of a warp had better not branch: all three readings,
-  /// then a choice. An integer with its sign bit flipped and 2^(bits-1) taken off is a signed one.
-  SINQ_CUDA_DEVICE float decode() {
-    if (weights_.header != 0 && cursor_.in_block == 0 && !first_)
-      set_coarse(load_shared<std::uint16_t>(ring(cursor_.header_offset(weights_) + 2 * row_)));
-    first_ = false;
-    const int bit = 8 * cursor_.offset + first_bit_;
+  SINQ_CUDA_DEVICE Words4 decode(int col) {
+    if (col >= cursor_.end_col) {
+      if (groups_per_stride_ != 0)
+        cursor_.advance(weights_, groups_per_stride_);
+      else
+        do cursor_.advance(weights_);
+        while (col >= cursor_.end_col);
+    }
+    if (all_halves_) {  // the common case, without the arithmetic of all others
+      const std::uint32_t at = ring(cursor_.offset + (first_bit_ >> 3));  // 64 bytes, of which a ring is a multiple
+      return {{half(at), half(at + 32), half(at + 16), half(at + 48)}};
+    }
+    if (weights_.header != 0 && cursor_.header_offset(weights_) != header_at_) {
+      header_at_ = cursor_.header_offset(weights_);
+      const int header = header_at_ + 2 * row();
+      set_coarse(load_shared<std::uint16_t>(ring(header)), load_shared<std::uint16_t>(ring(header + 16)));
+    }
+    const int bit = 8 * cursor_.offset + first_bit_, zero_bit = 8 * cursor_.offset + first_zero_bit_;
+    const Field &scale = weights_.scale, &zero = weights_.zero;
+    Words4 r{{0, as_bits(zero.offset), 0, as_bits(zero.offset)}};
+    r.w[0] = as_bits(decode(scale, bit, factor_[0], 0));
+    r.w[2] = as_bits(decode(scale, bit + 8 * scale.bits, factor_[1], 0));
+    if (zero.bits != 0) {
+      r.w[1] = as_bits(decode(zero, zero_bit, zero.factor, zero.offset));
+      r.w[3] = as_bits(decode(zero, zero_bit + 8 * zero.bits, zero.factor, zero.offset));
+    }
+    return r;
+  }
+
+  SINQ_CUDA_DEVICE float decode(const Field& field, int bit, float factor, float offset) const {
     // The word of the last bit: never one behind the record, whose bytes may still be on their way.
-    const std::uint32_t raw = funnel(word(bit), word(bit + last_bit_), static_cast<unsigned>(bit & 31)) & used_;
-    const float as_integer = static_cast<float>(static_cast<std::int32_t>((raw ^ extra_) - extra_));
-    const float as_number = is_half_ ? from_half(static_cast<std::uint16_t>(raw)) : as_float(raw << (extra_ & 31));
-    return (is_integer_ ? as_integer : as_number) * factor_ + (is_zero_ ? weights_.zero.offset : 0.0f);
+    const std::uint32_t raw =
+        funnel(word(bit), word(bit + field.bits - 1), static_cast<unsigned>(bit & 31)) & low_bits(field.bits);
+    if (field.number > Number::signed_integer) return number_value(field.number, field.bits, raw) * factor + offset;
+    // Flipping the sign bit and taking it off makes a signed number of it, without a branch.
+    const std::uint32_t sign = field.number == Number::signed_integer ? 1u << (field.bits - 1) : 0;
+    return static_cast<float>(static_cast<std::int32_t>((raw ^ sign) - sign)) * factor + offset;
   }
 
   const Weights& weights_;
-  int lane_;
   std::uint32_t records_;
   std::uint32_t mask_;
   RecordCursor cursor_;
-  int row_;
-  bool is_zero_;
+  int first_bit_;       // of this lane's scale, from the start of a record
+  int first_zero_bit_;  // of its zero
   bool all_halves_;
-  int first_bit_;  // of the lane's field, from the start of a record
-  int last_bit_;   // of the field
-  std::uint32_t used_;
-  bool is_half_;
-  bool is_integer_;
-  std::uint32_t extra_;  // the sign bit of integers, the shift of floats
-  float factor_;
-  float value_ = 0;
-  int next_col_ = 0;  // where the group of cursor_ begins: the next to be decoded
-  bool first_ = true;
+  int ahead_ = 0;              // columns from the first period of four to this lane's
+  int stride_ = 0;             // columns from one decoding to the next
+  int groups_per_stride_ = 0;  // where every period is a group, else 0
+  int header_at_ = 0;
+  float factor_[2] = {1, 1};  // of the scales of rows g and g + 8
 };
 
 // --- the kernel -----------------------------------------------------------------------------------------------------
 
 /// Pairs of levels as pairs of halves, one copy per bank, so that the look-ups of a warp never collide.
 template <int kBits>
-SINQ_CUDA_DEVICE void fill_table(const Weights& w, std::uint32_t table) {
+SINQ_CUDA_DEVICE void fill_table(const Product& p, const Block& b, std::uint32_t table) {
+  const auto level = [&](unsigned code) {
+    return p.experts != nullptr ? load_global<float>(p.experts[b.expert].levels + code)
+                                : p.members[b.member].levels[code];
+  };
   for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << (2 * kBits); k += thread_count()) {
     const unsigned index = k / kLanes, mask = (1u << kBits) - 1;
-    const std::uint32_t low = to_half(w.levels[index & mask]), high = to_half(w.levels[index >> kBits]);
+    const std::uint32_t low = to_half(level(index & mask)), high = to_half(level(index >> kBits));
     store_shared(table + 4 * k, low | high << 16);
   }
 }
@@ -365,8 +448,9 @@ SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step
 template <int kBits, bool kPaired, int kTiles>
 SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   constexpr int kCapacity = 8 * kTiles;
-  constexpr int kStages = stages(kBits);
+  constexpr int kStages = stages(kBits), kRoundUnits = round_units(kBits);
   const Block b = locate(p, kCapacity);
+  if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
   const int group = lane / 4, t = lane % 4;
   const int columns = b.tokens * p.pieces;
@@ -387,12 +471,12 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       copy_commit();
     }
   }
-  if constexpr (kPaired) fill_table<kBits>(p.w, s.table);
+  if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
-  RecordReader records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
-                       b.rows > 0 ? stream.aux() : p.w.aux);
+  RecordReader<kBits> records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
+                              b.rows > 0 ? stream.aux() : p.members[0].aux);
 
-  float part[kTiles][4] = {}, total[kTiles][4] = {};
+  float total[kTiles][4] = {};
   const std::uint32_t first_x =
       s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
   const std::uint32_t first_sum = s.sums + static_cast<std::uint32_t>(8 * t);
@@ -415,8 +499,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     warp_barrier();  // the factors are there
     std::uint32_t factors_at = records.factors() + static_cast<std::uint32_t>(16 * group);
     std::uint32_t unit_at = stream.slot(stage);
-    SINQ_CUDA_NO_UNROLL
-    for (int u = 0; u < units; ++u, unit_at += unit_bytes(kBits), x_at += 2 * kUnitCols) {
+    const auto add_unit = [&](bool whole) {  // a constant where it is called
+      float part[kTiles][4] = {};
       std::uint32_t words[kBits];
       load_words<kBits>(unit_at, lane, words);
       SINQ_CUDA_UNROLL
@@ -435,7 +519,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
           SINQ_CUDA_UNROLL
           for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
           // Whether a period ends here: always at 64 columns, before that only if it is shorter.
-          if (2 * two + i < 3 && ((2 * two + i + 1) * kStepCols & (p.w.period - 1)) != 0) continue;
+          const int cols = (2 * two + i + 1) * kStepCols;
+          if (cols != kUnitCols && (whole || (cols & (p.w.period - 1)) != 0)) continue;
           const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
           factors_at += 4 * kLanes;
           SINQ_CUDA_UNROLL
@@ -451,6 +536,17 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
           sum_at += 4 * kCapacity;
         }
       }
+      unit_at += unit_bytes(kBits);
+      x_at += 2 * kUnitCols;
+    };
+    // The fewest tokens have the fewest instructions per weight: their groups of 64 get a loop without tests for
+    // shorter ones.
+    if (kTiles == 1 && p.w.period == kUnitCols) {
+      SINQ_CUDA_UNROLL_2
+      for (int u = 0; u < units; ++u) add_unit(true);
+    } else {
+      SINQ_CUDA_NO_UNROLL
+      for (int u = 0; u < units; ++u) add_unit(false);
     }
     warp_barrier();  // all lanes have read what is overwritten now
     const int ahead = left - kStages * kRoundUnits;
@@ -472,7 +568,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     const float value = sum * (kPaired ? 1.0f : 0x1p24f) * power_of_two(exponent);
     const std::int64_t at = b.first_token + token;
     if (p.slices > 1)
-      store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.w.rows + row), value);
+      store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.rows + row), value);
     else
       store_number(p.y_number, p.y, at * p.y_stride + row,
                    p.bias != nullptr ? value + load_number(p.y_number, p.bias, row) : value);
@@ -492,10 +588,11 @@ __launch_bounds__(256, kTiles <= 4 ? 2 : 1)
 SINQ_CUDA_DEVICE void add_slices_block(const Product& p) {
   const auto row = std::int64_t{block_index().x} * thread_count() + thread_index();
   for (std::int64_t token = block_index().y; token < p.tokens; token += 65535) {
-    if (row >= p.w.rows) return;
+    if (row >= p.rows) return;
+    if (p.experts != nullptr && token >= load_global<std::int32_t>(p.offsets + p.expert_count)) return;  // nobody's
     float sum = 0;
     for (int slice = 0; slice < p.slices; ++slice)
-      sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.w.rows + row));
+      sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.rows + row));
     if (p.bias != nullptr) sum += load_number(p.y_number, p.bias, row);
     store_number(p.y_number, p.y, token * p.y_stride + row, sum);
   }

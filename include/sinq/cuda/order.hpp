@@ -92,7 +92,7 @@ struct KernelOrder {
     w.levels[code] = core::level(f.levels, f.bits, table, code);
 
   const auto aligned = [](std::int64_t bytes) { return (bytes + 255) / 256 * 256; };
-  order.strips = (t.panels() - 1) * w.panel_strips + (t.panel_rows(t.panels() - 1) + kStripRows - 1) / kStripRows;
+  order.strips = strips_of(w);
   order.aux_at = aligned(order.strips * w.units * unit_bytes(w.bits));
   order.col_scale_at = order.aux_at + aligned(order.strips * w.aux_stride);
   order.bytes = order.col_scale_at +

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
-#include "../core/error.hpp"
+#include "order.hpp"
 #include "product.hpp"
 
 // Problem and device -> configuration of the kernel. Plain C++: works, prints and is tested without a GPU.
@@ -60,6 +62,33 @@ struct Plan {
                             p.workspace_bytes, " bytes workspace");
 }
 
+/// With cuBLASLt at hand (blas.cuh) a product of many tokens may restore the weights and leave the rest to it.
+enum class Path : std::uint8_t { automatic, fused, restored };
+
+struct BlasOptions {
+  Path path = Path::automatic;
+  std::int64_t rows_at_once = 0;  // restored: a multiple of 16, or all; 0: the plan decides
+  PlanOptions fused{};
+};
+
+struct BlasPlan {
+  Path path = Path::fused;
+  Plan fused;                        // how the fused kernel would do it, or does
+  std::int64_t rows_at_once = 0;     // restored: of the matrix
+  std::int64_t restored_cols = 0;    // and the distance between them
+  std::int64_t blas_bytes = 0;       // and what is left to cuBLASLt
+  std::int64_t workspace_bytes = 0;  // in device memory, aligned to 256; its content does not matter
+
+  friend bool operator==(const BlasPlan&, const BlasPlan&) = default;
+};
+
+/// One line, for logs.
+[[nodiscard]] inline std::string to_string(const BlasPlan& p) {
+  if (p.path == Path::fused) return to_string(p.fused);
+  return detail::core::text("tokens ", p.fused.tokens, ": ", p.rows_at_once,
+                            " rows at a time restored, then cuBLASLt, ", p.workspace_bytes, " bytes workspace");
+}
+
 }  // namespace cuda
 
 namespace detail::cuda {
@@ -70,13 +99,72 @@ namespace detail::cuda {
   return tiles <= 4 ? 2 : 1;
 }
 
+/// What a plan needs to know of a product.
+struct Problem {
+  Weights w;                     // what the matrices have in common
+  Member members[kMostMembers];  // below each other; or one, of the shape of all experts
+  int member_count = 0;
+  int rows = 0;  // of all members
+  int experts = 0;
+
+  Problem(const Weights& alone) : w(alone) { add(alone); }
+
+  void add(const Weights& below) {
+    members[member_count++] = member_of(below, rows);
+    rows += below.rows;
+  }
+  [[nodiscard]] std::span<const Member> all() const { return {members, static_cast<std::size_t>(member_count)}; }
+  [[nodiscard]] int blocks(int warps) const {
+    int sum = 0;
+    for (const Member& m : all()) sum += m.panels * m.panel_blocks(warps);
+    return sum;
+  }
+};
+
+/// Several matrices below each other. InvalidArgument unless they are stored alike and have the same columns.
+/// `Matrices` is an array of pointers to something with weights() and format().
+template <class Matrices>
+[[nodiscard]] Problem side_by_side(const Matrices& matrices) {
+  using core::require;
+  require(!matrices.empty() && matrices.size() <= kMostMembers, "matrices", matrices.size(), "allowed are 1 to 8");
+  const Weights first = matrices[0]->weights();
+  Problem problem(first);
+  for (std::size_t k = 1; k < matrices.size(); ++k) {
+    const Weights w = matrices[k]->weights();
+    require(w.cols == first.cols, "cols", w.cols, "matrices of one product have the same columns");
+    require(matrices[k]->format() == matrices[0]->format(), "matrices", k,
+            "this one has another format than the first");
+    require(problem.rows <= kMostRows - w.rows, "rows", w.rows, "the GPU kernels take up to 2^26 in all");
+    problem.add(w);
+  }
+  return problem;
+}
+
+/// Experts of one shape and format.
+template <class Matrices>
+[[nodiscard]] Problem experts_of(const Matrices& matrices) {
+  using core::require;
+  require(!matrices.empty() && matrices.size() <= 65535, "experts", matrices.size(), "allowed are 1 to 65535");
+  const Weights first = matrices[0]->weights();
+  Problem problem(first);
+  problem.experts = static_cast<int>(matrices.size());
+  for (std::size_t k = 1; k < matrices.size(); ++k) {
+    const Weights w = matrices[k]->weights();
+    require(w.cols == first.cols, "cols", w.cols, "experts have the same columns");
+    require(w.rows == first.rows, "rows", w.rows, "experts have the same rows");
+    require(matrices[k]->format() == matrices[0]->format(), "experts", k, "this one has another format than the first");
+  }
+  return problem;
+}
+
 /// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
 /// staging activations, writing results. The model knows no more than that; the options override it.
-[[nodiscard]] inline sinq::cuda::Plan make_plan(const Weights& w, std::int64_t tokens, Number x_number,
+[[nodiscard]] inline sinq::cuda::Plan make_plan(const Problem& problem, std::int64_t tokens, Number x_number,
                                                 const sinq::cuda::Device& device,
                                                 const sinq::cuda::PlanOptions& options) {
   using core::require;
   constexpr int kOverhead = 6;
+  const Weights& w = problem.w;
   require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
   require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
@@ -92,26 +180,34 @@ namespace detail::cuda {
   sinq::cuda::Plan p;
   p.tokens = static_cast<int>(tokens);
   if (tokens == 0) return p;  // nothing is launched
+  // Experts share the tokens, some more popular than others: blocks for twice the average.
+  const std::int64_t together =
+      problem.experts == 0 ? tokens : std::min(tokens, (2 * tokens + problem.experts - 1) / problem.experts);
   // A second half is free as long as it fits into the columns that a tile has anyway.
-  p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || tokens <= 4 ? 2 : 1;
-  const std::int64_t columns = tokens * p.pieces;
+  p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || together <= 4 ? 2 : 1;
+  const std::int64_t columns = together * p.pieces;
   p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
   const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
-  const int full = static_cast<int>(std::min<std::int64_t>(columns, 8 * p.tiles));
+  const int full = static_cast<int>(std::min<std::int64_t>(tokens * p.pieces, 8 * p.tiles));
   p.aux_ring = aux_ring_bytes(w);
-  // Eight warps share the activations; fewer where the panel has fewer strips, or the device too little shared memory.
-  int panel_blocks = (w.panel_strips + std::max(options.warps, 1) - 1) / std::max(options.warps, 1);
+  // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
+  // memory.
+  int strips = 0;
+  for (const Member& m : problem.all()) strips = std::max(strips, m.panel_strips);
   int warps = options.warps;
   for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
-    panel_blocks = (w.panel_strips + most - 1) / most;
-    warps = (w.panel_strips + panel_blocks - 1) / panel_blocks;
-    if (shared_plan(w, full, 8 * p.tiles, kRoundUnits, p.aux_ring, warps).total <=
+    const int panel_blocks = (strips + most - 1) / most;
+    warps = (strips + panel_blocks - 1) / panel_blocks;
+    if (shared_plan(w, full, 8 * p.tiles, round_units(w.bits), p.aux_ring, warps).total <=
         static_cast<unsigned>(device.shared_per_block))
       break;
   }
   p.threads = kLanes * warps;
-  p.grid_x = w.panels * panel_blocks;
-  const std::int64_t token_blocks = (tokens + block_tokens - 1) / block_tokens;
+  p.grid_x = problem.blocks(warps);
+  // Only the device knows how many tokens an expert has: each that has any may leave one block unfilled.
+  const std::int64_t token_blocks = problem.experts == 0
+                                        ? (tokens + block_tokens - 1) / block_tokens
+                                        : tokens / block_tokens + std::min<std::int64_t>(tokens, problem.experts);
   require(token_blocks <= 65535, "tokens", tokens, "more than 65535 blocks of tokens");
   p.grid_z = static_cast<int>(token_blocks);
 
@@ -138,40 +234,83 @@ namespace detail::cuda {
     return std::int64_t{shared_plan(w, full, 8 * p.tiles, chunk, p.aux_ring, warps).total};
   };
   const auto rounds = [&](int units) {  // up to whole rounds
-    return std::min((units + kRoundUnits - 1) / kRoundUnits * kRoundUnits, p.slice_units);
+    return std::min((units + round_units(w.bits) - 1) / round_units(w.bits) * round_units(w.bits), p.slice_units);
   };
   p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
-  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > kRoundUnits && shared(p.chunk_units) > room; ++parts)
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round_units(w.bits) && shared(p.chunk_units) > room;
+       ++parts)
     p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
   require(shared(p.chunk_units) <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
           "too little shared memory for this plan");
   p.shared_bytes = static_cast<int>(shared(p.chunk_units));
-  p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * w.rows;
+  p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * problem.rows;
   return p;
 }
 
 /// InvalidArgument unless the plan is one that `make_plan` could have made for this matrix: its free choices determine
 /// the rest.
-inline void require_fitting(const sinq::cuda::Plan& plan, const Weights& w, Number x_number) {
+inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem, Number x_number) {
+  const Weights& w = problem.w;
   sinq::cuda::Device any;
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
   const int warps = plan.threads / kLanes;
   const bool chosen =
       plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
   const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units;
-  const bool fits =
-      chosen && possible &&
-      plan == make_plan(w, plan.tokens, x_number, any, {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
-  core::require(fits, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
+  const bool fits = chosen && possible &&
+                    plan == make_plan(problem, plan.tokens, x_number, any,
+                                      {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
+  if (!fits)  // the text of a plan is not for every call
+    core::require(false, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
 }
 
-inline void apply(const sinq::cuda::Plan& plan, Product& product) noexcept {
+inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product& product) noexcept {
+  product.w = problem.w;
+  std::copy(problem.members, problem.members + problem.member_count, product.members);
+  product.rows = problem.rows;
+  product.expert_count = problem.experts;
   product.tokens = plan.tokens;
   product.pieces = plan.pieces;
   product.slices = plan.slices;
   product.slice_units = plan.slice_units;
   product.chunk_units = plan.chunk_units;
   product.aux_ring = plan.aux_ring;
+}
+
+/// From how many tokens on restoring the weights pays. Not measured; read from the machine code (bench/results): the
+/// fused kernel does some 170e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16
+/// bits moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 170 - 1 / 350), t = 210.
+inline constexpr std::int64_t kManyTokens = 192;
+
+/// `restorable`: cuBLASLt has a product for the element types at hand.
+[[nodiscard]] inline sinq::cuda::BlasPlan make_blas_plan(const Weights& w, std::int64_t tokens, Number x_number,
+                                                         bool restorable, const sinq::cuda::Device& device,
+                                                         const sinq::cuda::BlasOptions& options) {
+  using core::require;
+  using sinq::cuda::Path;
+  constexpr std::int64_t kMostBytes = std::int64_t{128} << 20, kBlasBytes = std::int64_t{32} << 20;
+  require(options.path <= Path::restored, "path", static_cast<int>(options.path),
+          "allowed are automatic, fused and restored");
+  require(restorable || options.path != Path::restored, "path", "restored",
+          "needs activations in half or bfloat16, and results of the same type or float");
+  // Panels that do not end with a strip cannot be cut.
+  const bool whole = w.panels > 1 && w.tile_height % kStripRows != 0;
+  const std::int64_t given = options.rows_at_once;
+  require(given == 0 || given == w.rows || (given > 0 && given < w.rows && given % kStripRows == 0 && !whole),
+          "rows_at_once", given, "allowed are multiples of 16 (unless panels are none), all rows, and 0 to choose");
+  sinq::cuda::BlasPlan p;
+  p.fused = make_plan(w, tokens, x_number, device, options.fused);
+  p.workspace_bytes = p.fused.workspace_bytes;
+  const bool many = restorable && tokens >= kManyTokens;
+  if (options.path == Path::fused || (options.path == Path::automatic && !many) || tokens == 0) return p;
+  p.path = Path::restored;
+  p.restored_cols = (std::int64_t{w.cols} + 7) / 8 * 8;  // rows begin at multiples of 16 bytes
+  const std::int64_t parts = (2 * p.restored_cols * w.rows + kMostBytes - 1) / kMostBytes;
+  const std::int64_t even = ((w.rows + parts - 1) / parts + kStripRows - 1) / kStripRows * kStripRows;
+  p.rows_at_once = given != 0 ? given : whole || even > w.rows ? w.rows : even;
+  p.blas_bytes = kBlasBytes;
+  p.workspace_bytes = (2 * p.restored_cols * p.rows_at_once + 255) / 256 * 256 + p.blas_bytes;
+  return p;
 }
 
 /// Calls visit(bits, paired) with compile-time constants.

@@ -15,12 +15,14 @@
 #define SINQ_CUDA_DEVICE __device__ __forceinline__
 #define SINQ_CUDA_KERNEL __global__ void
 #define SINQ_CUDA_UNROLL _Pragma("unroll")
+#define SINQ_CUDA_UNROLL_2 _Pragma("unroll 2")
 #define SINQ_CUDA_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SINQ_CUDA_BOTH
 #define SINQ_CUDA_DEVICE inline
 #define SINQ_CUDA_KERNEL void
 #define SINQ_CUDA_UNROLL
+#define SINQ_CUDA_UNROLL_2
 #define SINQ_CUDA_NO_UNROLL
 #endif
 
@@ -69,6 +71,8 @@ class Machine {
   virtual void shared_max(std::uint32_t offset, std::uint32_t value) = 0;
   virtual void global_read(const void* from, void* to, std::size_t bytes) = 0;
   virtual void global_write(void* to, const void* from, std::size_t bytes) = 0;
+  /// Of 4 or 8 bytes.
+  virtual void global_max(void* to, std::uint64_t value, std::size_t bytes) = 0;
 
   /// 16 bytes from global to shared memory at some time between now and the wait for their group.
   virtual void copy_async(std::uint32_t offset, const void* from) = 0;

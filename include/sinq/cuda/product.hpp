@@ -9,14 +9,50 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// y = x W^T + bias. x is tokens x cols, y tokens x rows, row-major.
+/// A matrix of a product.
+struct Member {
+  const std::uint8_t* codes = nullptr;
+  const std::uint8_t* aux = nullptr;
+  const std::uint8_t* col_scale = nullptr;
+  int rows = 0;
+  int tile_height = 0;
+  int panels = 0;
+  int panel_strips = 0;
+  int first_row = 0;  // where its rows begin in y
+  float levels[16] = {};
+
+  /// Blocks that multiply it, each of `warps` strips of one panel.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int panel_blocks(int warps) const {
+    return (panel_strips + warps - 1) / warps;
+  }
+};
+
+[[nodiscard]] constexpr Member member_of(const Weights& w, int first_row = 0) {
+  Member m{w.codes, w.aux, w.col_scale, w.rows, w.tile_height, w.panels, w.panel_strips, first_row, {}};
+  for (int k = 0; k < 16; ++k) m.levels[k] = w.levels[k];
+  return m;
+}
+
+/// Matrices of one launch: query, key and value; gate and up. They travel in the kernel's argument.
+inline constexpr int kMostMembers = 8;
+
+/// y = x W^T + bias. x is tokens x cols, y tokens x rows, row-major. W is one matrix, or several below each other, or
+/// (experts) another one for each run of tokens.
 struct Product {
-  Weights w;
+  Weights w;  // what the matrices have in common: how they are stored, columns
+  Member members[kMostMembers];
+  int rows = 0;  // of all members
   const void* x = nullptr;
   void* y = nullptr;
   const void* bias = nullptr;  // rows, of y's type; or null
   float* partial = nullptr;    // slices x tokens x rows, if there is more than one slice
-  std::int64_t x_stride = 0;   // elements from token to token
+  // Experts: all of the shape of member 0. Expert e multiplies tokens [offsets[e], offsets[e + 1]) of y, and token t of
+  // y comes from token token_list[t] of x.
+  const Member* experts = nullptr;  // in device memory, or null
+  int expert_count = 0;
+  const std::int32_t* offsets = nullptr;     // expert_count + 1
+  const std::int32_t* token_list = nullptr;  // or null: from token t
+  std::int64_t x_stride = 0;                 // elements from token to token
   std::int64_t y_stride = 0;
   Number x_number = Number::f16;
   Number y_number = Number::f16;
@@ -30,12 +66,15 @@ struct Product {
 };
 
 /// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, counting) is shared.
-inline constexpr int kRoundUnits = 2;
+/// The wider codes are bound by memory before they are by instructions.
+SINQ_CUDA_BOTH constexpr int round_units(int bits) {
+  return bits <= 4 ? 4 : 2;
+}
 
-/// Rounds in flight per warp: about 4 KB, so that 16 warps per multiprocessor have 64 KB under way. (4.8 TB/s over 132
-/// multiprocessors with a latency of 0.8 us are 29 KB.)
+/// Rounds in flight per warp: 4 to 6 KB, so that 16 warps per multiprocessor have 64 KB and more under way. (4.8 TB/s
+/// over 132 multiprocessors with a latency of 0.8 us are 29 KB.)
 SINQ_CUDA_BOTH constexpr int stages(int bits) {
-  return bits <= 4 ? 16 / bits : 3;
+  return bits == 2 ? 4 : 3;
 }
 
 /// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
@@ -46,7 +85,7 @@ SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
 
 /// Bytes of the ring for records: what the units in flight bring, the unit at hand, and the record in use.
 SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
-  const int needed = (stages(w.bits) + 1) * kRoundUnits * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
+  const int needed = (stages(w.bits) + 1) * round_units(w.bits) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
   int ring = 64;
   while (ring < needed) ring *= 2;
   return ring;
@@ -84,7 +123,7 @@ SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, i
   s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
   s.x_stride = u(2 * kUnitCols * chunk_units + 16);
   s.rings = s.x + u(columns) * s.x_stride;
-  s.ring_bytes = u(kRoundUnits * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
+  s.ring_bytes = u(round_units(w.bits) * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
   s.total = s.rings + u(warps) * s.ring_bytes;
   return s;
 }

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "matmul.cuh"
+
+namespace sinq::inline SINQ_ABI::cuda {
+
+/// The experts of a mixture: matrices of one format and shape, which must outlive this. Knows where they lie, in device
+/// memory, so that a kernel finds the expert of a token by itself.
+class DeviceExperts {
+ public:
+  /// InvalidArgument unless the matrices have one format and shape; CudaError if the device refuses.
+  explicit DeviceExperts(DeviceMatrices experts, cudaStream_t stream = nullptr)
+      : problem_(detail::cuda::experts_of(experts)) {
+    using namespace detail::cuda;
+    std::vector<Member> members;
+    for (const DeviceMatrix* e : experts) members.push_back(member_of(e->weights()));
+    const std::size_t bytes = members.size() * sizeof(Member);
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes), "cudaMalloc");
+    memory_.reset(static_cast<std::uint8_t*>(memory));
+    // From pageable memory, which the runtime has copied away before it returns.
+    check(cudaMemcpyAsync(memory, members.data(), bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+  }
+
+  [[nodiscard]] std::int64_t size() const noexcept { return problem_.experts; }
+  [[nodiscard]] std::int64_t rows() const noexcept { return problem_.rows; }
+  [[nodiscard]] std::int64_t cols() const noexcept { return problem_.w.cols; }
+
+  /// For the library.
+  [[nodiscard]] const detail::cuda::Problem& problem() const noexcept { return problem_; }
+  [[nodiscard]] const detail::cuda::Member* members() const noexcept {
+    return reinterpret_cast<const detail::cuda::Member*>(memory_.get());
+  }
+
+ private:
+  detail::cuda::Problem problem_;
+  std::unique_ptr<std::uint8_t, detail::cuda::Free> memory_;
+};
+
+/// Which tokens an expert gets, in device memory: the host need not know. Rows [offsets[e], offsets[e + 1]) of y are
+/// expert e's (offsets[0] is 0, none falls), and row r of y is the product with row tokens[r] of x, or row r if
+/// `tokens` is null. Rows of y from offsets[size] on stay as they are.
+struct Routing {
+  const std::int32_t* offsets = nullptr;  // size + 1
+  const std::int32_t* tokens = nullptr;   // y.rows
+};
+
+/// How to multiply by experts `routed` rows in all, that is tokens times experts per token.
+template <class X = __half>
+[[nodiscard]] Plan plan(const DeviceExperts& w, std::int64_t routed, const Device& device,
+                        const PlanOptions& options = {}) {
+  return detail::cuda::make_plan(w.problem(), routed, detail::cuda::NumberOf<X>::value, device, options);
+}
+
+/// As matmul with one matrix, but with another expert for each run of rows of y.
+template <class X, class Y>
+void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, MatrixView<const X> x, MatrixView<Y> y,
+            void* workspace, cudaStream_t stream) {
+  using namespace detail::cuda;
+  detail::core::require(routing.offsets != nullptr, "routing.offsets", "null", "must not be null");
+  detail::core::require(routing.tokens != nullptr || x.rows >= y.rows, "x.rows", x.rows,
+                        "must be at least y.rows where routing.tokens is null");
+  Product p;
+  p.experts = w.members();
+  p.offsets = routing.offsets;
+  p.token_list = routing.tokens;
+  multiply<X, Y>(plan, w.problem(), p, x, y, workspace, stream, nullptr);
+}
+
+}  // namespace sinq::inline SINQ_ABI::cuda

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "layout.hpp"
+
+// What quantizing a matrix is to the kernels, and the memory that they share.
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// How a group becomes scale and zero.
+enum class Choice : std::uint8_t { min_max, symmetric, mean_shift };
+
+/// As SinkhornOptions.
+struct SinkhornLimits {
+  int iterations = 0;
+  double min_step = 0, max_step = 0;
+  double min_deviation = 0, max_deviation = 0;
+  double min_factor = 0, max_factor = 0;
+};
+
+/// HQQ as the kernels want it.
+struct HqqLimits {
+  int iterations = 0;
+  float exponent = 0;
+  float beta_inverse = 0;
+};
+
+/// Rows that a group of 16 threads sums up in float, in order, before sums go on in double; columns that it takes at a
+/// time are multiples of 16. Both are the CPU's (balance/sweep.hpp): the order of additions decides their bits.
+inline constexpr int kSweepRows = 128;
+inline constexpr int kSweepLanes = 16;
+
+/// Weights (rows x cols) on their way into a matrix `w` in kernel order.
+///
+/// The order of what lies per row and group is group by group, since neighbouring threads take neighbouring rows.
+struct Quantization {
+  Weights w;
+  std::uint8_t* codes = nullptr;      // where w points to
+  std::uint8_t* aux = nullptr;        //
+  std::uint8_t* col_scale = nullptr;  //
+  std::int64_t strips = 0;
+
+  const void* weights = nullptr;
+  std::int64_t stride = 0;  // elements from row to row
+  Number number = Number::f32;
+  bool aligned = false;  // every row begins at a multiple of four elements' size
+
+  int blocks = 0;  // of kSweepRows, per panel
+  int padded = 0;  // columns of a group, up to a multiple of kSweepLanes
+  bool balanced = false;
+  Choice choice = Choice::min_max;
+  bool hqq = false;
+  SinkhornLimits sinkhorn;
+  HqqLimits hqq_limits;
+  float largest_zero = 0;                    // of a float zero; 0: zeros are integers
+  float least_scale = 0, largest_scale = 0;  // between them a float scale keeps its precision
+  float first_level = 0;                     // of code 0, on an even grid
+  float middles[16] = {};                    // boundaries between the levels of a table
+  int iteration = 0;                         // of the sweep at hand
+
+  // In the workspace. Raised from 0:
+  std::uint32_t* largest = nullptr;  // per tile: bits of its largest magnitude
+  std::uint64_t* faults = nullptr;   // kFaults of them
+  // Per tile:
+  double* target = nullptr;
+  double* imbalance = nullptr;        // of the best iterate
+  double* first_imbalance = nullptr;  //
+  std::uint32_t* state = nullptr;     // kStopped, kKeep
+  // Per row and group:
+  double* row_factor = nullptr;
+  double* row_deviation = nullptr;
+  float* best_row = nullptr;
+  float* scale = nullptr;
+  float* zero = nullptr;
+  float* best_zero = nullptr;  // hqq
+  float* row_error = nullptr;  // hqq
+  float* coarse = nullptr;     // per row and block of coarse_groups
+  // Per panel and padded column:
+  double* col_factor = nullptr;
+  double* col_deviation = nullptr;
+  float* col_inverse = nullptr;
+  float* best_col = nullptr;  // as it will be stored
+  // Per panel, block of rows and group; and sums, then sums of squares, per panel, block and padded column:
+  double* extremes = nullptr;
+  std::uint32_t* inexact = nullptr;
+  float* sums = nullptr;
+
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t tiles() const { return std::int64_t{w.panels} * w.groups; }
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t items() const { return tiles() * blocks; }
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t padded_cols() const { return std::int64_t{w.groups} * padded; }
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t at_row(int row, int group) const {
+    return std::int64_t{group} * w.rows + row;
+  }
+};
+
+/// Bits of a tile's state: its iteration has ended; the factors of the last iterate are the best ones.
+inline constexpr std::uint32_t kStopped = 1, kKeep = 2;
+
+/// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none.
+enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
+
+/// Calls visit(name, pointer, count) for every array in the workspace; the first two have to be zero at the start.
+template <class Visitor>
+void for_arrays(Quantization& q, Visitor&& visit) {
+  const std::int64_t balanced = q.balanced ? 1 : 0, hqq = q.hqq ? 1 : 0;
+  const std::int64_t tiles = q.tiles(), rows = std::int64_t{q.w.rows} * q.w.groups;
+  const std::int64_t cols = q.w.panels * q.padded_cols() * balanced;
+  const std::int64_t coarse_blocks = (q.w.groups + q.w.coarse_groups - 1) / q.w.coarse_groups;
+  visit("largest", q.largest, tiles);
+  visit("faults", q.faults, std::int64_t{kFaults});
+  visit("target", q.target, tiles * balanced);
+  visit("imbalance", q.imbalance, tiles * (balanced | hqq));
+  visit("first_imbalance", q.first_imbalance, tiles * balanced);
+  visit("state", q.state, tiles * balanced);
+  visit("row_factor", q.row_factor, rows * balanced);
+  visit("row_deviation", q.row_deviation, rows * balanced);
+  visit("best_row", q.best_row, rows * balanced);
+  visit("scale", q.scale, rows);
+  visit("zero", q.zero, rows);
+  visit("best_zero", q.best_zero, rows * hqq);
+  visit("row_error", q.row_error, rows * hqq);
+  visit("coarse", q.coarse, q.w.header != 0 ? q.w.rows * coarse_blocks : 0);
+  visit("col_factor", q.col_factor, cols);
+  visit("col_deviation", q.col_deviation, cols);
+  visit("col_inverse", q.col_inverse, cols);
+  visit("best_col", q.best_col, cols);
+  visit("extremes", q.extremes, 2 * q.items() * balanced);
+  visit("inexact", q.inexact, q.items() * balanced);
+  visit("sums", q.sums, 2 * q.blocks * cols);
+}
+
+/// Bytes of the workspace; points the arrays into `memory` (aligned to 256) if there is any.
+inline std::int64_t place(Quantization& q, std::uint8_t* memory) {
+  std::int64_t bytes = 0;
+  for_arrays(q, [&]<class T>(const char*, T*& array, std::int64_t count) {
+    if (memory != nullptr) array = reinterpret_cast<T*>(memory + bytes);
+    bytes += (count * static_cast<std::int64_t>(sizeof(T)) + 255) / 256 * 256;
+  });
+  return bytes;
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "../quantize.hpp"
+#include "order.hpp"
+#include "quantization.hpp"
+
+// QuantizeConfig -> what the kernels need. Plain C++, tested without a GPU.
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// What the device does not do (yet).
+inline void require_on_device(const QuantizeConfig& c) {
+  quantize::validate(c);
+  core::require(c.refine == Refine::none, "refine", c.refine == Refine::hqq ? "hqq" : "fit",
+                "the device quantizes with refine = none");
+  core::require(c.kurtosis_gate == 0, "kurtosis_gate", c.kurtosis_gate, "the device balances every matrix: 0");
+}
+
+/// The matrix that the weights go into, once it exists.
+inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory) {
+  q.w = order.place(memory);
+  q.codes = memory;
+  q.aux = memory + order.aux_at;
+  q.col_scale = memory + order.col_scale_at;
+  q.strips = order.strips;
+}
+
+/// All but addresses, for weights of a valid shape.
+[[nodiscard]] inline Quantization quantization_of(const QuantizeConfig& c, std::int64_t rows, std::int64_t cols,
+                                                  Number number) {
+  require_on_device(c);
+  Quantization q;
+  q.balanced = c.balance == Balancing::sinkhorn;
+  const Format f = quantize::format_of(c, q.balanced);
+  q.w = kernel_order(f, {}, rows, cols).weights;
+  core::require(q.tiles() <= 0x7fff'ffff && q.w.rows * std::int64_t{q.w.groups} <= std::int64_t{1} << 36, "rows", rows,
+                "more groups than a launch has blocks");
+  q.number = number;
+  q.blocks = (std::min(q.w.tile_height, q.w.rows) + kSweepRows - 1) / kSweepRows;
+  q.padded = (std::min(q.w.group_size, q.w.cols) + kSweepLanes - 1) / kSweepLanes * kSweepLanes;
+  q.choice = c.rounding == Rounding::uniform     ? Choice::min_max
+             : c.rounding == Rounding::symmetric ? Choice::symmetric
+                                                 : Choice::mean_shift;
+  const SinkhornOptions& o = c.sinkhorn;
+  q.sinkhorn = {o.iterations, o.min_step, o.max_step, o.min_deviation, o.max_deviation, o.min_factor, o.max_factor};
+  q.largest_zero = is_float(c.zero) ? quantize::largest_zero(c.zero) : 0;
+  const bool narrow = c.scale == Aux::f16 || c.scale == Aux::bf16;  // quantize::fits
+  q.least_scale = !narrow ? 0 : c.scale == Aux::f16 ? 0x1p-14f : 0x1p-126f;
+  q.largest_scale = !narrow ? INFINITY : c.scale == Aux::f16 ? 65504.0f : 0x1.fep127f;
+  q.first_level = core::level_span(f.levels, f.bits).low;
+  for (int code = 0; q.w.paired && code + 1 < 1 << f.bits; ++code)
+    q.middles[code] = q.w.levels[code] / 2 + q.w.levels[code + 1] / 2;
+  return q;
+}
+
+/// What the kernels found wrong, as the CPU says it. `weight(row, col)`, `scale(row, group)` and `largest(row, block)`,
+/// the largest scale that a coarse one stands for, read what is on the device.
+template <class Weight, class Scale>
+void raise_faults(const Quantization& q, const std::uint64_t* faults, Weight&& weight, Scale&& scale) {
+  using core::raise;
+  using core::text;
+  if (faults[kBadWeight] != 0) {
+    const auto at = static_cast<std::int64_t>(~faults[kBadWeight]);
+    const std::int64_t row = at / q.w.cols, col = at % q.w.cols;
+    const float value = weight(row, col);
+    core::require_finite(&value, 1, row, col);
+  }
+  if (faults[kBadScale] != 0) {
+    const auto at = static_cast<std::int64_t>(~faults[kBadScale]);
+    const std::int64_t row = at % q.w.rows, group = at / q.w.rows;
+    raise<InvalidArgument>(text("sinq: row ", row, " has a scale of ", scale(row, group), " in the group from column ",
+                                group * q.w.group_size, ": must be finite"));
+  }
+  if (faults[kBadCoarse] != 0) {
+    const auto at = static_cast<std::int64_t>(~faults[kBadCoarse]);
+    const std::int64_t row = at % q.w.rows, first = at / q.w.rows * q.w.coarse_groups;
+    float largest = 0;
+    for (std::int64_t g = first; g < std::min<std::int64_t>(q.w.groups, first + q.w.coarse_groups); ++g)
+      largest = std::max(largest, std::abs(scale(row, g)));
+    quantize::require_coarse(INFINITY, largest, row);
+  }
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "balance.cuh"
+
+// From balanced weights to scales, zeros and codes, in the order of the kernels: what quantize/rounding.hpp and
+// quantize/encode.hpp do, with the same bits.
+//
+//   choose           a thread per row and group: scale and zero of first choice
+//   choose_coarse    a thread per row and coarse scale, where scales are integers
+//   store_records    a thread per strip and group: scales and zeros as they are stored
+//   store_columns    a thread per column
+//   encode           a warp per unit, as in dequantize_kernel.cuh: reads the stored scales and zeros back and chooses
+//                    the codes against them
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+inline constexpr int kRoundThreads = 128;
+
+/// Index of the thread among all.
+SINQ_CUDA_DEVICE std::int64_t global_thread() {
+  return std::int64_t{block_index().x} * thread_count() + thread_index();
+}
+
+// --- scale and zero -------------------------------------------------------------------------------------------------
+
+struct ScaleZero {
+  float scale;
+  float zero;
+};
+
+/// A row's part of a group in the balanced domain.
+struct BalancedGroup {
+  std::int64_t at;  // of the first weight
+  int cols;
+  bool balanced;
+  float row;                   // factor
+  const float* col = nullptr;  // factors
+
+  /// Calls visit(x) for each weight, in order.
+  template <class Visitor>
+  SINQ_CUDA_DEVICE void each(const Quantization& q, Visitor&& visit) const {
+    for (int j = 0; j < cols; j += 4) {
+      float v[4];
+      load_numbers(q.number, q.weights, at + j, cols - j, q.aligned, v);
+      if (balanced) {
+        const auto factors = load_global<Words4>(col + j);
+        SINQ_CUDA_UNROLL
+        for (int i = 0; i < 4; ++i) v[i] = divide(divide(v[i], as_float(factors.w[i])), row);
+      }
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 4; ++i)
+        if (j + i < cols) visit(v[i]);
+    }
+  }
+};
+
+SINQ_CUDA_DEVICE float magnitude(float value) {
+  return as_float(as_bits(value) & 0x7fff'ffffu);
+}
+SINQ_CUDA_DEVICE float larger(float a, float b) {
+  return a < b ? b : a;
+}
+
+/// The smallest step between levels (quantize::kLeastScale).
+inline constexpr std::uint32_t kLeastScaleBits = 1;
+
+/// quantize::min_max
+SINQ_CUDA_DEVICE ScaleZero choose_min_max(const Quantization& q, const BalancedGroup& g) {
+  const float infinity = as_float(0x7f80'0000u);
+  float low = infinity, high = -infinity;
+  g.each(q, [&](float x) {
+    low = x < low ? x : low;
+    high = high < x ? x : high;
+  });
+  if (q.largest_zero == 0) {
+    low = 0 < low ? 0 : low;
+    high = high < 0 ? 0 : high;
+  }
+  if (low == 0 && high == 0) return {0, 0};
+  const auto steps = static_cast<float>((1 << q.w.bits) - 1);
+  float scale = larger(high > low ? divide(high - low, steps) : magnitude(low), as_float(kLeastScaleBits));
+  if (q.largest_zero != 0) scale = larger(scale, divide(larger(magnitude(low), magnitude(high)), q.largest_zero));
+  return {scale, -nearest_integer(divide(low, scale))};
+}
+
+/// quantize::symmetric
+SINQ_CUDA_DEVICE ScaleZero choose_symmetric(const Quantization& q, const BalancedGroup& g) {
+  float extreme = 0;
+  g.each(q, [&](float x) { extreme = magnitude(x) > magnitude(extreme) ? x : extreme; });
+  if (extreme == 0) return {0, 0};
+  const auto levels = static_cast<float>(1 << (q.w.bits - 1));
+  const float size = larger(divide(magnitude(extreme), levels), as_float(kLeastScaleBits));
+  return {extreme > 0 ? -size : size, 0};
+}
+
+/// quantize::mean_shift
+SINQ_CUDA_DEVICE ScaleZero choose_mean_shift(const Quantization& q, const BalancedGroup& g) {
+  double sum = 0;
+  g.each(q, [&](float x) { sum += double{x}; });
+  const auto mean = static_cast<float>(sum / g.cols);
+  float reach = 0;
+  g.each(q, [&](float x) { reach = larger(reach, magnitude(x - mean)); });
+  if (reach == 0) reach = magnitude(mean);
+  if (reach == 0) return {0, 0};
+  reach = larger(reach, q.largest_zero == 0 ? magnitude(mean) : divide(magnitude(mean), q.largest_zero));
+  return {reach, divide(-mean, reach)};
+}
+
+SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
+  const std::int64_t at = global_thread();
+  if (at >= std::int64_t{q.w.rows} * q.w.groups) return;
+  const int group = static_cast<int>(at / q.w.rows), row = static_cast<int>(at - std::int64_t{group} * q.w.rows);
+  const int panel = row / q.w.tile_height;
+  BalancedGroup g{};
+  g.at = row * q.stride + std::int64_t{group} * q.w.group_size;
+  g.cols = q.w.cols - group * q.w.group_size;
+  g.cols = g.cols < q.w.group_size ? g.cols : q.w.group_size;
+  g.balanced = q.balanced;
+  g.row = 1;
+  if (q.balanced) {
+    // The last iterate's factors are kept by nobody yet.
+    const bool keep = (load_global<std::uint32_t>(q.state + std::int64_t{panel} * q.w.groups + group) & kKeep) != 0;
+    g.row = keep ? static_cast<float>(load_global<double>(q.row_factor + at)) : load_global<float>(q.best_row + at);
+    g.col = q.best_col + panel * q.padded_cols() + std::int64_t{group} * q.padded;
+  }
+  ScaleZero chosen = q.choice == Choice::min_max     ? choose_min_max(q, g)
+                     : q.choice == Choice::symmetric ? choose_symmetric(q, g)
+                                                     : choose_mean_shift(q, g);
+  if (q.balanced) chosen.scale = multiply(chosen.scale, g.row);
+  store_global(q.scale + at, chosen.scale);
+  store_global(q.zero + at, chosen.zero);
+  const std::uint64_t complement = ~static_cast<std::uint64_t>(at);
+  const std::uint32_t infinity = 0x7f80'0000u;
+  if ((as_bits(chosen.scale) & infinity) == infinity || (as_bits(chosen.zero) & infinity) == infinity)
+    raise_global(q.faults + kBadScale, complement);
+  const float size = magnitude(chosen.scale);
+  if (size != 0 && !(size >= q.least_scale && size <= q.largest_scale)) raise_global(q.faults + kBeyondAux, complement);
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL choose_kernel(const Quantization q) {
+  choose_block(q);
+}
+
+// --- stored form ----------------------------------------------------------------------------------------------------
+
+/// The smallest half that is at least `value` >= 0 (quantize::round_up_f16).
+SINQ_CUDA_DEVICE std::uint16_t half_above(float value) {
+  const std::uint16_t nearest = to_half(value);
+  return from_half(nearest) >= value ? nearest : static_cast<std::uint16_t>(nearest + 1);
+}
+
+/// Scale of a group of zeros (quantize::kScaleOfZeros).
+inline constexpr float kZerosScale = 0x1p-14f;
+
+/// Integer scales are shares of 2^n, the largest 2^n - 1.
+SINQ_CUDA_DEVICE int scale_bits(const Quantization& q) {
+  return q.w.scale.bits - (q.w.scale.number == Number::signed_integer ? 1 : 0);
+}
+
+/// As quantize::encode_scales: the largest scale of a block meets the largest integer.
+SINQ_CUDA_DEVICE void choose_coarse_block(const Quantization& q) {
+  const std::int64_t at = global_thread();
+  const int block = static_cast<int>(at / q.w.rows), row = static_cast<int>(at - std::int64_t{block} * q.w.rows);
+  const int first = block * q.w.coarse_groups;
+  if (first >= q.w.groups) return;
+  float largest = 0;
+  for (int g = first; g < q.w.groups && g < first + q.w.coarse_groups; ++g)
+    largest = larger(largest, magnitude(load_global<float>(q.scale + q.at_row(row, g))));
+  if (largest == 0) largest = kZerosScale;
+  const auto unit = static_cast<float>(1 << scale_bits(q));
+  const float coarse = from_half(half_above(multiply(divide(largest, unit - 1), unit)));
+  if (!(coarse <= 65504.0f) || largest < 0x1p-24f) raise_global(q.faults + kBadCoarse, ~static_cast<std::uint64_t>(at));
+  store_global(q.coarse + at, coarse);
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL choose_coarse_kernel(const Quantization q) {
+  choose_coarse_block(q);
+}
+
+/// The bits of a number as stored.
+SINQ_CUDA_DEVICE std::uint32_t stored_bits(Number number, float value) {
+  if (number == Number::f32) return as_bits(value);
+  return number == Number::f16 ? to_half(value) : to_bfloat16(value);
+}
+
+SINQ_CUDA_DEVICE std::uint32_t scale_bits_of(const Quantization& q, int row, int group) {
+  const float scale = load_global<float>(q.scale + q.at_row(row, group));
+  if (q.w.header == 0) return stored_bits(q.w.scale.number, scale == 0 ? kZerosScale : scale);
+  const auto unit = static_cast<float>(1 << scale_bits(q));
+  const float coarse = load_global<float>(q.coarse + q.at_row(row, group / q.w.coarse_groups));
+  float m = nearest_integer(multiply(divide(magnitude(scale), coarse), unit));
+  m = m < 1 ? 1 : unit - 1 < m ? unit - 1 : m;
+  return static_cast<std::uint32_t>(static_cast<int>(scale < 0 ? -m : m)) & low_bits(q.w.scale.bits);
+}
+
+SINQ_CUDA_DEVICE std::uint32_t zero_bits_of(const Quantization& q, int row, int group) {
+  const float zero = load_global<float>(q.zero + q.at_row(row, group));
+  const Field& f = q.w.zero;
+  if (f.number != Number::unsigned_integer) return stored_bits(f.number, zero);
+  const float m = nearest_integer(divide(zero - f.offset, f.factor)), most = static_cast<float>((1 << f.bits) - 1);
+  return static_cast<std::uint32_t>(m < 0 ? 0 : most < m ? most : m);
+}
+
+/// The rows of a strip.
+struct StripRows {
+  int panel, first, rows;
+};
+SINQ_CUDA_DEVICE StripRows strip_rows(const Weights& w, std::int64_t strip) {
+  StripRows s{};
+  s.panel = static_cast<int>(strip / w.panel_strips);
+  const int in_panel = static_cast<int>(strip - std::int64_t{s.panel} * w.panel_strips) * kStripRows;
+  s.first = s.panel * w.tile_height + in_panel;
+  const int left = w.rows - s.first, left_in_panel = w.tile_height - in_panel;
+  s.rows = left < left_in_panel ? left : left_in_panel;
+  s.rows = s.rows < kStripRows ? s.rows : kStripRows;
+  return s;
+}
+
+/// Writes fields one after the other, 16 bits at a time.
+class BitWriter {
+ public:
+  SINQ_CUDA_DEVICE explicit BitWriter(std::uint8_t* to) : to_(to) {}
+  SINQ_CUDA_DEVICE void put(std::uint32_t value, int bits) {
+    waiting_ |= static_cast<std::uint64_t>(value) << filled_;
+    for (filled_ += bits; filled_ >= 16; filled_ -= 16, waiting_ >>= 16, to_ += 2)
+      store_global(to_, static_cast<std::uint16_t>(waiting_));
+  }
+
+ private:
+  std::uint8_t* to_;
+  std::uint64_t waiting_ = 0;
+  int filled_ = 0;
+};
+
+SINQ_CUDA_DEVICE void store_records_block(const Quantization& q) {
+  const Weights& w = q.w;
+  const std::int64_t at = global_thread();
+  if (at >= q.strips * w.groups) return;
+  const std::int64_t strip = at / w.groups;
+  const int group = static_cast<int>(at - strip * w.groups);
+  const StripRows s = strip_rows(w, strip);
+  const RecordCursor cursor = RecordCursor::at(w, group * w.group_size);
+  std::uint8_t* const aux = q.aux + strip * w.aux_stride;
+  if (w.header != 0 && cursor.in_block == 0) {
+    BitWriter writer(aux + cursor.header_offset(w));
+    for (int r = 0; r < kStripRows; ++r)
+      writer.put(
+          r < s.rows ? to_half(load_global<float>(q.coarse + q.at_row(s.first + r, group / w.coarse_groups))) : 0, 16);
+  }
+  BitWriter writer(aux + cursor.offset);
+  for (int r = 0; r < kStripRows; ++r) writer.put(r < s.rows ? scale_bits_of(q, s.first + r, group) : 0, w.scale.bits);
+  for (int r = 0; w.zero.bits != 0 && r < kStripRows; ++r)
+    writer.put(r < s.rows ? zero_bits_of(q, s.first + r, group) : 0, w.zero.bits);
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL store_records_kernel(const Quantization q) {
+  store_records_block(q);
+}
+
+/// Behind the last column there are zeros already.
+SINQ_CUDA_DEVICE void store_columns_block(const Quantization& q) {
+  const std::int64_t at = global_thread();
+  const std::int64_t panel = at / q.w.cols;
+  if (panel >= q.w.panels) return;
+  const int col = static_cast<int>(at - panel * q.w.cols), group = col / q.w.group_size;
+  const std::int64_t from = panel * q.padded_cols() + std::int64_t{group} * q.padded + (col - group * q.w.group_size);
+  store_number(q.w.col_number, q.col_scale, panel * q.w.units * kUnitCols + col, load_global<float>(q.best_col + from));
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL store_columns_kernel(const Quantization q) {
+  store_columns_block(q);
+}
+
+// --- codes ----------------------------------------------------------------------------------------------------------
+
+/// The code nearest to a position (quantize::Coder).
+template <int kBits, bool kPaired>
+SINQ_CUDA_DEVICE std::uint32_t nearest_code(const Quantization& q, float position) {
+  if constexpr (kPaired) {
+    std::uint32_t code = 0;
+    SINQ_CUDA_UNROLL
+    for (int k = 0; k + 1 < 1 << kBits; ++k) code += position > q.middles[k] ? 1u : 0u;
+    return code;
+  } else {
+    constexpr auto kLast = static_cast<float>((1 << kBits) - 1);
+    const float code = nearest_integer(position) - q.first_level;
+    return static_cast<std::uint32_t>(code < 0 ? 0 : kLast < code ? kLast : code);
+  }
+}
+
+/// Puts a code among a lane's words, which were zero (layout.hpp).
+template <int kBits, bool kPaired>
+SINQ_CUDA_DEVICE void put_code(std::uint32_t (&words)[kBits], int pair, int upper, int second, std::uint32_t code) {
+  if constexpr (!kPaired) {
+    const BitPlace main = main_place(kBits, pair, upper);
+    words[main.word] |= (code & ((1u << main_bits(kBits)) - 1)) << (main.bit + 16 * second);
+    if constexpr (second_bits(kBits) != 0) {
+      const SecondPlace high = second_place(kBits, pair, upper);
+      words[high.word] |= code >> main_bits(kBits) << (high.bit + 16 * second);
+    }
+  } else {
+    SINQ_CUDA_UNROLL
+    for (int b = 0; b < kBits; ++b) {
+      const BitPlace place = index_place(kBits, pair, upper, second * kBits + b);
+      words[place.word] |= (code >> b & 1u) << place.bit;
+    }
+  }
+}
+
+/// A lane's words of a unit, with the widest stores.
+template <int kBits>
+SINQ_CUDA_DEVICE void store_words(std::uint8_t* unit, int lane, const std::uint32_t (&words)[kBits]) {
+  constexpr int kFours = kBits / 4 * 4, kTwos = kBits % 4 / 2 * 2;
+  SINQ_CUDA_UNROLL
+  for (int k = 0; k < kFours; k += 4)
+    store_global(unit + 4 * word_in_unit(kBits, lane, k), Words4{{words[k], words[k + 1], words[k + 2], words[k + 3]}});
+  if constexpr (kTwos != 0)
+    store_global(unit + 4 * word_in_unit(kBits, lane, kFours), Words2{{words[kFours], words[kFours + 1]}});
+  if constexpr (kBits % 2 != 0) store_global(unit + 4 * word_in_unit(kBits, lane, kBits - 1), words[kBits - 1]);
+}
+
+template <int kBits, bool kPaired>
+SINQ_CUDA_DEVICE void encode_block(const Quantization& q) {
+  const Weights& w = q.w;
+  const int lane = static_cast<int>(thread_index()) % kLanes, group = lane / 4, t = lane % 4;
+  const std::int64_t index = global_thread() / kLanes;
+  const std::int64_t strip = index / w.units;
+  if (strip >= q.strips) return;
+  const int unit = static_cast<int>(index - strip * w.units);
+  const StripRows s = strip_rows(w, strip);
+  const std::uint8_t* aux = w.aux + strip * w.aux_stride;
+  std::uint32_t words[kBits] = {};
+  SINQ_CUDA_UNROLL
+  for (int step = 0; step < 4; ++step) {
+    const int col = unit * kUnitCols + step * kStepCols + 4 * t;
+    if (col >= w.cols) continue;
+    float col_scale[4] = {1, 1, 1, 1};
+    if (w.has_col_scale)
+      load_numbers(w.col_number, w.col_scale, std::int64_t{s.panel} * w.units * kUnitCols + col, 4, true, col_scale);
+    const RecordCursor record = RecordCursor::at(w, col);
+    SINQ_CUDA_UNROLL
+    for (int upper = 0; upper < 2; ++upper) {
+      const int row = group + 8 * upper;
+      if (row >= s.rows) continue;
+      const StoredFactors f = load_factors(w, aux, record, row);
+      // The operands' zero of symmetric levels is the level of code 0 (order.hpp), which nearest_code takes off.
+      const float zero = w.zero.bits == 0 ? 0.0f : f.zero;
+      float v[4];
+      load_numbers(q.number, q.weights, (s.first + row) * q.stride + col, w.cols - col, q.aligned, v);
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float x = w.has_col_scale ? divide(v[i], col_scale[i]) : v[i];
+        const float position = divide(x, f.scale) + zero;
+        if (col + i < w.cols)
+          put_code<kBits, kPaired>(words, 2 * step + i / 2, upper, i % 2, nearest_code<kBits, kPaired>(q, position));
+      }
+    }
+  }
+  store_words<kBits>(q.codes + index * unit_bytes(kBits), lane, words);
+}
+
+template <int kBits, bool kPaired>
+SINQ_CUDA_KERNEL encode_kernel(const Quantization q) {
+  encode_block<kBits, kPaired>(q);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda

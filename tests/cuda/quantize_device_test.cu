@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <random>
+#include <sinq/cuda/quantize.cuh>
+#include <vector>
+
+#include "device.cuh"
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+
+// Quantizing on a device gives the CPU's matrix, bit for bit: what only a GPU can show is that its divisions, square
+// roots and conversions round as the executor's do.
+
+namespace {
+
+using namespace sinq;
+using test::Gpu;
+using test::OnDevice;
+using test::random_float;
+using test::random_normal;
+
+using Quantizing = Gpu;
+
+std::vector<float> random_weights(std::int64_t rows, std::int64_t cols, std::mt19937& random) {
+  std::vector<float> w(static_cast<std::size_t>(rows * cols));
+  std::vector<float> col(static_cast<std::size_t>(cols));
+  for (float& f : col) f = std::exp(random_float(random, -1, 1));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const float row = 0.02f * std::exp(random_float(random, -1, 1));
+    for (std::int64_t j = 0; j < cols; ++j)
+      w[static_cast<std::size_t>(i * cols + j)] = row * col[static_cast<std::size_t>(j)] * random_normal(random);
+  }
+  return w;
+}
+
+/// By the device and by the CPU.
+void expect_the_cpus(const std::vector<float>& w, std::int64_t rows, const QuantizeConfig& config,
+                     cudaStream_t stream) {
+  const auto cols = static_cast<std::int64_t>(w.size()) / rows;
+  OnDevice<float> weights(w);
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
+  QuantizeReport got, expected;
+  const cuda::DeviceMatrix d =
+      cuda::quantize(MatrixView<const float>(weights.data(), rows, cols), config, workspace.data(), stream, &got);
+  const QuantizedMatrix q = quantize(MatrixView<const float>(w.data(), rows, cols), config, {.report = &expected});
+  EXPECT_EQ(d.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
+  EXPECT_EQ(got.imbalance_before, expected.imbalance_before);
+  EXPECT_EQ(got.imbalance_after, expected.imbalance_after);
+  EXPECT_EQ(got.widened, expected.widened);
+}
+
+TEST_F(Quantizing, GivesTheBitsOfTheCpu) {
+  std::mt19937 random(1);
+  for (Rounding rounding : {Rounding::uniform, Rounding::symmetric, Rounding::nf4})
+    for (std::int64_t group : {16, 64, 128, 0})
+      for (Aux aux : {Aux::f16, Aux::u8})
+        expect_the_cpus(random_weights(300, 333, random), 300,
+                        {.group_size = group, .rounding = rounding, .scale = aux, .zero = aux}, stream_);
+  for (int bits : kBitWidths)
+    expect_the_cpus(random_weights(200, 200, random), 200, {.bits = bits, .tile = Tile::square}, stream_);
+  std::vector<float> hard = random_weights(150, 130, random);
+  for (float scale : {1e-6f, 0x1p-140f, 0x1p100f}) {
+    for (float& v : hard) v *= scale;
+    expect_the_cpus(hard, 150, {}, stream_);
+    for (float& v : hard) v /= scale;
+  }
+  for (float& v : hard) v += 5;
+  expect_the_cpus(hard, 150, {}, stream_);
+}
+
+TEST_F(Quantizing, NamesTheWeightThatIsNone) {
+  std::vector<float> w(64 * 64, 1.0f);
+  w[5 * 64 + 7] = NAN;
+  OnDevice<float> weights(w);
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(64, 64, {})));
+  EXPECT_EQ(test::message_of([&] {
+              (void)cuda::quantize(MatrixView<const float>(weights.data(), 64, 64), {}, workspace.data(), stream_);
+            }),
+            "sinq: weights(5, 7) = nan: must be finite (as float)");
+}
+
+}  // namespace
