@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <sinq/sinq.hpp>
+#include <span>
 #include <utility>
 #include <variant>
 
@@ -46,13 +47,16 @@ class Linear {
     return y;
   }
 
-  /// Row i as float: the look-up of an embedding.
-  void row(std::int64_t i, float* out) const {
+  /// Some rows as float: the look-up of an embedding.
+  [[nodiscard]] Matrix rows_at(std::span<const std::int32_t> which) const {
+    Matrix out(static_cast<std::int64_t>(which.size()), cols());
     if (const auto* packed = std::get_if<sinq::PackedMatrix>(&weight_)) {
-      sinq::dequantize_row(*packed, i, out);
+      sinq::dequantize_rows<float>(*packed, which, out);
     } else {
-      std::get<sinq::WeightView>(weight_).load(i, 0, cols(), out);
+      for (std::int64_t k = 0; k < out.rows(); ++k)
+        std::get<sinq::WeightView>(weight_).load(which[static_cast<std::size_t>(k)], 0, cols(), out.row(k).data());
     }
+    return out;
   }
 
  private:

@@ -69,8 +69,7 @@ class Model {
   /// The hidden state after the last norm for each of `tokens`, which follow what `cache` holds.
   [[nodiscard]] Matrix hidden(std::span<const std::int32_t> tokens, KvCache& cache, sinq::Executor& executor) const {
     const auto count = static_cast<std::int64_t>(tokens.size());
-    Matrix x(count, config.hidden_size);
-    for (std::int64_t t = 0; t < count; ++t) embedding.row(tokens[static_cast<std::size_t>(t)], x.row(t).data());
+    Matrix x = embedding.rows_at(tokens);
     const RopeTable table = rope_table(config.rope, config.head_dim, cache.length(), count);
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const Layer& layer = layers[l];

@@ -8,14 +8,16 @@
 //
 // The second axis costs one multiplication per activation, not per weight.
 //
-//   problem     what may be asked for, and its one validation
-//   reference   double precision, the yardstick
-//   job         one strip times a block of tokens: what a kernel does
-//   strip       the portable kernel
-//   avx2, avx512   the operations of an instruction set
-//   exact, fast (.inc)   the kernels made of them, compiled once for each
-//   kernels     the choice
-//   matmul      activations, threads, workspace
+// One call takes one product, or several that share an input or have tokens of their own.
+//
+//   problem       what may be asked for, and its one validation
+//   reference     double precision, the yardstick
+//   activations   tokens as a kernel wants them
+//   job, strip    one strip times a block of tokens, and the portable kernel
+//   avx2, avx512  the operations of an instruction set
+//   reading, bytes, floats (.inc)   the kernels made of them, compiled once for each
+//   kernels       the choice
+//   pass, matmul  products, threads, workspace
 
 #include "matmul/matmul.hpp"
 #include "matmul/reference.hpp"

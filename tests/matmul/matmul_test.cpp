@@ -11,6 +11,7 @@
 #include "support/isas.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "support/product.hpp"
 
 extern std::atomic<long> allocations;  // through operator new, counted in counted_new.cpp
 
@@ -30,77 +31,22 @@ RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19
   return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
 }
 
-/// Half an ulp of the largest result, relative.
-template <class T>
-constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-11
-                                   : std::is_same_v<T, bfloat16> ? 0x1p-8
-                                                                 : 0x1p-24;
-
-/// y against the reference. In units of 2^-24 of sum_j |x_j| (|level| + 2 |zero|) |scale col_scale|: activation and
-/// column scale cost 2 (a double is rounded first), level - zero and its product with the scale 3, a product 1, and a
-/// sum of n terms at most n. `level + (levels[0] - zero)` rounds relative to the zero as well, not only to the
-/// difference: hence not the magnitude |W x| itself.
 template <class X, class Y>
-void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y) {
-  const Naive n{q};
-  const Eigen::MatrixXd exact = reference_matmul(q, x);
-  Eigen::MatrixXd size(x.rows, q.rows);
-  Eigen::MatrixXd xd(x.rows, x.cols);
-  for (std::int64_t t = 0; t < x.rows; ++t)
-    for (std::int64_t j = 0; j < x.cols; ++j) xd(t, j) = std::abs(static_cast<double>(x.row(t)[j]));
-  for (std::int64_t i = 0; i < q.rows; ++i) {
-    Eigen::VectorXd w(q.cols);
-    for (std::int64_t j = 0; j < q.cols; ++j)
-      w[j] = (std::abs(n.level(i, j)) + 2 * std::abs(n.zero(i, j / n.width))) *
-             std::abs(n.scale(i, j / n.width) * n.col_scale(i, j));
-    size.col(i) = xd * w;
-  }
+void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, Numerics numerics) {
+  const auto expected = test::expected_product<X>(q, x, numerics);
   for (std::int64_t t = 0; t < x.rows; ++t)
     for (std::int64_t i = 0; i < q.rows; ++i)
       ASSERT_NEAR(
-          static_cast<double>(y.row(t)[i]), exact(t, i),
-          static_cast<double>(q.cols + 6) * 0x1p-24 * size(t, i) + kOutputRounding<Y> * std::abs(exact(t, i)) + 1e-30)
-          << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
-          << " levels " << static_cast<int>(q.format.levels) << " on " << name_of(current_isa());
+          static_cast<double>(y.row(t)[i]), expected.value(t, i),
+          expected.error(t, i) + test::kRounding<std::remove_const_t<Y>> * std::abs(expected.value(t, i)) + 1e-30)
+          << (numerics == Numerics::fast ? "fast" : "exact") << ", token " << t << " row " << i << " of " << q.rows
+          << 'x' << q.cols << ", bits " << q.format.bits << " levels " << static_cast<int>(q.format.levels) << " on "
+          << name_of(current_isa());
 }
 
-void expect_product(const QuantizedMatrix& q, const RowMajor<float>& x, const RowMajor<float>& y) {
-  expect_product<float, const float>(q, MatrixView<const float>(x), MatrixView<const float>(y));
-}
-
-/// Fast numerics against the reference. Activations x' = col_scale x of a segment (a group, or 256 columns of a longer
-/// one) are rounded to multiples of step = max |x'| / 127, so each is off by half a step and what scaling it in float
-/// costs: 127 units of 2^-22. NF levels are off by half of 1/127. Sums of bytes are exact; the rest is as in exact
-/// numerics, relative to what the bytes stand for: levels up to 256 units (2 for NF), and the zero.
-void expect_fast_product(const QuantizedMatrix& q, const RowMajor<float>& x, const RowMajor<float>& y) {
-  const Naive n{q};
-  const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
-  const std::int64_t segment = std::min<std::int64_t>(n.width, 256);
-  const Eigen::MatrixXd exact = reference_matmul(q, MatrixView<const float>(x));
-  for (std::int64_t i = 0; i < q.rows; ++i)
-    for (std::int64_t t = 0; t < x.rows(); ++t) {
-      double rounding = 0, size = 0;
-      for (std::int64_t first = 0; first < q.cols; first += segment) {
-        const std::int64_t g = first / n.width;
-        const double scale = std::abs(n.scale(i, g)), zero = n.zero(i, g);
-        double most = 0, weights = 0, total = 0;
-        const std::int64_t end = std::min(first + segment, q.cols);
-        for (std::int64_t j = first; j < end; ++j) {
-          const double scaled = std::abs(double{x(t, j)} * n.col_scale(i, j));
-          most = std::max(most, scaled);
-          weights += std::abs(n.level(i, j) - zero);
-          total += scaled;
-        }
-        const double step = most / 127;
-        total += static_cast<double>(end - first) * step;
-        rounding += scale * (weights * step * (0.5 + 127 * 0x1p-22) + (nf ? total * 0.5 / 127 : 0));
-        size += scale * total * ((nf ? 2 : 256) + 2 * std::abs(zero));
-      }
-      const double bound = 1.0001 * rounding + static_cast<double>(q.cols / segment + 12) * 0x1p-24 * size + 1e-30;
-      ASSERT_NEAR(double{y(t, i)}, exact(t, i), bound)
-          << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
-          << " levels " << static_cast<int>(q.format.levels) << " on " << name_of(current_isa());
-    }
+void expect_product(const QuantizedMatrix& q, const RowMajor<float>& x, const RowMajor<float>& y,
+                    Numerics numerics = Numerics::exact) {
+  expect_product<float, const float>(q, MatrixView<const float>(x), MatrixView<const float>(y), numerics);
 }
 
 RowMajor<float> product(const PackedMatrix& p, const RowMajor<float>& x, const MatmulOptions& options = {}) {
@@ -173,7 +119,7 @@ TEST_P(IsaTest, EveryFormat) {
         const auto x = random_activations<float>(tokens, cols, random);
         const PackedMatrix p = pack(q);
         expect_product(q, x, product(p, x));
-        expect_fast_product(q, x, product(p, x, {.numerics = Numerics::fast}));
+        expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);
         if (HasFatalFailure()) return;
       }
 }
@@ -189,7 +135,7 @@ TEST_P(IsaTest, EveryShape) {
         const auto x = random_activations<float>(tokens, cols, random);
         const PackedMatrix p = pack(q);
         expect_product(q, x, product(p, x));
-        expect_fast_product(q, x, product(p, x, {.numerics = Numerics::fast}));
+        expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);
         if (HasFatalFailure()) return;
       }
   for (std::int64_t rows = 1; rows <= 40; ++rows) {
@@ -214,8 +160,10 @@ void with_types() {
     std::vector<Y> y(1 + 5 * 40, guard);
     const MatrixView<const X> xs(x.data() + 3, 5, 77, 81);
     const MatrixView<Y> ys(y.data() + 1, 5, 37, 40);
-    matmul(p, xs, ys);
-    expect_product(q, xs, ys);
+    for (Numerics numerics : {Numerics::fast, Numerics::exact}) {
+      matmul(p, xs, ys, {.numerics = numerics});
+      expect_product<X, Y>(q, xs, ys, numerics);
+    }
     for (std::size_t k = 0; k < y.size(); ++k)
       if (k == 0 || (k - 1) % 40 >= 37) {
         ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
@@ -283,6 +231,7 @@ TEST(Matmul, WithoutTokensNothingHappens) {
   std::mt19937 random(7);
   const PackedMatrix p = pack(random_matrix({}, 20, 70, random));
   EXPECT_NO_THROW(matmul(p, MatrixView<const float>(nullptr, 0, 70), MatrixView<float>(nullptr, 0, 20)));
+  EXPECT_NO_THROW(matmul(std::span<const Product>()));
 }
 
 TEST(Matmul, WrongShapesAreNamed) {
@@ -302,10 +251,110 @@ TEST(Matmul, WrongShapesAreNamed) {
   EXPECT_EQ(message(2, 70, 70, 3, 20, 20), "sinq: y.rows = 3: must equal x.rows, the number of tokens");
   EXPECT_EQ(message(2, 70, 69, 2, 20, 20), "sinq: x.stride = 69: must be at least x.cols");
   EXPECT_EQ(message(2, 70, 70, 2, 20, 19), "sinq: y.stride = 19: must be at least y.cols");
-  EXPECT_EQ(message(-1, 70, 70, -1, 20, 20), "sinq: x.rows = -1: allowed are 0 to 2^31 - 1 tokens");
+  EXPECT_EQ(message(-1, 70, 70, -1, 20, 20), "sinq: y.rows = -1: allowed are 0 to 2^31 - 1 tokens");
   const std::vector<float> x(69);
   EXPECT_EQ(message_of([&] { (void)reference_matmul(unpack(p), MatrixView<const float>(x.data(), 1, 69)); }),
             "sinq: x.cols = 69: must equal the cols of the matrix");
+}
+
+// --- several products ----------------------------------------------------------------------------------------------
+
+/// Query, key and value: one input, matrices of different size, format and tiling.
+TEST(Products, ThatShareAnInputAreWhatTheyAreAlone) {
+  std::mt19937 random(13);
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  SerialExecutor serial;
+  const PackedMatrix q = pack(random_matrix({}, 100, 130, random));
+  const PackedMatrix k = pack(random_matrix({.bits = 3, .group_size = 16, .tile = Tile::square}, 33, 130, random));
+  const PackedMatrix v = pack(random_matrix({.levels = Levels::nf4, .zero = Aux::none}, 7, 130, random));
+  for (std::int64_t tokens : {1, 3, 70, 130})
+    for (Executor* e : std::initializer_list<Executor*>{&serial, &threads})
+      for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
+        const auto x = random_activations<float>(tokens, 130, random);
+        RowMajor<float> qy(tokens, 100), ky(tokens, 33);
+        RowMajor<half> vy(tokens, 7);
+        const Product products[] = {{&q, x, qy}, {&k, x, ky}, {&v, x, vy}};
+        std::vector<std::byte> workspace(matmul_workspace(products, e->width()));
+        const long before = allocations;
+        matmul(products, {.executor = e, .workspace = workspace, .numerics = numerics});
+        if (e == &serial) {
+          EXPECT_EQ(allocations, before);
+        }
+        const MatmulOptions alone{.numerics = numerics};
+        EXPECT_EQ(qy, product(q, x, alone));
+        EXPECT_EQ(ky, product(k, x, alone));
+        EXPECT_EQ(vy, product(v, x, alone).cast<half>());
+      }
+}
+
+/// Experts: every one gets some tokens, in any order, possibly none; another one's rows of x are not read.
+TEST(Products, OfExpertsTakeTheirTokens) {
+  std::mt19937 random(14);
+  Eigen::ThreadPool pool(1);
+  ThreadPoolExecutor threads(pool);
+  for (Tile tile : {Tile::stripe, Tile::square}) {
+    std::vector<PackedMatrix> experts;
+    for (int e = 0; e < 5; ++e)
+      experts.push_back(pack(random_matrix({.group_size = 32, .tile = tile}, 50, 96, random)));
+    const auto x = random_activations<bfloat16>(90, 96, random);
+    std::vector<std::vector<std::int32_t>> tokens(5);
+    for (std::int32_t t = 89; t >= 0; --t) {
+      tokens[static_cast<std::size_t>(t % 2)].push_back(t);
+      if (t % 5 == 0) tokens[3].push_back(t);
+      tokens[4].push_back(t);
+    }
+    std::vector<RowMajor<float>> y(5);
+    std::vector<Product> products;
+    for (std::size_t e = 0; e < 5; ++e) {
+      y[e].resize(std::ssize(tokens[e]), 50);
+      products.push_back({&experts[e], x, y[e], tokens[e]});
+    }
+    matmul(products, {.executor = &threads});
+    for (std::size_t e = 0; e < 5; ++e) {
+      RowMajor<float> own(std::ssize(tokens[e]), 96);
+      for (std::int64_t k = 0; k < own.rows(); ++k)
+        own.row(k) = x.row(tokens[e][static_cast<std::size_t>(k)]).cast<float>();
+      EXPECT_EQ(y[e], product(experts[e], own));
+    }
+  }
+}
+
+TEST(Products, WrongOnesAreNamed) {
+  std::mt19937 random(15);
+  const PackedMatrix w = pack(random_matrix({}, 20, 70, random));
+  const auto x = random_activations<float>(3, 70, random);
+  RowMajor<float> y(2, 20);
+  const std::vector<std::int32_t> good = {2, 0}, high = {0, 3}, low = {-1, 0}, one = {0};
+  const auto message = [&](const Product& second) {
+    const Product products[] = {{&w, x, y, good}, second};
+    return message_of([&] { matmul(products); });
+  };
+  EXPECT_EQ(message({&w, x, y, good}), "nothing was thrown");
+  EXPECT_EQ(message({nullptr, x, y, good}), "sinq: products[1].w = 0: must point to a matrix");
+  EXPECT_EQ(message({&w, x, y, high}), "sinq: products[1].token = 3: must be one of the rows of x");
+  EXPECT_EQ(message({&w, x, y, low}), "sinq: products[1].token = -1: must be one of the rows of x");
+  EXPECT_EQ(message({&w, x, y, one}), "sinq: products[1].y.rows = 2: must equal tokens.size()");
+  EXPECT_EQ(message({&w, x, y}), "sinq: products[1].y.rows = 2: must equal x.rows, the number of tokens");
+  RowMajor<float> wide(3, 70);
+  EXPECT_EQ(message({&w, x, wide}), "sinq: products[1].y.cols = 70: must equal the rows of the matrix");
+}
+
+/// Tensor parallelism: parts by rows give the same bits, parts by columns add up.
+TEST(Products, OfPartsMakeUpTheWhole) {
+  std::mt19937 random(16);
+  const QuantizedMatrix q =
+      random_matrix({.bits = 3, .group_size = 16, .scale = Aux::u5, .zero = Aux::u5}, 90, 192, random);
+  const PackedMatrix p = pack(q);
+  const auto x = random_activations<float>(3, 192, random);
+  const auto whole = product(p, x);
+  RowMajor<float> y(3, 90);
+  matmul(slice_rows(p, 0, 37), x, y.leftCols(37));
+  matmul(slice_rows(p, 37, 53), x, y.rightCols(53));
+  EXPECT_EQ(y, whole);
+  RowMajor<float> sum = product(slice_cols(p, 0, 80), x.leftCols(80));
+  sum += product(slice_cols(p, 80, 112), x.rightCols(112));
+  expect_product(q, x, sum);
 }
 
 // --- workspace ----------------------------------------------------------------------------------------------------

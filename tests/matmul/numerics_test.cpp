@@ -57,15 +57,42 @@ TEST(Numerics, NotANumberAndInfinityComeOut) {
 }
 
 /// A power of two over all activations comes out as the same power of two, down to where floats end.
-TEST(Numerics, FastScalesWithTheActivations) {
+TEST(Numerics, ResultsScaleWithTheActivations) {
   std::mt19937 random(3);
   test::on_every_isa([&](Isa) {
-    for (const Format& f : kFormats) {
-      const QuantizedMatrix q = random_matrix(f, 20, 300, random);
-      const RowMajor x = RowMajor::NullaryExpr(3, 300, [&] { return test::random_float(random, -1, 1); });
-      const RowMajor y = product(q, x, Numerics::fast);
-      for (float factor : {0x1p-80f, 0x1p-20f, 0x1p30f, 0x1p80f})
-        EXPECT_EQ(product(q, factor * x, Numerics::fast), factor * y) << factor;
+    for (const Format& f : kFormats)
+      for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
+        const QuantizedMatrix q = random_matrix(f, 20, 300, random);
+        const RowMajor x = RowMajor::NullaryExpr(3, 300, [&] { return test::random_float(random, -1, 1); });
+        const RowMajor y = product(q, x, numerics);
+        for (float factor : {0x1p-80f, 0x1p-20f, 0x1p30f, 0x1p80f})
+          EXPECT_EQ(product(q, factor * x, numerics), factor * y) << factor;
+      }
+  });
+}
+
+/// Integers of three bytes hold activations of few bits without loss, whatever their mantissa: products and sums of
+/// such numbers are exact. Mantissas around the one from which on the step doubles (127 * 65793 * 2^-22), too.
+TEST(Numerics, ExactKeepsTheBitsOfEveryMagnitude) {
+  std::mt19937 random(4);
+  test::on_every_isa([&](Isa isa) {
+    const Format f{
+        .bits = 4, .levels = Levels::symmetric, .scale = Aux::f32, .zero = Aux::none, .col_scale = Aux::none};
+    QuantizedMatrix q = random_matrix(f, 16, 64, random);
+    for (std::int64_t i = 0; i < 16; ++i) detail::pack::write_float(Aux::f32, q.scale.data(), i, 1);
+    for (float most : {1.0f, 1.9921567f, 1.9921569f, 1.99999988f, 0x1p-100f, 0x1.fp127f, 3.0e38f}) {
+      RowMajor x = RowMajor::Zero(1, 64);
+      x(0, 5) = most;
+      x(0, 40) = most * -0x1p-21f;
+      const RowMajor y = product(q, x, Numerics::exact);
+      for (int i = 0; i < 16; ++i) {
+        const auto level = [&](std::int64_t j) { return test::Naive{q}.level(i, j); };
+        // Both activations are multiples of half a step; the result is one float.
+        const double exact = double{most} * (level(5) - level(40) * 0x1p-21);
+        if (std::abs(exact) > 3.4e38) continue;
+        EXPECT_NEAR(double{y(0, i)}, exact, 0x1.02p-23 * double{most} * 16 + 0x1p-24 * std::abs(exact))
+            << most << ' ' << name_of(isa);
+      }
     }
   });
 }

@@ -377,24 +377,106 @@ TEST(PackedMatrix, UnpacksToTheCanonicalFormBitForBit) {
           EXPECT_EQ(p.rows(), q.rows);
           EXPECT_EQ(p.cols(), q.cols);
           EXPECT_EQ(p.format(), f);
-          const auto all = dequantize(q);
-          std::vector<float> row(static_cast<std::size_t>(q.cols));
-          for (std::int64_t i = 0; i < q.rows; i += 1 + k % 5) {
-            dequantize_row(p, i, row.data());
-            for (std::int64_t j = 0; j < q.cols; ++j) ASSERT_EQ(row[static_cast<std::size_t>(j)], all(i, j));
-          }
         }
 }
 
-/// Whole strips of whole units cost what the canonical form costs.
+TEST(PackedMatrix, RowsComeOutAsDequantized) {
+  std::mt19937 random(9);
+  unsigned k = 0;
+  for (int bits : kBitWidths)
+    for (Aux aux : {Aux::u4, Aux::u5, Aux::u6, Aux::u8, Aux::f16, Aux::f32})
+      for (Tile tile : {Tile::stripe, Tile::square}) {
+        const Format f{
+            .bits = bits, .group_size = ++k % 5 ? 16 * (k % 5) : kWholeRow, .tile = tile, .scale = aux, .zero = aux};
+        const QuantizedMatrix q = random_matrix(f, 70, 1 + k * 131 % 900, random);
+        const std::vector<std::int32_t> rows = {69, 0, 17, 17, static_cast<std::int32_t>(k % 70)};
+        using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+        Rows out = Rows::Constant(5, q.cols + 3, -1);
+        dequantize_rows(pack(q), rows, MatrixView<float>(out.data(), 5, q.cols, q.cols + 3));
+        const auto all = dequantize(q);
+        for (int r = 0; r < 5; ++r) {
+          ASSERT_EQ(out.row(r).head(q.cols), all.row(rows[static_cast<std::size_t>(r)])) << bits << ' ' << k;
+          EXPECT_TRUE((out.row(r).tail(3).array() == -1).all());
+        }
+        Eigen::Matrix<half, 1, Eigen::Dynamic> halves(q.cols);
+        dequantize_rows(pack(q), std::span(rows).first(1), MatrixView<half>(halves.data(), 1, q.cols));
+        EXPECT_EQ(halves, all.row(69).cast<half>());
+      }
+  const PackedMatrix p = pack(random_matrix({}, 4, 70, random));
+  std::vector<float> out(140);
+  const auto message = [&](std::vector<std::int32_t> rows, std::int64_t n, std::int64_t cols, std::int64_t stride) {
+    return message_of([&] { dequantize_rows(p, rows, MatrixView<float>(out.data(), n, cols, stride)); });
+  };
+  EXPECT_EQ(message({0, 3}, 2, 70, 70), "nothing was thrown");
+  EXPECT_EQ(message({}, 0, 70, 70), "nothing was thrown");
+  EXPECT_EQ(message({0, 4}, 2, 70, 70), "sinq: row = 4: must be one of the rows of the matrix");
+  EXPECT_EQ(message({-1, 3}, 2, 70, 70), "sinq: row = -1: must be one of the rows of the matrix");
+  EXPECT_EQ(message({0, 3}, 1, 70, 70), "sinq: out.rows = 1: must equal rows.size()");
+  EXPECT_EQ(message({0, 3}, 2, 69, 70), "sinq: out.cols = 69: must equal the cols of the matrix");
+  EXPECT_EQ(message({0, 3}, 2, 70, 69), "sinq: out.stride = 69: must be at least out.cols");
+}
+
+/// Whole blocks cost what the canonical form costs, but for the two bits of 32 that five or six bits leave.
 TEST(PackedMatrix, IsDense) {
   for (int bits : kBitWidths)
-    for (Aux scale : {Aux::u4, Aux::u5, Aux::u6, Aux::u8, Aux::f16}) {
-      const Format f{.bits = bits, .group_size = 16, .scale = scale, .zero = Aux::u4};
-      const QuantizedMatrix q = make_quantized_matrix(f, 64, 1024);
-      const std::int64_t coarse_padding = is_integer(scale) ? 4 * 32 : 0;
-      EXPECT_EQ(pack(q).bytes(), q.bytes() + coarse_padding);
+    for (Aux aux : {Aux::u4, Aux::u5, Aux::u6, Aux::u8, Aux::f16}) {
+      const Format f{.bits = bits, .group_size = 16, .scale = aux, .zero = aux};
+      const std::int64_t groups = 120;  // a multiple of all blocks: 8, 6, 10 and 4 groups
+      const QuantizedMatrix q = make_quantized_matrix(f, 64, groups * 16);
+      const std::int64_t coarse_padding = is_integer(aux) ? 4 * 32 : 0;
+      const std::int64_t unused = aux == Aux::u5 || aux == Aux::u6 ? 64 * 2 * groups / (32 / bits_of(aux)) * 2 / 8 : 0;
+      EXPECT_EQ(pack(q).bytes(), q.bytes() + coarse_padding + unused);
     }
+}
+
+// --- parts --------------------------------------------------------------------------------------------------------
+
+TEST(Slice, PartsHoldTheSameWeights) {
+  std::mt19937 random(10);
+  unsigned k = 0;
+  for (int bits : kBitWidths)
+    for (Aux aux : {Aux::u4, Aux::u5, Aux::u7, Aux::f16})
+      for (Tile tile : {Tile::stripe, Tile::square}) {
+        Format f{.bits = bits, .group_size = ++k % 3 ? 16 : 48, .tile = tile, .scale = aux, .zero = aux};
+        if (is_integer(aux)) f.coarse_groups = k % 3;
+        if (k % 4 == 0) f.col_scale = Aux::none;
+        const QuantizedMatrix q = random_matrix(f, 50 + k, 300 + k, random);
+        const auto all = dequantize(q);
+        for (std::int64_t rows : {48L, 50L + k}) {
+          const std::int64_t first = rows == 48 ? 0 : 48;
+          const QuantizedMatrix part = slice_rows(q, first, rows - first);
+          ASSERT_EQ(dequantize(part), all.middleRows(first, rows - first)) << k;
+          EXPECT_EQ(unpack(slice_rows(pack(q), first, rows - first)), part);
+        }
+        for (std::int64_t cols : {96L, 300L + k}) {
+          const std::int64_t first = cols == 96 ? 0 : 96;
+          const QuantizedMatrix part = slice_cols(q, first, cols - first);
+          ASSERT_EQ(dequantize(part), all.middleCols(first, cols - first)) << k;
+          EXPECT_EQ(unpack(slice_cols(pack(q), first, cols - first)), part);
+        }
+      }
+}
+
+TEST(Slice, WrongPartsAreNamed) {
+  const QuantizedMatrix stripe = make_quantized_matrix({}, 100, 200);
+  const QuantizedMatrix square = make_quantized_matrix({.tile = Tile::square}, 100, 200);
+  const QuantizedMatrix coarse = make_quantized_matrix({.scale = Aux::u8, .coarse_groups = 2}, 100, 200);
+  const auto rows = [](const QuantizedMatrix& q, std::int64_t first, std::int64_t count) {
+    return message_of([&] { (void)slice_rows(q, first, count); });
+  };
+  const auto cols = [](const QuantizedMatrix& q, std::int64_t first, std::int64_t count) {
+    return message_of([&] { (void)slice_cols(q, first, count); });
+  };
+  EXPECT_EQ(rows(stripe, 1, 99), "nothing was thrown");
+  EXPECT_EQ(rows(stripe, 100, 1), "sinq: first = 100: must be one of the rows of the matrix");
+  EXPECT_EQ(rows(stripe, 1, 100), "sinq: count = 100: must end within the rows of the matrix");
+  EXPECT_EQ(rows(square, 1, 1), "sinq: first = 1: must be the first row of a tile");
+  EXPECT_EQ(cols(stripe, 64, 136), "nothing was thrown");
+  EXPECT_EQ(cols(stripe, 32, 32).substr(0, 57), "sinq: first = 32: must be the first column of a group (wi");
+  EXPECT_EQ(cols(coarse, 64, 64).substr(0, 57), "sinq: first = 64: must be the first column of a group (wi");
+  EXPECT_EQ(cols(coarse, 128, 72), "nothing was thrown");
+  EXPECT_EQ(cols(stripe, 64, 63).substr(0, 38), "sinq: count = 63: must be whole groups");
+  EXPECT_EQ(cols(stripe, 64, 192).substr(0, 39), "sinq: count = 192: must be whole groups");
 }
 
 // --- single auxiliaries -------------------------------------------------------------------------------------------

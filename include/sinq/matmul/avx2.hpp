@@ -91,36 +91,44 @@ template <int kBits, bool kTable>
   }
 }
 
-/// kWidth floats of a strip's auxiliaries, from row `row` on.
-template <Aux kAux>
-[[SINQ_TARGET, gnu::always_inline]] inline Floats load_aux(const std::uint8_t* p, int row) noexcept {
-  p += row * bits_of(kAux) / 8;
-  if constexpr (kAux == Aux::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+/// kWidth numbers of 16 bits.
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load_f16(const std::uint8_t* p) noexcept {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load_bf16(const std::uint8_t* p) noexcept {
   const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  if constexpr (kAux == Aux::f16) return _mm256_cvtph_ps(halves);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
-
-/// Integers of n bits, from row `row` on. Reads 16 bytes: codes follow the auxiliaries.
-template <int n, bool kSigned>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints load_integers(const std::uint8_t* p, int row) noexcept {
-  const Ints bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + row * n / 8)));
-  const Ints pairs = _mm256_shuffle_epi8(bytes, load_ints(kBitFields<n>.bytes));
-  const Ints top = _mm256_sllv_epi32(pairs, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kBitFields<n>.left)));
-  if constexpr (kSigned) return _mm256_srai_epi32(top, 32 - n);
-  return _mm256_srli_epi32(top, 32 - n);
+[[SINQ_TARGET, gnu::always_inline]] inline void store_f16(std::uint8_t* p, Floats v) noexcept {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-#include "exact.inc"
-
-// --- products of bytes ---------------------------------------------------------------------------------------------
-
-[[SINQ_TARGET, gnu::always_inline]] inline Ints zero_ints() noexcept {
-  return _mm256_setzero_si256();
+[[SINQ_TARGET, gnu::always_inline]] inline Ints all_ints(int k) noexcept {
+  return _mm256_set1_epi32(k);
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
   return _mm256_add_epi32(a, b);
 }
+[[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
+  return _mm256_and_si256(a, b);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints exclusive_or(Ints a, Ints b) noexcept {
+  return _mm256_xor_si256(a, b);
+}
+/// Every lane shifted by what the same lane of `count` says.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints right_by(Ints v, Ints count) noexcept {
+  return _mm256_srlv_epi32(v, count);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints arithmetic_right_by(Ints v, Ints count) noexcept {
+  return _mm256_srav_epi32(v, count);
+}
+
+#include "reading.inc"
+
+#include "floats.inc"
+
+// --- products of bytes ---------------------------------------------------------------------------------------------
+
 /// Four bytes in every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
   std::int32_t four = 0;
@@ -155,17 +163,21 @@ template <bool kWide>
   const Ints magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fff'ffff));
   return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));  // ordered as integers
 }
-/// 16 floats times `factor`, below 128 in magnitude, to bytes; and what they became, as the floats of two sums.
-[[SINQ_TARGET, gnu::always_inline]] inline Floats round_16(const float* x, float factor, std::int8_t* to) noexcept {
-  const Ints a = _mm256_cvtps_epi32(multiply(load(x), all(factor)));
-  const Ints b = _mm256_cvtps_epi32(multiply(load(x + 8), all(factor)));
-  const Ints words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-  return to_floats(add_ints(a, b));
+/// To the nearest integer.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints to_ints(Floats v) noexcept {
+  return _mm256_cvtps_epi32(v);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline void store_ints(std::int32_t* p, Ints v) noexcept {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+}
+/// The low bytes of kWidth lanes, four to a word.
+[[SINQ_TARGET, gnu::always_inline]] inline void low_bytes(Ints v, std::int32_t* words) noexcept {
+  const Ints bytes = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c08'0400));
+  words[0] = _mm256_extract_epi32(bytes, 0);
+  words[1] = _mm256_extract_epi32(bytes, 4);
 }
 
-#include "fast.inc"
+#include "bytes.inc"
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx2
 

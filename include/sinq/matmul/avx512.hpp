@@ -66,55 +66,59 @@ template <int low>
   return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x0101'0101 * ((1 << low) - 1)), a, b, 0xca);
 }
 
-/// From lanes whose low bits are codes to levels. Up to 5 bits by permuting a table, which ignores the bits above.
+/// From lanes whose low 4 bits are codes to levels, by permuting a table, which ignores the bits above.
 struct Lookup {
-  Floats low;
-  Floats high;
-  float first;
+  Floats table;
 
-  [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept
-      : first(levels[0]) {
-    float table[32];
-    for (int k = 0; k < 32; ++k) table[k] = levels[k & ((1 << bits) - 1)];
-    low = load(table);
-    high = load(table + 16);
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept {
+    float all[16];
+    for (int k = 0; k < 16; ++k) all[k] = levels[k & ((1 << bits) - 1)];
+    table = load(all);
   }
 };
 
 template <int kBits, bool kTable>
 [[SINQ_TARGET, gnu::always_inline]] inline Floats level(Ints v, const Lookup& lookup) noexcept {
-  if constexpr (kBits <= 4) {
-    return _mm512_maskz_permutexvar_ps(kAll, v, lookup.low);
-  } else if constexpr (kBits == 5) {
-    return _mm512_permutex2var_ps(lookup.low, v, lookup.high);
-  } else {  // 2^23 + code as a float, exactly, then the level of code 0 instead of 2^23
-    const Ints magic =
-        _mm512_ternarylogic_epi32(v, _mm512_set1_epi32((1 << kBits) - 1), _mm512_set1_epi32(0x4b00'0000), 0xea);
-    return _mm512_castsi512_ps(magic) - all(0x1p23f - lookup.first);
-  }
+  static_assert(kBits <= 4);
+  return _mm512_maskz_permutexvar_ps(kAll, v, lookup.table);
 }
 
-/// kWidth floats of a strip's auxiliaries, from row `row` on.
-template <Aux kAux>
-[[SINQ_TARGET, gnu::always_inline]] inline Floats load_aux(const std::uint8_t* p, int row) noexcept {
-  p += row * bits_of(kAux) / 8;
-  if constexpr (kAux == Aux::f32) return _mm512_loadu_ps(p);
+/// kWidth numbers of 16 bits.
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load_f16(const std::uint8_t* p) noexcept {
+  return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Floats load_bf16(const std::uint8_t* p) noexcept {
   const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  if constexpr (kAux == Aux::f16) return _mm512_maskz_cvtph_ps(kAll, halves);
   return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, halves), 16));
 }
-
-/// Integers of n bits, from row `row` on. Reads 16 bytes: codes follow the auxiliaries.
-template <int n, bool kSigned>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints load_integers(const std::uint8_t* p, int) noexcept {
-  const Ints bytes = _mm512_maskz_broadcast_i32x4(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const Ints pairs = _mm512_shuffle_epi8(bytes, _mm512_loadu_si512(kBitFields<n>.bytes));
-  const Ints top = _mm512_maskz_sllv_epi32(kAll, pairs, _mm512_loadu_si512(kBitFields<n>.left));
-  if constexpr (kSigned) return _mm512_maskz_srai_epi32(kAll, top, 32 - n);
-  return _mm512_maskz_srli_epi32(kAll, top, 32 - n);
+[[SINQ_TARGET, gnu::always_inline]] inline void store_f16(std::uint8_t* p, Floats v) noexcept {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(kAll, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-#include "exact.inc"
+[[SINQ_TARGET, gnu::always_inline]] inline Ints all_ints(int k) noexcept {
+  return _mm512_set1_epi32(k);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
+  return _mm512_add_epi32(a, b);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
+  return _mm512_and_si512(a, b);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints exclusive_or(Ints a, Ints b) noexcept {
+  return _mm512_xor_si512(a, b);
+}
+/// Every lane shifted by what the same lane of `count` says.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints right_by(Ints v, Ints count) noexcept {
+  return _mm512_maskz_srlv_epi32(kAll, v, count);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints arithmetic_right_by(Ints v, Ints count) noexcept {
+  return _mm512_maskz_srav_epi32(kAll, v, count);
+}
+
+#include "reading.inc"
+
+#include "floats.inc"
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
 
@@ -129,12 +133,6 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
   return __builtin_cpu_supports("avx512vnni");
 }
 
-[[SINQ_TARGET, gnu::always_inline]] inline Ints zero_ints() noexcept {
-  return _mm512_setzero_si512();
-}
-[[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
-  return _mm512_add_epi32(a, b);
-}
 /// Four bytes in every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
   std::int32_t four = 0;
@@ -160,14 +158,19 @@ template <bool kWide>
   const Ints magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fff'ffff));
   return _mm512_castsi512_ps(_mm512_maskz_max_epi32(kAll, _mm512_castps_si512(a), magnitude));  // ordered as integers
 }
-/// 16 floats times `factor`, below 128 in magnitude, to bytes; and what they became, as floats.
-[[SINQ_TARGET, gnu::always_inline]] inline Floats round_16(const float* x, float factor, std::int8_t* to) noexcept {
-  const Ints rounded = _mm512_maskz_cvtps_epi32(kAll, multiply(load(x), all(factor)));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_maskz_cvtepi32_epi8(kAll, rounded));
-  return to_floats(rounded);
+/// To the nearest integer.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints to_ints(Floats v) noexcept {
+  return _mm512_maskz_cvtps_epi32(kAll, v);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline void store_ints(std::int32_t* p, Ints v) noexcept {
+  _mm512_storeu_si512(p, v);
+}
+/// The low bytes of kWidth lanes, four to a word.
+[[SINQ_TARGET, gnu::always_inline]] inline void low_bytes(Ints v, std::int32_t* words) noexcept {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_maskz_cvtepi32_epi8(kAll, v));
 }
 
-#include "fast.inc"
+#include "bytes.inc"
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
 

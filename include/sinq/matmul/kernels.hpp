@@ -7,67 +7,82 @@
 
 namespace sinq::inline SINQ_ABI::detail::matmul {
 
-#if defined(__x86_64__)
-template <int kBits, bool kTable>
-[[nodiscard]] Kernel kernel_avx512(std::int64_t tokens) noexcept {
-  if (tokens == 1) return avx512::multiply_few<kBits, kTable, 1>;
-  if (tokens == 2) return avx512::multiply_few<kBits, kTable, 2>;
-  return avx512::multiply_many<kBits, kTable>;
-}
-template <int kBits, bool kTable>
-[[nodiscard]] Kernel kernel_avx2(std::int64_t tokens) noexcept {
-  if (tokens == 1) return avx2::multiply_few<kBits, kTable, 1>;
-  if (tokens == 2) return avx2::multiply_few<kBits, kTable, 2>;
-  return avx2::multiply_many<kBits, kTable>;
-}
-#endif
-
-/// The kernel of fast numerics and what rounds its activations.
-struct Fast {
-  Kernel kernel = nullptr;  // null: this instruction set has none, use the exact one
-  Round round = nullptr;
+/// How a block of tokens is multiplied on the instruction set in use.
+struct Method {
+  Prepare prepare = prepare_portable;
+  Kernel kernel = strip_portable;
+  Deliver deliver = deliver_portable;
 };
 
-[[nodiscard]] inline Fast choose_fast(const Format& f) noexcept {
-  Fast fast;
 #if defined(__x86_64__)
-  if (current_isa() == Isa::portable) return fast;
-  const bool vnni = current_isa() == Isa::avx512 && avx512::has_byte_products();
-  fast.round = vnni ? avx512::round_activations : avx2::round_activations;
-  core::with_bits(f.bits, [&](auto bits) {
-    if constexpr (bits() <= 4) {
-      if (f.levels > Levels::symmetric) {
-        fast.kernel = vnni ? avx512::multiply_fast<bits(), true> : avx2::multiply_fast<bits(), true>;
-        return;
-      }
-    }
-    if constexpr (bits() != 7)
-      fast.kernel = vnni ? avx512::multiply_fast<bits(), false> : avx2::multiply_fast<bits(), false>;
-  });
-#endif
-  (void)f;
-  return fast;
+template <int kBits, bool kTable>
+[[nodiscard]] Method bytes_avx512(bool exact) noexcept {
+  if (exact) return {avx512::prepare_bytes<3>, avx512::multiply_bytes<kBits, kTable, 3>, avx512::deliver};
+  return {avx512::prepare_bytes<1>, avx512::multiply_bytes<kBits, kTable, 1>, avx512::deliver};
+}
+template <int kBits>
+[[nodiscard]] Method floats_avx512(std::int64_t tokens) noexcept {
+  return {avx512::prepare_floats,
+          tokens == 1   ? avx512::multiply_few<kBits, true, 1>
+          : tokens == 2 ? avx512::multiply_few<kBits, true, 2>
+                        : avx512::multiply_many<kBits, true>,
+          avx512::deliver};
+}
+template <int kBits, bool kTable>
+[[nodiscard]] Method floats_avx2(std::int64_t tokens) noexcept {
+  return {avx2::prepare_floats,
+          tokens == 1   ? avx2::multiply_few<kBits, kTable, 1>
+          : tokens == 2 ? avx2::multiply_few<kBits, kTable, 2>
+                        : avx2::multiply_many<kBits, kTable>,
+          avx2::deliver};
 }
 
-/// The kernel for a block of tokens on the instruction set in use.
-[[nodiscard]] inline Kernel choose_kernel(const Format& f, std::int64_t tokens) noexcept {
+[[nodiscard]] inline bool is_nf(Levels levels) noexcept {
+  return levels == Levels::nf4 || levels == Levels::nf3;
+}
+
+/// With products of four bytes (VNNI), exact numerics multiply by activations of three bytes; NF levels, which are no
+/// integers, by floats.
+[[nodiscard]] inline Method choose_avx512(const Format& f, std::int64_t tokens, bool exact) noexcept {
+  if (exact && f.levels == Levels::nf4) return floats_avx512<4>(tokens);
+  if (exact && f.levels == Levels::nf3) return floats_avx512<3>(tokens);
+  return core::with_bits(f.bits, [&](auto bits) -> Method {
+    if constexpr (bits() <= 4)
+      if (f.levels > Levels::symmetric) return bytes_avx512<bits(), true>(exact);
+    if constexpr (bits() != 7) return bytes_avx512<bits(), false>(exact);
+    return {};  // no such codes
+  });
+}
+
+/// Without them, three times as many products of bytes take as long as floats.
+[[nodiscard]] inline Method choose_avx2(const Format& f, std::int64_t tokens, bool exact) noexcept {
+  return core::with_bits(f.bits, [&](auto bits) -> Method {
+    if constexpr (bits() == 7) {
+      return {};  // no such codes
+    } else if (exact) {
+      if constexpr (bits() == 4)  // even levels cost less than a table of sixteen
+        if (f.levels <= Levels::symmetric) return floats_avx2<4, false>(tokens);
+      return floats_avx2<bits(), bits() <= 4>(tokens);
+    } else {
+      if constexpr (bits() <= 4)
+        if (f.levels > Levels::symmetric)
+          return {avx2::prepare_bytes<1>, avx2::multiply_bytes<bits(), true, 1>, avx2::deliver};
+      return {avx2::prepare_bytes<1>, avx2::multiply_bytes<bits(), false, 1>, avx2::deliver};
+    }
+  });
+}
+#endif
+
+[[nodiscard]] inline Method choose(const Format& f, std::int64_t tokens, Numerics numerics) noexcept {
 #if defined(__x86_64__)
-  const Isa isa = current_isa();
-  if (isa != Isa::portable)
-    return core::with_bits(f.bits, [&](auto bits) -> Kernel {
-      if constexpr (bits() == 7) {
-        return strip_portable;  // no such codes
-      } else {
-        if (isa == Isa::avx512) return kernel_avx512<bits(), bits() <= 5>(tokens);
-        if constexpr (bits() == 4)  // even levels cost less than a table of sixteen
-          if (f.levels == Levels::uniform || f.levels == Levels::symmetric) return kernel_avx2<4, false>(tokens);
-        return kernel_avx2<bits(), bits() <= 4>(tokens);
-      }
-    });
+  const bool exact = numerics == Numerics::exact;
+  if (current_isa() == Isa::avx512 && avx512::has_byte_products()) return choose_avx512(f, tokens, exact);
+  if (current_isa() != Isa::portable) return choose_avx2(f, tokens, exact);
 #endif
   (void)f;
   (void)tokens;
-  return strip_portable;
+  (void)numerics;
+  return {};
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul

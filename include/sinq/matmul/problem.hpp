@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <span>
+#include <string>
 
 #include "../pack.hpp"
 
@@ -9,11 +11,11 @@ namespace sinq::inline SINQ_ABI {
 
 /// How exactly to compute.
 ///
-///   exact   activations stay floating point; as accurate as a float product with the dequantized weights. The default:
+///   exact   as accurate as a float product with the dequantized weights. Activations keep 23 bits of the largest
+///           magnitude in their group (NF levels, and kernels without byte products: they stay floats). The default:
 ///           what quantizing the weights cost is then all that is lost
-///   fast    activations may be rounded to 8 bits per group (a 254th of the largest magnitude in the group) and
-///   multiplied
-///           in integers; NF levels to multiples of 1/127. Faster where arithmetic, not memory, is the limit
+///   fast    activations keep 7 bits of it (a 254th of the largest magnitude), NF levels are rounded to multiples of
+///           1/127
 enum class Numerics : std::uint8_t { exact, fast };
 
 /// What a product may use.
@@ -25,16 +27,67 @@ struct MatmulOptions {
   Numerics numerics = Numerics::exact;
 };
 
+/// Activations of any element type, tokens x features, row-major: the type is a run-time value, so that the kernels
+/// exist once. Void: `const void` of those that are read, `void` of those that are written.
+template <class Void>
+struct ActivationView {
+  Void* data = nullptr;
+  DType dtype = DType::f32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t stride = 0;
+
+  ActivationView() = default;
+  template <detail::core::MaybeConstElement T>
+  requires std::is_convertible_v<T*, Void*> ActivationView(const MatrixView<T>& m)
+      : data(m.data), dtype(DTypeOf<std::remove_const_t<T>>::value), rows(m.rows), cols(m.cols), stride(m.stride) {}
+  template <detail::core::RowMajorEigen Derived>
+  requires std::is_convertible_v<decltype(std::declval<Derived&>().data()), Void*> ActivationView(Derived&& m)
+      : data(m.data()),
+        dtype(DTypeOf<typename std::remove_cvref_t<Derived>::Scalar>::value),
+        rows(m.rows()),
+        cols(m.cols()),
+        stride(m.outerStride()) {}
+
+  /// The address of an element.
+  [[nodiscard]] Void* at(std::int64_t row, std::int64_t col) const noexcept {
+    using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
+    return static_cast<Byte*>(data) + (row * stride + col) * static_cast<std::int64_t>(size_of(dtype));
+  }
+};
+
+/// One product of a call: y = x W^T, or of some rows of x.
+struct Product {
+  const PackedMatrix* w = nullptr;
+  ActivationView<const void> x;
+  ActivationView<void> y;
+  /// The rows of x that take part, in the order of the rows of y: the tokens that go to an expert. Absent: all of them.
+  std::optional<std::span<const std::int32_t>> tokens = {};
+};
+
 namespace detail::matmul {
 
-/// The one validation of a problem y = x W^T.
-template <Element X, Element Y>
-void validate(const PackedMatrix& w, const MatrixView<const X>& x, const MatrixView<Y>& y) {
-  using core::require;
-  require(x.cols == w.cols(), "x.cols", x.cols, "must equal the cols of the matrix");
-  require(y.cols == w.rows(), "y.cols", y.cols, "must equal the rows of the matrix");
-  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
-  require(x.rows >= 0 && x.rows <= 0x7fff'ffff, "x.rows", x.rows, "allowed are 0 to 2^31 - 1 tokens");
+/// The one validation of a product. Where there are several, a message names which.
+inline void validate(std::span<const Product> products, std::size_t which) {
+  const Product& p = products[which];
+  const auto require = [&](bool ok, const char* name, std::int64_t value, const char* limit) {
+    if (ok) return;
+    const std::string prefix = products.size() == 1 ? "" : core::text("products[", which, "].");
+    core::raise<InvalidArgument>(core::text("sinq: ", prefix, name, " = ", value, ": ", limit));
+  };
+  require(p.w != nullptr, "w", 0, "must point to a matrix");
+  const ActivationView<const void>& x = p.x;
+  const ActivationView<void>& y = p.y;
+  require(x.cols == p.w->cols(), "x.cols", x.cols, "must equal the cols of the matrix");
+  require(y.cols == p.w->rows(), "y.cols", y.cols, "must equal the rows of the matrix");
+  if (p.tokens) {
+    require(y.rows == std::ssize(*p.tokens), "y.rows", y.rows, "must equal tokens.size()");
+    for (const std::int32_t token : *p.tokens)
+      require(token >= 0 && token < x.rows, "token", token, "must be one of the rows of x");
+  } else {
+    require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  }
+  require(y.rows >= 0 && y.rows <= 0x7fff'ffff, "y.rows", y.rows, "allowed are 0 to 2^31 - 1 tokens");
   require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
   require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
 }

@@ -42,19 +42,20 @@ template <int kWidth>
 [[gnu::always_inline]] inline void multiply_strip(const Job& job) noexcept {
   const pack::StripReader& w = *job.weights;
   const pack::StripOrder& o = w.order();
-  const std::int64_t x_stride = padded(o.tiling.cols);
+  const std::int64_t x_stride = job.x->token;
   const std::int64_t rows = o.rows(job.strip);
   const std::int64_t quads = (rows + 3) / 4;  // rows beyond the last stay zero
   const float* levels = w.levels().data();
   float* const scales = job.scratch;
-  float* const zeros = scales + kStripRows * pack::kBlockGroups;
-  float* const panel = zeros + kStripRows * pack::kBlockGroups;
+  float* const zeros = scales + kStripRows * pack::kMostBlockGroups;
+  float* const panel = zeros + kStripRows * pack::kMostBlockGroups;
   for (std::int64_t k = 0; k < job.tokens * kStripRows; ++k) job.y[k] = 0;
   for (std::int64_t k = 0; k < kStripRows * kChunk; ++k) panel[k] = 0;
-  for (std::int64_t b = 0; b < o.blocks(); ++b) {
+  for (std::int64_t b = 0; b < o.blocks; ++b) {
     for (std::int64_t r = 0; r < rows; ++r) {
-      w.block_scales(o.first_row(job.strip) + r, b, scales + r * pack::kBlockGroups);
-      w.block_zeros(o.first_row(job.strip) + r, b, zeros + r * pack::kBlockGroups);
+      const std::int64_t row = o.first_row(job.strip) + r;
+      w.scales(row, b * o.block, o.block_groups(b), scales + r * pack::kMostBlockGroups);
+      w.zeros(row, b * o.block, o.block_groups(b), zeros + r * pack::kMostBlockGroups);
     }
     for (std::int64_t first = 0; first < o.block_cols(b); first += kChunk) {
       const std::int64_t cols = std::min(kChunk, o.block_cols(b) - first);
@@ -66,13 +67,13 @@ template <int kWidth>
         for (std::int64_t at = first; at < first + cols;) {
           const std::int64_t g = at / o.tiling.group_size;
           const std::int64_t end = std::min((g + 1) * o.tiling.group_size, first + cols);
-          const float zero = zeros[r * pack::kBlockGroups + g];
-          const float scale = scales[r * pack::kBlockGroups + g];
+          const float zero = zeros[r * pack::kMostBlockGroups + g];
+          const float scale = scales[r * pack::kMostBlockGroups + g];
           for (; at < end; ++at) out[at - first] = (levels[codes[at - first]] - zero) * scale;
         }
         for (std::int64_t j = cols; j < n; ++j) out[j] = 0;
       }
-      const float* x = job.x + o.block_begin(b) + first;
+      const float* x = job.x->floats(0) + o.block_begin(b) + first;
       std::int64_t token = 0;
       for (; token + 2 <= job.tokens; token += 2)
         for (std::int64_t q = 0; q < quads; ++q)

@@ -6,20 +6,15 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::pack {
 
-/// Restores groups [group, group + 1) of a row: out[j] = (level - zero) * scale * col_scale[j], evaluated from left to
-/// right in float. `col_scale` points at the group's first column.
+/// Restores columns [first, first + count) of a row, at most 256, all of one group: (level - zero) * scale * col_scale,
+/// evaluated from left to right in float. `values` holds the column scales and receives the weights.
 template <class Reader>
-void restore_group(const Reader& reader, std::int64_t i, std::int64_t g, float scale, float zero,
-                   const float* col_scale, float* out) noexcept {
+void restore(const Reader& reader, std::int64_t i, std::int64_t first, std::int64_t count, float scale, float zero,
+             float* values) noexcept {
   std::uint8_t codes[256];
   const auto& levels = reader.levels();
-  const std::int64_t begin = reader.tiling().group_begin(g);
-  const std::int64_t cols = reader.tiling().group_cols(g);
-  for (std::int64_t at = 0; at < cols; at += 256) {
-    const std::int64_t count = std::min<std::int64_t>(256, cols - at);
-    reader.codes(i, begin + at, count, codes);
-    for (std::int64_t k = 0; k < count; ++k) out[at + k] = (levels[codes[k]] - zero) * scale * col_scale[at + k];
-  }
+  reader.codes(i, first, count, codes);
+  for (std::int64_t k = 0; k < count; ++k) values[k] = (levels[codes[k]] - zero) * scale * values[k];
 }
 
 }  // namespace detail::pack
@@ -36,21 +31,22 @@ void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor 
   const Tiling& t = reader.tiling();
   SerialExecutor serial;
   Executor& threads = executor ? *executor : serial;
-  // One piece of scratch per worker: scales and zeros of a row, column scales and restored weights.
-  const std::int64_t per_worker = 2 * t.groups() + 2 * t.cols;
+  // One piece of scratch per worker: scales and zeros of a row, column scales that become weights.
+  const std::int64_t per_worker = 2 * t.groups() + t.cols;
   std::vector<float> scratch(static_cast<std::size_t>(threads.width() * per_worker));
   threads.run(q.rows, [&](std::int64_t i, int worker) {
     float* scales = scratch.data() + worker * per_worker;
     float* zeros = scales + t.groups();
-    float* col_scale = zeros + t.groups();
-    float* row = col_scale + t.cols;
+    float* row = zeros + t.groups();
     reader.scales(i, scales);
     reader.zeros(i, zeros);
-    reader.col_scales(t.panel_of(i), 0, t.cols, col_scale);
-    for (std::int64_t g = 0; g < t.groups(); ++g) {
-      const std::int64_t j = t.group_begin(g);
-      detail::pack::restore_group(reader, i, g, scales[g], zeros[g], col_scale + j, row + j);
-    }
+    reader.col_scales(t.panel_of(i), 0, t.cols, row);
+    for (std::int64_t g = 0; g < t.groups(); ++g)
+      for (std::int64_t at = 0; at < t.group_cols(g); at += 256) {
+        const std::int64_t j = t.group_begin(g) + at;
+        const std::int64_t count = std::min<std::int64_t>(256, t.group_cols(g) - at);
+        detail::pack::restore(reader, i, j, count, scales[g], zeros[g], row + j);
+      }
     for (std::int64_t j = 0; j < t.cols; ++j) out.row(i)[j] = static_cast<T>(row[j]);
   });
 }

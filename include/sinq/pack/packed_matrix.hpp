@@ -35,6 +35,8 @@ class PackedMatrix {
 
   explicit PackedMatrix(const QuantizedMatrix& q)
       : format_(q.format), order_(q.format, q.tiling()), table_(q.table), col_scale_(q.col_scale) {
+    for (int code = 0; code < 1 << format_.bits; ++code)
+      levels_[static_cast<std::size_t>(code)] = detail::core::level(format_.levels, format_.bits, table_, code);
     lines_.resize(static_cast<std::size_t>(order_.strips * order_.strip / detail::pack::kLine));
   }
 
@@ -48,6 +50,7 @@ class PackedMatrix {
   Format format_;
   detail::pack::StripOrder order_;
   LevelTable table_{};
+  std::array<float, 256> levels_{};      // level(code) for every code
   std::vector<std::uint8_t> col_scale_;  // as in QuantizedMatrix
   std::vector<Line, detail::core::LargePages<Line>> lines_;
 };
@@ -58,24 +61,26 @@ namespace detail::pack {
 struct StripAccess {
   static const StripOrder& order(const PackedMatrix& p) noexcept { return p.order_; }
   static const LevelTable& table(const PackedMatrix& p) noexcept { return p.table_; }
+  static const std::array<float, 256>& levels(const PackedMatrix& p) noexcept { return p.levels_; }
   static const std::uint8_t* strip(const PackedMatrix& p, std::int64_t s) noexcept { return p.strip(s); }
   static const std::uint8_t* col_scale(const PackedMatrix& p) noexcept { return p.col_scale_.data(); }
 };
 
-/// Calls visit(aux, canonical array, bytes of its rows, entries of its rows, place) for scales, zeros and coarse
-/// scales; place(strip, k) is where the sixteen entries number k of a strip lie.
+/// Calls visit(aux, canonical array, bytes of its rows, entries of its rows, bit) for scales, zeros and coarse scales;
+/// bit(k, lane) is where entry k of a row lies in its strip.
 template <class Matrix, class Visitor>
 void for_auxiliaries(Matrix& q, const StripOrder& o, Visitor&& visit) {
   const Extents e = extents(q.format, o.tiling);
-  const auto block = [](std::int64_t g) { return g / kBlockGroups; };
-  visit(q.format.scale, q.scale, e.scale_row, o.tiling.groups(),
-        [&](std::int64_t g) { return o.scales(block(g)) + g % kBlockGroups * o.scale; });
+  visit(q.format.scale, q.scale, e.scale_row, o.tiling.groups(), [&](std::int64_t g, std::int64_t lane) {
+    return 8 * o.scales(g / o.block) + aux_bit(o.scale, g % o.block, lane);
+  });
   if (q.format.zero != Aux::none)
-    visit(q.format.zero, q.zero, e.zero_row, o.tiling.groups(),
-          [&](std::int64_t g) { return o.zeros(block(g)) + g % kBlockGroups * o.zero; });
+    visit(q.format.zero, q.zero, e.zero_row, o.tiling.groups(), [&](std::int64_t g, std::int64_t lane) {
+      return 8 * o.zeros(g / o.block) + aux_bit(o.zero, g % o.block, lane);
+    });
   if (is_integer(q.format.scale))
     visit(Aux::f16, q.coarse_scale, e.coarse_row, coarse_per_row(q.format, o.tiling),
-          [&](std::int64_t k) { return k * aux_bytes(Aux::f16); });
+          [&](std::int64_t k, std::int64_t lane) { return aux_bit(Aux::f16, k, lane); });
 }
 
 }  // namespace detail::pack
@@ -92,15 +97,16 @@ void for_auxiliaries(Matrix& q, const StripOrder& o, Visitor&& visit) {
     std::uint8_t* const strip = p.strip(o.strip_of(i));
     const std::int64_t lane = o.lane_of(i);
     read_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, q.cols, row.data());
-    for (std::int64_t b = 0; b < o.blocks(); ++b)
+    for (std::int64_t b = 0; b < o.blocks; ++b)
       detail::core::with_bits(q.format.bits, [&](auto bits) {
         if constexpr (bits() != 7)
           put_codes<bits()>(row.data() + o.block_begin(b), lane, StripOrder::units(o.block_cols(b)),
                             strip + o.codes(b));
       });
-    for_auxiliaries(q, o, [&](Aux aux, const auto& array, std::int64_t row_bytes, std::int64_t count, auto place) {
+    for_auxiliaries(q, o, [&](Aux aux, const auto& array, std::int64_t row_bytes, std::int64_t count, auto bit) {
+      const int n = bits_of(aux);
       for (std::int64_t k = 0; k < count; ++k)
-        put_entry(strip + place(k), lane, bits_of(aux), get_entry(array.data() + i * row_bytes, k, bits_of(aux)));
+        put_entry(strip, bit(k, lane), n, get_entry(array.data() + i * row_bytes, k * n, n));
     });
   }
   return p;
@@ -118,15 +124,16 @@ void for_auxiliaries(Matrix& q, const StripOrder& o, Visitor&& visit) {
   for (std::int64_t i = 0; i < q.rows; ++i) {
     const std::uint8_t* const strip = p.strip(o.strip_of(i));
     const std::int64_t lane = o.lane_of(i);
-    for (std::int64_t b = 0; b < o.blocks(); ++b)
+    for (std::int64_t b = 0; b < o.blocks; ++b)
       detail::core::with_bits(q.format.bits, [&](auto bits) {
         if constexpr (bits() != 7)
           get_codes<bits()>(strip + o.codes(b), lane, 0, o.block_cols(b), row.data() + o.block_begin(b));
       });
     write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, q.cols, row.data());
-    for_auxiliaries(q, o, [&](Aux aux, auto& array, std::int64_t row_bytes, std::int64_t count, auto place) {
+    for_auxiliaries(q, o, [&](Aux aux, auto& array, std::int64_t row_bytes, std::int64_t count, auto bit) {
+      const int n = bits_of(aux);
       for (std::int64_t k = 0; k < count; ++k)
-        put_entry(array.data() + i * row_bytes, k, bits_of(aux), get_entry(strip + place(k), lane, bits_of(aux)));
+        put_entry(array.data() + i * row_bytes, k * n, n, get_entry(strip, bit(k, lane), n));
     });
   }
   return q;

@@ -6,15 +6,11 @@
 
 namespace sinq::inline SINQ_ABI::detail::pack {
 
-/// Decodes a PackedMatrix row by row, the same values as RowReader gives. Holds a reference; may be shared between
-/// threads.
+/// Decodes a PackedMatrix row by row, the same values as RowReader gives. Holds a reference; costs nothing to make; may
+/// be shared between threads.
 class StripReader {
  public:
-  explicit StripReader(const PackedMatrix& p) : p_(p), order_(StripAccess::order(p)) {
-    for (int code = 0; code < 1 << p.format().bits; ++code)
-      levels_[static_cast<std::size_t>(code)] =
-          core::level(p.format().levels, p.format().bits, StripAccess::table(p), code);
-  }
+  explicit StripReader(const PackedMatrix& p) noexcept : p_(p), order_(StripAccess::order(p)) {}
 
   [[nodiscard]] const Tiling& tiling() const noexcept { return order_.tiling; }
   [[nodiscard]] const Format& format() const noexcept { return p_.format(); }
@@ -22,7 +18,7 @@ class StripReader {
   [[nodiscard]] const std::uint8_t* strip(std::int64_t s) const noexcept { return StripAccess::strip(p_, s); }
 
   /// level(code) for every code.
-  [[nodiscard]] const std::array<float, 256>& levels() const noexcept { return levels_; }
+  [[nodiscard]] const std::array<float, 256>& levels() const noexcept { return StripAccess::levels(p_); }
 
   /// Codes [first, first + count) of row i, one byte each. `first` is a multiple of 4.
   void codes(std::int64_t i, std::int64_t first, std::int64_t count, std::uint8_t* out) const noexcept {
@@ -39,47 +35,37 @@ class StripReader {
     }
   }
 
-  /// All `groups` scales of row i.
-  void scales(std::int64_t i, float* out) const noexcept {
-    for (std::int64_t b = 0; b < order_.blocks(); ++b) block_scales(i, b, out + b * kBlockGroups);
-  }
-
-  /// All `groups` zeros of row i; 0 where the format has none.
-  void zeros(std::int64_t i, float* out) const noexcept {
-    for (std::int64_t b = 0; b < order_.blocks(); ++b) block_zeros(i, b, out + b * kBlockGroups);
-  }
-
-  /// The scales of row i in block b.
-  void block_scales(std::int64_t i, std::int64_t b, float* out) const noexcept {
+  /// Scales of row i and groups [first, first + count).
+  void scales(std::int64_t i, std::int64_t first, std::int64_t count, float* out) const noexcept {
     const Format& f = format();
-    const std::int64_t lane = order_.lane_of(i);
     const std::int64_t per_coarse = f.coarse_groups == 0 ? tiling().groups() : f.coarse_groups;
-    const std::uint8_t* at = row_strip(i) + order_.scales(b);
-    for (std::int64_t g = 0; g < order_.block_groups(b); ++g, at += order_.scale) {
+    for (std::int64_t g = first; g < first + count; ++g, ++out) {
+      const std::uint32_t m = entry(f.scale, order_.scales(g / order_.block), i, g);
       if (is_float(f.scale)) {
-        read_floats(f.scale, at, lane, 1, out + g);
-      } else {
-        float coarse = 0;
-        read_floats(Aux::f16, row_strip(i), (b * kBlockGroups + g) / per_coarse * kStripRows + lane, 1, &coarse);
-        out[g] = coarse * scale_share(f.scale, f.signed_scale, static_cast<int>(get_entry(at, lane, bits_of(f.scale))));
+        *out = float_of(f.scale, m);
+        continue;
       }
+      const std::int64_t lane = order_.lane_of(i);
+      const float coarse = float_of(Aux::f16, get_entry(row_strip(i), aux_bit(Aux::f16, g / per_coarse, lane), 16));
+      *out = coarse * scale_share(f.scale, f.signed_scale, static_cast<int>(m));
     }
   }
 
-  /// The zeros of row i in block b; 0 where the format has none.
-  void block_zeros(std::int64_t i, std::int64_t b, float* out) const noexcept {
+  /// Zeros of row i and groups [first, first + count); 0 where the format has none.
+  void zeros(std::int64_t i, std::int64_t first, std::int64_t count, float* out) const noexcept {
     const Format& f = format();
-    const std::int64_t lane = order_.lane_of(i);
-    const std::uint8_t* at = row_strip(i) + order_.zeros(b);
-    for (std::int64_t g = 0; g < order_.block_groups(b); ++g, at += order_.zero) {
-      if (f.zero == Aux::none)
-        out[g] = 0;
-      else if (is_float(f.zero))
-        read_floats(f.zero, at, lane, 1, out + g);
-      else
-        out[g] =
-            zero_at(f.zero, core::level_span(f.levels, f.bits), static_cast<int>(get_entry(at, lane, bits_of(f.zero))));
+    const auto span = core::level_span(f.levels, f.bits);
+    for (std::int64_t g = first; g < first + count; ++g, ++out) {
+      *out = 0;
+      if (f.zero == Aux::none) continue;
+      const std::uint32_t m = entry(f.zero, order_.zeros(g / order_.block), i, g);
+      *out = is_float(f.zero) ? float_of(f.zero, m) : zero_at(f.zero, span, static_cast<int>(m));
     }
+  }
+
+  /// The column scales of panel p as they are stored.
+  [[nodiscard]] const std::uint8_t* col_scale_row(std::int64_t p) const noexcept {
+    return StripAccess::col_scale(p_) + p * stream_bytes(tiling().cols, bits_of(format().col_scale));
   }
 
   /// Column scales [first, first + count) of panel p; 1 where the format has none.
@@ -90,9 +76,19 @@ class StripReader {
  private:
   [[nodiscard]] const std::uint8_t* row_strip(std::int64_t i) const noexcept { return strip(order_.strip_of(i)); }
 
+  /// The auxiliary of row i and group g, as stored, in the lines that begin at `lines` of the strip.
+  [[nodiscard]] std::uint32_t entry(Aux aux, std::int64_t lines, std::int64_t i, std::int64_t g) const noexcept {
+    return get_entry(row_strip(i) + lines, aux_bit(aux, g % order_.block, order_.lane_of(i)), bits_of(aux));
+  }
+
+  [[nodiscard]] static float float_of(Aux aux, std::uint32_t bits) noexcept {
+    float value = 0;
+    read_floats(aux, reinterpret_cast<const std::uint8_t*>(&bits), 0, 1, &value);
+    return value;
+  }
+
   const PackedMatrix& p_;
   const StripOrder& order_;
-  std::array<float, 256> levels_{};
 };
 
 }  // namespace sinq::inline SINQ_ABI::detail::pack

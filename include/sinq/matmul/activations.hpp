@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "problem.hpp"
+
+namespace sinq::inline SINQ_ABI::detail::matmul {
+
+using pack::kStripRows;
+
+/// Tokens that one pass over the weights serves.
+inline constexpr std::int64_t kTokenBlock = 64;
+
+/// Columns of the scaled activations: whole units.
+[[nodiscard]] constexpr std::int64_t padded(std::int64_t cols) noexcept {
+  return pack::StripOrder::units(cols) * pack::kUnitCols;
+}
+
+/// Columns that share one step of rounded activations: a group, or 256 columns of a longer one, so that sums of
+/// products of two bytes stay below 2^23 (255 * 128 * 256), where a float holds every integer.
+[[nodiscard]] constexpr std::int64_t segment_cols(const Tiling& t) noexcept {
+  return std::min<std::int64_t>(t.group_size, 256);
+}
+[[nodiscard]] constexpr std::int64_t segments(const Tiling& t) noexcept {
+  return (t.cols + segment_cols(t) - 1) / segment_cols(t);
+}
+
+/// Tokens as a kernel wants them, x' = col_scale * x, each in one piece of memory, in whole lines:
+///
+///   values   padded(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer * step
+///            with the integer's digits to base 256, lowest first: [column / 4][plane][4 columns]
+///   step     of every segment; unused where the values are floats
+///   sum      of the values (or integers) of every segment
+struct Prepared {
+  Prepared(const Tiling& t, float* first)
+      : base(first), values(padded(t.cols)), sums((segments(t) + 15) / 16 * 16), token(values + 2 * sums) {}
+
+  [[nodiscard]] float* floats(std::int64_t n) const noexcept { return base + n * token; }
+  [[nodiscard]] std::int8_t* bytes(std::int64_t n) const noexcept { return reinterpret_cast<std::int8_t*>(floats(n)); }
+  [[nodiscard]] float* step(std::int64_t n) const noexcept { return floats(n) + values; }
+  [[nodiscard]] float* sum(std::int64_t n) const noexcept { return step(n) + sums; }
+
+  float* base;
+  std::int64_t values;  // floats of a part
+  std::int64_t sums;
+  std::int64_t token;  // floats from one token to the next
+};
+
+/// Prepares token n for the rows of a panel; x points at its first activation.
+using Prepare = void (*)(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
+                         const Prepared& out, std::int64_t n) noexcept;
+
+/// Results as floats -> the caller's type.
+using Deliver = void (*)(const float* from, std::int64_t count, DType dtype, void* to) noexcept;
+
+/// x' of columns [first, first + count), at most 256.
+inline void scale_portable(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
+                           std::int64_t first, std::int64_t count, float* out) noexcept {
+  float col_scale[256];
+  w.col_scales(panel, first, count, col_scale);
+  core::with_dtype(dtype, [&](auto zero) {
+    using X = decltype(zero);
+    for (std::int64_t k = 0; k < count; ++k)
+      out[k] = static_cast<float>(core::load_unaligned<X>(x, first + k)) * col_scale[k];
+  });
+}
+
+/// Floats and their sums.
+inline void prepare_portable(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
+                             const Prepared& out, std::int64_t n) noexcept {
+  const Tiling& t = w.tiling();
+  float* const values = out.floats(n);
+  for (std::int64_t j = 0; j < t.cols; j += 256)
+    scale_portable(w, panel, x, dtype, j, std::min<std::int64_t>(256, t.cols - j), values + j);
+  for (std::int64_t j = t.cols; j < out.values; ++j) values[j] = 0;
+}
+
+inline void deliver_portable(const float* from, std::int64_t count, DType dtype, void* to) noexcept {
+  core::with_dtype(dtype, [&](auto zero) {
+    using Y = decltype(zero);
+    for (std::int64_t k = 0; k < count; ++k) {
+      const Y y = static_cast<Y>(from[k]);
+      std::memcpy(static_cast<std::byte*>(to) + k * std::int64_t{sizeof(Y)}, &y, sizeof y);
+    }
+  });
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::matmul

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cctype>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+// An engine may compile some files for a newer processor than others. Two things must then hold, or a program dies of
+// an illegal instruction on the older one:
+//
+//   - in a file without flags, instructions of a newer processor stand only in the functions of that instruction set
+//     (a template defined in a target region would be a function like any other, with such instructions in it)
+//   - files with different flags share no function: the linker keeps one copy, whichever comes first
+//
+// The program linked from both must compute.
+
+void plain_product(const std::uint8_t* codes, std::int64_t rows, std::int64_t cols, const float* x, float* y);
+void flagged_product(const std::uint8_t* codes, std::int64_t rows, std::int64_t cols, const float* x, float* y);
+
+namespace {
+
+#if defined(SINQ_PLAIN_OBJECT)
+
+std::vector<std::string> lines_of(const std::string& command) {
+  std::vector<std::string> lines;
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen((command + " 2>/dev/null").c_str(), "r"), pclose);
+  char buffer[4096];
+  std::string line;
+  while (pipe && std::fgets(buffer, sizeof buffer, pipe.get())) {
+    line += buffer;
+    if (line.back() != '\n') continue;
+    line.pop_back();
+    lines.push_back(line);
+    line.clear();
+  }
+  return lines;
+}
+
+/// Functions of an object that contain an instruction with the VEX or EVEX prefix (all of their names begin with v).
+std::set<std::string> functions_with_avx(const std::string& object) {
+  std::set<std::string> found;
+  std::string function;
+  for (const std::string& line : lines_of("objdump -d --no-show-raw-insn " + object)) {
+    if (!line.empty() && line.back() == ':' && line.find('<') != std::string::npos) {
+      function = line.substr(line.find('<') + 1, line.rfind('>') - line.find('<') - 1);
+      continue;
+    }
+    const std::size_t tab = line.rfind('\t');
+    if (tab == std::string::npos || line[tab + 1] != 'v') continue;
+    const std::string name = line.substr(tab + 1, line.find(' ', tab) - tab - 1);
+    if (name != "verr" && name != "verw" && name != "vmcall") found.insert(function);
+  }
+  return found;
+}
+
+/// Functions that every file may bring and the linker keeps one of.
+std::set<std::string> shared_by_name(const std::string& object) {
+  std::set<std::string> found;
+  for (const std::string& line : lines_of("nm " + object)) {
+    const std::size_t at = line.find(" W ");
+    if (at != std::string::npos && line.find("4sinq") != std::string::npos) found.insert(line.substr(at + 3));
+  }
+  return found;
+}
+
+bool of_an_instruction_set(const std::string& function) {
+  return function.find("6matmul4avx2") != std::string::npos || function.find("6matmul6avx512") != std::string::npos;
+}
+
+TEST(MixedFlags, WithoutFlagsNewInstructionsStayInTheirNamespace) {
+  const auto functions = functions_with_avx(SINQ_PLAIN_OBJECT);
+  if (functions.empty()) GTEST_SKIP() << "objdump finds nothing in " << SINQ_PLAIN_OBJECT << ": is it installed?";
+  for (const std::string& f : functions) EXPECT_TRUE(of_an_instruction_set(f)) << f;
+}
+
+TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunction) {
+  const auto plain = shared_by_name(SINQ_PLAIN_OBJECT);
+  const auto flagged = shared_by_name(SINQ_FLAGGED_OBJECT);
+  if (plain.empty() || flagged.empty()) GTEST_SKIP() << "nm finds nothing in " << SINQ_PLAIN_OBJECT;
+  for (const std::string& f : plain) EXPECT_FALSE(flagged.contains(f)) << f;
+}
+
+TEST(MixedFlags, OneProgramComputesWithBoth) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) GTEST_SKIP() << "this machine lacks AVX2";
+  constexpr std::int64_t kRows = 40;
+  constexpr std::int64_t kCols = 128;
+  std::vector<std::uint8_t> codes(kRows * kCols / 2);
+  for (std::size_t k = 0; k < codes.size(); ++k) codes[k] = static_cast<std::uint8_t>(k * 37);
+  const std::vector<float> x(kCols, 0.5f);  // products and sums of these are exact in float
+  std::vector<float> plain(kRows), flagged(kRows);
+  plain_product(codes.data(), kRows, kCols, x.data(), plain.data());
+  flagged_product(codes.data(), kRows, kCols, x.data(), flagged.data());
+  for (std::int64_t i = 0; i < kRows; ++i) {
+    float sum = 0;
+    for (std::int64_t j = 0; j < kCols / 2; ++j) {
+      const int pair = codes[static_cast<std::size_t>(i * kCols / 2 + j)];
+      sum += static_cast<float>(pair % 16 + pair / 16) * 0.125f;
+    }
+    EXPECT_EQ(plain[static_cast<std::size_t>(i)], sum);
+    EXPECT_EQ(flagged[static_cast<std::size_t>(i)], sum);
+  }
+}
+
+#else
+
+TEST(MixedFlags, NeedAnotherProcessor) {
+  GTEST_SKIP() << "flags are mixed on x86-64 only";
+}
+
+#endif
+
+}  // namespace
