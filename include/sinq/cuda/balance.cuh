@@ -77,44 +77,48 @@ SINQ_CUDA_DEVICE float unit_of(std::uint32_t largest) {
   return as_float(power < 0x0080'0000u ? 0x0080'0000u : power);
 }
 
-SINQ_CUDA_DEVICE double clamp(double value, double low, double high) {
+template <class T>
+SINQ_CUDA_DEVICE T clamp(T value, T low, T high) {
   return value < low ? low : high < value ? high : value;
 }
 
-/// balance::deviation and balance::cancelled.
-SINQ_CUDA_DEVICE double deviation(double sum, double square, int n) {
-  const double variance = square - sum * sum / n;
-  return square_root((variance > 0 ? variance : 0) / (n - 1));
-}
-SINQ_CUDA_DEVICE bool cancelled(double sum, double square, int n) {
-  return square - sum * sum / n < square / 512;
+/// balance::DeviationsOf: the deviation of n weights, in units, from their sums; and whether it has lost digits.
+struct Deviation {
+  float value;
+  bool inexact;
+};
+SINQ_CUDA_DEVICE Deviation deviation(float sum, float square, int n) {
+  const float inverse = divide(1, static_cast<float>(n)), inverse_less_1 = divide(1, static_cast<float>(n - 1));
+  const float variance = multiply_add(-multiply(sum, inverse), sum, square);
+  return {square_root(multiply(0 < variance ? variance : 0, inverse_less_1)), multiply_add(variance, 512, -square) < 0};
 }
 
 /// The step of an update.
-SINQ_CUDA_DEVICE double updated(const SinkhornLimits& o, double factor, double deviation, double target) {
-  const double step = clamp(clamp(deviation, o.min_deviation, o.max_deviation) / target, o.min_step, o.max_step);
-  return clamp(factor * step, o.min_factor, o.max_factor);
+SINQ_CUDA_DEVICE float updated(const SinkhornLimits& o, float factor, float deviation, double target) {
+  const float size = clamp(deviation, o.min_deviation, o.max_deviation);
+  const float step = clamp(multiply(size, static_cast<float>(1 / target)), o.min_step, o.max_step);
+  return clamp(multiply(factor, step), o.min_factor, o.max_factor);
 }
-SINQ_CUDA_DEVICE float inverse(double factor) {
-  return static_cast<float>(1.0 / factor);
+SINQ_CUDA_DEVICE float inverse(float factor) {
+  return divide(1, factor);
 }
 
 /// Smallest and largest deviation, and whether any has lost digits.
 struct Extremes {
-  double least = as_float(0x7f80'0000u);
-  double most = -least;
+  float least = as_float(0x7f80'0000u);
+  float most = -least;
   std::uint32_t inexact = 0;
 
-  SINQ_CUDA_DEVICE void take(double low, double high) {
+  SINQ_CUDA_DEVICE void take(float low, float high) {
     least = low < least ? low : least;
     most = most < high ? high : most;
   }
-  SINQ_CUDA_DEVICE void take(double deviation) { take(deviation, deviation); }
+  SINQ_CUDA_DEVICE void take(float deviation) { take(deviation, deviation); }
   /// Over the lanes of a warp that differ in the bits below `lanes`.
   SINQ_CUDA_DEVICE void fold(int lanes) {
     const int lane = static_cast<int>(thread_index()) % kLanes;
     for (int distance = lanes / 2; distance > 0; distance /= 2) {
-      const double low = shuffle(least, lane ^ distance), high = shuffle(most, lane ^ distance);
+      const float low = shuffle(least, lane ^ distance), high = shuffle(most, lane ^ distance);
       take(low, high);
       inexact |= shuffle(inexact, lane ^ distance);
     }
@@ -165,11 +169,11 @@ SINQ_CUDA_DEVICE void update_rows(const Quantization& q, const SweepItem& item, 
   const double target = q.iteration > 0 ? load_global<double>(q.target + item.tile) : 1;
   for (int i = item.lane; i < item.rows; i += kSweepLanes) {
     const std::int64_t at = q.at_row(item.first_row + i, item.group);
-    double factor = 1;
+    float factor = 1;
     if (q.iteration > 0) {
-      factor = load_global<double>(q.row_factor + at);
-      if (keep) store_global(q.best_row + at, static_cast<float>(factor));
-      if (item.cols >= 2) factor = updated(q.sinkhorn, factor, load_global<double>(q.row_deviation + at), target);
+      factor = load_global<float>(q.row_factor + at);
+      if (keep) store_global(q.best_row + at, factor);
+      if (item.cols >= 2) factor = updated(q.sinkhorn, factor, load_global<float>(q.row_deviation + at), target);
     }
     store_global(q.row_factor + at, factor);
     store_shared(inverses + 4 * static_cast<std::uint32_t>(i), inverse(factor));
@@ -299,10 +303,10 @@ SINQ_CUDA_DEVICE void sweep_block(const Quantization& q) {
         SINQ_CUDA_UNROLL
         for (int c = 0; c < kChunks; ++c) {
           const float t = multiply(v[r][c], col_inverse[c]), u = multiply(v[r][c], row_inverse);
-          value[2 * r] = fused(v[r][c], col_inverse[c], value[2 * r]);
-          value[2 * r + 1] = fused(t, t, value[2 * r + 1]);
-          col_sum[c] = fused(v[r][c], row_inverse, col_sum[c]);
-          col_square[c] = fused(u, u, col_square[c]);
+          value[2 * r] = multiply_add(v[r][c], col_inverse[c], value[2 * r]);
+          value[2 * r + 1] = multiply_add(t, t, value[2 * r + 1]);
+          col_sum[c] = multiply_add(v[r][c], row_inverse, col_sum[c]);
+          col_square[c] = multiply_add(u, u, col_square[c]);
         }
       }
       if (kWide) store_sums(chunk);
@@ -313,15 +317,15 @@ SINQ_CUDA_DEVICE void sweep_block(const Quantization& q) {
   warp_barrier();
 
   Extremes extremes;
-  const double unit = divide(1, unit_inverse);  // a power of two: exact
+  const float unit = divide(1, unit_inverse);  // a power of two: exact
   for (int i = item.lane; item.cols >= 2 && i < item.rows; i += kSweepLanes) {
     const auto sums = load_shared<Words2>(row_sums + 8 * static_cast<std::uint32_t>(i));
-    const double sum = as_float(sums.w[0]), square = as_float(sums.w[1]);
-    const double factor = load_shared<float>(inverses + 4 * static_cast<std::uint32_t>(i));
-    const double d = unit * factor * deviation(sum, square, item.cols);
+    const Deviation of_sums = deviation(as_float(sums.w[0]), as_float(sums.w[1]), item.cols);
+    const float factor = load_shared<float>(inverses + 4 * static_cast<std::uint32_t>(i));
+    const float d = multiply(multiply(of_sums.value, factor), unit);
     store_global(q.row_deviation + q.at_row(item.first_row + i, item.group), d);
     extremes.take(d);
-    extremes.inexact |= cancelled(sum, square, item.cols) ? 1u : 0u;
+    extremes.inexact |= of_sums.inexact ? 1u : 0u;
   }
   extremes.fold(kSweepLanes);
   if (!item.exists || item.lane != 0) return;
@@ -342,22 +346,22 @@ __launch_bounds__(kSweepThreads, kWide ? 3 : 8)
 // --- judge ----------------------------------------------------------------------------------------------------------
 
 inline constexpr int kJudgeThreads = 128;
-inline constexpr int kJudgeSharedBytes = kJudgeThreads / kLanes * 24;
+inline constexpr int kJudgeSharedBytes = kJudgeThreads / kLanes * 12;
 
 /// Over all threads of the block; all get the result.
 SINQ_CUDA_DEVICE Extremes over_block(Extremes e) {
   e.fold(kLanes);
-  const std::uint32_t mine = shared_base() + 24 * (thread_index() / kLanes);
+  const std::uint32_t mine = shared_base() + 12 * (thread_index() / kLanes);
   barrier();  // an earlier result has been read
   if (thread_index() % kLanes == 0) {
     store_shared(mine, e.least);
-    store_shared(mine + 8, e.most);
-    store_shared(mine + 16, e.inexact);
+    store_shared(mine + 4, e.most);
+    store_shared(mine + 8, e.inexact);
   }
   barrier();
   for (unsigned warp = 0; warp < thread_count() / kLanes; ++warp) {
-    e.take(load_shared<double>(shared_base() + 24 * warp), load_shared<double>(shared_base() + 24 * warp + 8));
-    e.inexact |= load_shared<std::uint32_t>(shared_base() + 24 * warp + 16);
+    e.take(load_shared<float>(shared_base() + 12 * warp), load_shared<float>(shared_base() + 12 * warp + 4));
+    e.inexact |= load_shared<std::uint32_t>(shared_base() + 12 * warp + 8);
   }
   return e;
 }
@@ -374,14 +378,14 @@ struct JudgedTile {
 
 /// The deviations once more, where the sums of the sweep have lost digits: in two passes and in double, as
 /// DeviationMeter::measure_in_double. Rare, and slow.
-SINQ_CUDA_DEVICE Extremes measure_in_double(const Quantization& q, const JudgedTile& t, double* col_deviation) {
+SINQ_CUDA_DEVICE Extremes measure_in_double(const Quantization& q, const JudgedTile& t, float* col_deviation) {
   const float unit_inverse = divide(1, t.unit);
   const auto weight = [&](int i, int j) {
     const std::int64_t at = (t.first_row + i) * q.stride + std::int64_t{t.group} * q.w.group_size + j;
     return double{multiply(load_number(q.number, q.weights, at), unit_inverse)};
   };
   const auto row_inverse = [&](int i) {
-    return double{inverse(load_global<double>(q.row_factor + q.at_row(t.first_row + i, t.group)))};
+    return double{inverse(load_global<float>(q.row_factor + q.at_row(t.first_row + i, t.group)))};
   };
   const auto col_inverse = [&](int j) {
     return q.iteration > 0 ? double{load_global<float>(q.col_inverse + t.first_col + j)} : 1.0;
@@ -396,7 +400,7 @@ SINQ_CUDA_DEVICE Extremes measure_in_double(const Quantization& q, const JudgedT
       const double d = weight(i, j) * row_inverse(i) - mean;
       squares = fused(d, d, squares);
     }
-    const double d = double{t.unit} * col_inverse(j) * square_root(squares / (t.rows - 1));
+    const auto d = static_cast<float>(double{t.unit} * col_inverse(j) * square_root(squares / (t.rows - 1)));
     store_global(col_deviation + j, d);
     e.take(d);
   }
@@ -408,7 +412,7 @@ SINQ_CUDA_DEVICE Extremes measure_in_double(const Quantization& q, const JudgedT
       const double d = weight(i, j) * col_inverse(j) - mean;
       squares = fused(d, d, squares);
     }
-    const double d = double{t.unit} * row_inverse(i) * square_root(squares / (t.cols - 1));
+    const auto d = static_cast<float>(double{t.unit} * row_inverse(i) * square_root(squares / (t.cols - 1)));
     store_global(q.row_deviation + q.at_row(t.first_row + i, t.group), d);
     e.take(d);
   }
@@ -435,12 +439,12 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
   t.unit = unit_of(load_global<std::uint32_t>(q.largest + t.tile));
   const int thread = static_cast<int>(thread_index()), threads = static_cast<int>(thread_count());
   const int blocks = (t.rows + kSweepRows - 1) / kSweepRows;
-  double* const col_deviation = q.col_deviation + t.first_col;
+  float* const col_deviation = q.col_deviation + t.first_col;
 
   Extremes e;
   for (int b = thread; t.cols >= 2 && b < blocks; b += threads) {
     const std::int64_t item = (std::int64_t{t.panel} * q.blocks + b) * q.w.groups + t.group;
-    e.take(load_global<double>(q.extremes + 2 * item), load_global<double>(q.extremes + 2 * item + 1));
+    e.take(load_global<float>(q.extremes + 2 * item), load_global<float>(q.extremes + 2 * item + 1));
     e.inexact |= load_global<std::uint32_t>(q.inexact + item);
   }
   for (int j = thread; t.rows >= 2 && j < t.cols; j += threads) {
@@ -450,31 +454,33 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
       sum += double{load_global<float>(from)};
       square += double{load_global<float>(from + q.padded_cols())};
     }
-    const double factor = q.iteration > 0 ? double{load_global<float>(q.col_inverse + t.first_col + j)} : 1.0;
-    const double d = double{t.unit} * factor * deviation(sum, square, t.rows);
+    const Deviation of_sums = deviation(static_cast<float>(sum), static_cast<float>(square), t.rows);
+    const float factor = q.iteration > 0 ? load_global<float>(q.col_inverse + t.first_col + j) : 1.0f;
+    const float d = multiply(multiply(of_sums.value, factor), t.unit);
     store_global(col_deviation + j, d);
     e.take(d);
-    e.inexact |= cancelled(sum, square, t.rows) ? 1u : 0u;
+    e.inexact |= of_sums.inexact ? 1u : 0u;
   }
   e = over_block(e);
   if (e.inexact != 0) e = measure_in_double(q, t, col_deviation);
 
   const bool single = t.rows < 2 && t.cols < 2;  // a weight alone has no deviation
-  const double imbalance = single ? 1 : e.most / (e.least < 1e-12 ? 1e-12 : e.least);
+  const double least = e.least;
+  const double imbalance = single ? 1 : e.most / (least < 1e-12 ? 1e-12 : least);
   const SinkhornLimits& o = q.sinkhorn;
   const bool first = q.iteration == 0;
   const double best = first ? imbalance : load_global<double>(q.imbalance + t.tile);
   const double target =
-      first ? clamp(e.least, o.min_deviation, o.max_deviation) + 1e-6 : load_global<double>(q.target + t.tile);
+      first ? clamp(least, o.least_target, o.largest_target) + 1e-6 : load_global<double>(q.target + t.tile);
   const bool stop = single || imbalance > best * (1 + kRounding);
   const bool keep = single || imbalance <= best;
   barrier();                                          // all have read what is written now
   for (int j = thread; j < q.padded; j += threads) {  // 1 where there is no column
     const std::int64_t at = t.first_col + j;
-    double factor = first || j >= t.cols ? 1 : load_global<double>(q.col_factor + at);
-    if (keep) store_global(q.best_col + at, stored(q.w.col_number, static_cast<float>(factor)));
+    float factor = first || j >= t.cols ? 1 : load_global<float>(q.col_factor + at);
+    if (keep) store_global(q.best_col + at, stored(q.w.col_number, factor));
     if (stop || j >= t.cols) continue;
-    if (t.rows >= 2) factor = updated(o, factor, load_global<double>(col_deviation + j), target);
+    if (t.rows >= 2) factor = updated(o, factor, load_global<float>(col_deviation + j), target);
     store_global(q.col_factor + at, factor);
     store_global(q.col_inverse + at, inverse(factor));
   }

@@ -257,14 +257,12 @@ SINQ_CUDA_DEVICE float divide(float a, float b) {
 #endif
 }
 
-/// a b + c, rounded once.
-SINQ_CUDA_DEVICE float fused(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#else
-  return std::fma(a, b, c);
-#endif
+/// a b + c, the product rounded first.
+SINQ_CUDA_DEVICE float multiply_add(float a, float b, float c) {
+  return multiply(a, b) + c;
 }
+
+/// a b + c, rounded once.
 SINQ_CUDA_DEVICE double fused(double a, double b, double c) {
 #if defined(__CUDA_ARCH__)
   return __fma_rn(a, b, c);
@@ -273,6 +271,13 @@ SINQ_CUDA_DEVICE double fused(double a, double b, double c) {
 #endif
 }
 
+SINQ_CUDA_DEVICE float square_root(float value) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(value);
+#else
+  return std::sqrt(value);
+#endif
+}
 SINQ_CUDA_DEVICE double square_root(double value) {
 #if defined(__CUDA_ARCH__)
   return __dsqrt_rn(value);

@@ -13,9 +13,10 @@ enum class Choice : std::uint8_t { min_max, symmetric, mean_shift };
 /// As SinkhornOptions.
 struct SinkhornLimits {
   int iterations = 0;
-  double min_step = 0, max_step = 0;
-  double min_deviation = 0, max_deviation = 0;
-  double min_factor = 0, max_factor = 0;
+  float min_step = 0, max_step = 0;
+  float min_deviation = 0, max_deviation = 0;
+  float min_factor = 0, max_factor = 0;
+  double least_target = 0, largest_target = 0;  // the bounds of deviations before they became float
 };
 
 /// HQQ as the kernels want it.
@@ -67,8 +68,8 @@ struct Quantization {
   double* first_imbalance = nullptr;  //
   std::uint32_t* state = nullptr;     // kStopped, kKeep
   // Per row and group:
-  double* row_factor = nullptr;
-  double* row_deviation = nullptr;
+  float* row_factor = nullptr;
+  float* row_deviation = nullptr;
   float* best_row = nullptr;
   float* scale = nullptr;
   float* zero = nullptr;
@@ -76,12 +77,12 @@ struct Quantization {
   float* row_error = nullptr;  // hqq
   float* coarse = nullptr;     // per row and block of coarse_groups
   // Per panel and padded column:
-  double* col_factor = nullptr;
-  double* col_deviation = nullptr;
+  float* col_factor = nullptr;
+  float* col_deviation = nullptr;
   float* col_inverse = nullptr;
   float* best_col = nullptr;  // as it will be stored
   // Per panel, block of rows and group; and sums, then sums of squares, per panel, block and padded column:
-  double* extremes = nullptr;
+  float* extremes = nullptr;
   std::uint32_t* inexact = nullptr;
   float* sums = nullptr;
 

@@ -43,7 +43,16 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
              : c.rounding == Rounding::symmetric ? Choice::symmetric
                                                  : Choice::mean_shift;
   const SinkhornOptions& o = c.sinkhorn;
-  q.sinkhorn = {o.iterations, o.min_step, o.max_step, o.min_deviation, o.max_deviation, o.min_factor, o.max_factor};
+  const auto to_float = [](double v) { return static_cast<float>(v); };
+  q.sinkhorn = {o.iterations,
+                to_float(o.min_step),
+                to_float(o.max_step),
+                to_float(o.min_deviation),
+                to_float(o.max_deviation),
+                to_float(o.min_factor),
+                to_float(o.max_factor),
+                o.min_deviation,
+                o.max_deviation};
   q.largest_zero = is_float(c.zero) ? quantize::largest_zero(c.zero) : 0;
   const bool narrow = c.scale == Aux::f16 || c.scale == Aux::bf16;  // quantize::fits
   q.least_scale = !narrow ? 0 : c.scale == Aux::f16 ? 0x1p-14f : 0x1p-126f;

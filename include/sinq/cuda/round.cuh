@@ -33,25 +33,45 @@ struct ScaleZero {
 struct BalancedGroup {
   std::int64_t at;  // of the first weight
   int cols;
-  bool balanced;
-  float row;                   // factor
-  const float* col = nullptr;  // factors
+  const float* col = nullptr;  // factors; none if the matrix is not balanced
 
-  /// Calls visit(x) for each weight, in order.
+  /// Calls visit(j, x) for each weight, in order.
   template <class Visitor>
   SINQ_CUDA_DEVICE void each(const Quantization& q, Visitor&& visit) const {
     for (int j = 0; j < cols; j += 4) {
       float v[4];
       load_numbers(q.number, q.weights, at + j, cols - j, q.aligned, v);
-      if (balanced) {
+      if (col != nullptr) {
         const auto factors = load_global<Words4>(col + j);
         SINQ_CUDA_UNROLL
-        for (int i = 0; i < 4; ++i) v[i] = divide(divide(v[i], as_float(factors.w[i])), row);
+        for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], inverse(as_float(factors.w[i])));
       }
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i)
-        if (j + i < cols) visit(v[i]);
+        if (j + i < cols) visit(j + i, v[i]);
     }
+  }
+
+  /// quantize::RangeOf: the mean is summed in 16 lanes over blocks of 256 columns, the blocks in double, and so is what
+  /// is left of the last 16.
+  SINQ_CUDA_DEVICE float mean(const Quantization& q) const {
+    constexpr int kBlock = 256;
+    const int whole = cols - cols % kSweepLanes;
+    float lanes[kSweepLanes] = {};
+    double sum = 0;
+    each(q, [&](int j, float x) {
+      if (j >= whole) {
+        sum += double{x};
+        return;
+      }
+      lanes[j % kSweepLanes] += x;
+      if (j + 1 != whole && (j + 1) % kBlock != 0) return;
+      for (int half = kSweepLanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+      sum += double{lanes[0]};
+      for (float& lane : lanes) lane = 0;
+    });
+    return static_cast<float>(sum / cols);
   }
 };
 
@@ -69,7 +89,7 @@ inline constexpr std::uint32_t kLeastScaleBits = 1;
 SINQ_CUDA_DEVICE ScaleZero choose_min_max(const Quantization& q, const BalancedGroup& g) {
   const float infinity = as_float(0x7f80'0000u);
   float low = infinity, high = -infinity;
-  g.each(q, [&](float x) {
+  g.each(q, [&](int, float x) {
     low = x < low ? x : low;
     high = high < x ? x : high;
   });
@@ -81,13 +101,17 @@ SINQ_CUDA_DEVICE ScaleZero choose_min_max(const Quantization& q, const BalancedG
   const auto steps = static_cast<float>((1 << q.w.bits) - 1);
   float scale = larger(high > low ? divide(high - low, steps) : magnitude(low), as_float(kLeastScaleBits));
   if (q.largest_zero != 0) scale = larger(scale, divide(larger(magnitude(low), magnitude(high)), q.largest_zero));
-  return {scale, -nearest_integer(divide(low, scale))};
+  return {scale, 0.0f - nearest_integer(divide(low, scale))};
 }
 
 /// quantize::symmetric
 SINQ_CUDA_DEVICE ScaleZero choose_symmetric(const Quantization& q, const BalancedGroup& g) {
-  float extreme = 0;
-  g.each(q, [&](float x) { extreme = magnitude(x) > magnitude(extreme) ? x : extreme; });
+  float low = 0, high = 0;
+  g.each(q, [&](int, float x) {
+    low = x < low ? x : low;
+    high = high < x ? x : high;
+  });
+  const float extreme = -low > high ? low : high;
   if (extreme == 0) return {0, 0};
   const auto levels = static_cast<float>(1 << (q.w.bits - 1));
   const float size = larger(divide(magnitude(extreme), levels), as_float(kLeastScaleBits));
@@ -96,15 +120,13 @@ SINQ_CUDA_DEVICE ScaleZero choose_symmetric(const Quantization& q, const Balance
 
 /// quantize::mean_shift
 SINQ_CUDA_DEVICE ScaleZero choose_mean_shift(const Quantization& q, const BalancedGroup& g) {
-  double sum = 0;
-  g.each(q, [&](float x) { sum += double{x}; });
-  const auto mean = static_cast<float>(sum / g.cols);
+  const float mean = g.mean(q);
   float reach = 0;
-  g.each(q, [&](float x) { reach = larger(reach, magnitude(x - mean)); });
+  g.each(q, [&](int, float x) { reach = larger(reach, magnitude(x - mean)); });
   if (reach == 0) reach = magnitude(mean);
   if (reach == 0) return {0, 0};
   reach = larger(reach, q.largest_zero == 0 ? magnitude(mean) : divide(magnitude(mean), q.largest_zero));
-  return {reach, divide(-mean, reach)};
+  return {reach, 0.0f - divide(mean, reach)};
 }
 
 SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
@@ -116,18 +138,10 @@ SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
   g.at = row * q.stride + std::int64_t{group} * q.w.group_size;
   g.cols = q.w.cols - group * q.w.group_size;
   g.cols = g.cols < q.w.group_size ? g.cols : q.w.group_size;
-  g.balanced = q.balanced;
-  g.row = 1;
-  if (q.balanced) {
-    // The last iterate's factors are kept by nobody yet.
-    const bool keep = (load_global<std::uint32_t>(q.state + std::int64_t{panel} * q.w.groups + group) & kKeep) != 0;
-    g.row = keep ? static_cast<float>(load_global<double>(q.row_factor + at)) : load_global<float>(q.best_row + at);
-    g.col = q.best_col + panel * q.padded_cols() + std::int64_t{group} * q.padded;
-  }
-  ScaleZero chosen = q.choice == Choice::min_max     ? choose_min_max(q, g)
-                     : q.choice == Choice::symmetric ? choose_symmetric(q, g)
-                                                     : choose_mean_shift(q, g);
-  if (q.balanced) chosen.scale = multiply(chosen.scale, g.row);
+  if (q.balanced) g.col = q.best_col + panel * q.padded_cols() + std::int64_t{group} * q.padded;
+  const ScaleZero chosen = q.choice == Choice::min_max     ? choose_min_max(q, g)
+                           : q.choice == Choice::symmetric ? choose_symmetric(q, g)
+                                                           : choose_mean_shift(q, g);
   store_global(q.scale + at, chosen.scale);
   store_global(q.zero + at, chosen.zero);
   const std::uint64_t complement = ~static_cast<std::uint64_t>(at);
@@ -354,7 +368,7 @@ SINQ_CUDA_DEVICE void encode_block(const Quantization& q) {
       load_numbers(q.number, q.weights, (s.first + row) * q.stride + col, w.cols - col, q.aligned, v);
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const float x = w.has_col_scale ? divide(v[i], col_scale[i]) : v[i];
+        const float x = w.has_col_scale ? multiply(v[i], inverse(col_scale[i])) : v[i];
         const float position = divide(x, f.scale) + zero;
         if (col + i < w.cols)
           put_code<kBits, kPaired>(words, 2 * step + i / 2, upper, i % 2, nearest_code<kBits, kPaired>(q, position));

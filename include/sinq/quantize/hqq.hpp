@@ -23,7 +23,7 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 [[nodiscard]] inline ScaleZero hqq_first_choice(const Range& x, int bits, Aux zero_aux) noexcept {
   const ScaleZero a = min_max(x, bits, zero_aux);
   if (a.scale == 0) return a;
-  return {a.scale, -x.low / a.scale};
+  return {a.scale, 0.0f - x.low / a.scale};
 }
 
 struct HqqRound {

@@ -102,7 +102,7 @@ struct RangeOf {
   const auto steps = static_cast<float>((1 << bits) - 1);
   float scale = std::max(high > low ? (high - low) / steps : std::abs(low), kLeastScale);
   if (is_float(zero_aux)) scale = std::max(scale, std::max(std::abs(low), std::abs(high)) / largest_zero(zero_aux));
-  return {scale, -std::nearbyint(low / scale)};
+  return {scale, 0.0f - std::nearbyint(low / scale)};  // never -0: its sign would depend on the order of zeros
 }
 
 /// Symmetric rounding: the weight of largest magnitude meets the outermost level below zero, -2^(bits-1), so that all
@@ -126,7 +126,7 @@ struct RangeOf {
   } else {
     reach = std::max(reach, std::abs(mean) / largest_zero(zero_aux));
   }
-  return {reach, -mean / reach};
+  return {reach, 0.0f - mean / reach};
 }
 
 /// First choice of scale and zero for one group.
