@@ -158,7 +158,7 @@ TEST_F(Products, OfManyTokensByCublas) {
   std::mt19937 random(6);
   cublasLtHandle_t handle = nullptr;
   detail::cuda::check(cublasLtCreate(&handle), "cublasLtCreate");
-  constexpr std::int64_t kRows = 200, kCols = 333, kTokens = 250;
+  constexpr std::int64_t kRows = 200, kCols = 333, kTokens = 300;
   const QuantizedMatrix q = test::random_matrix({}, kRows, kCols, random);
   const cuda::DeviceMatrix d(q, stream_);
   const auto w = dequantize<float>(q);
