@@ -28,7 +28,7 @@ part 150 build cmake --build $build --target cuda_gpu_tests cuda_bench
 tests=$build/tests/cuda_gpu_tests
 part 60 tests $tests
 for tool in memcheck racecheck; do
-  part 45 "compute-sanitizer $tool" compute-sanitizer --tool $tool $tests --gtest_filter='Products.Same*:Matrices.Deq*'
+  part 45 "compute-sanitizer $tool" compute-sanitizer --tool $tool $tests --gtest_filter='Products.Same*:Matrices.Deq*:Groups.Exp*:Quantizing.Names*'
 done
 part 120 benchmarks $build/bench/cuda_bench --benchmark_min_time=0.02
 echo "cuda_session: see $out"

@@ -150,7 +150,7 @@ TEST_F(Products, WrongShapesAreNamed) {
   EXPECT_EQ(message(2, 70, 20), "nothing was thrown");
   EXPECT_EQ(message(2, 71, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
   EXPECT_EQ(message(2, 70, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
-  EXPECT_EQ(message(3, 70, 20), "sinq: x.rows = 3: the plan is for another number of tokens");
+  EXPECT_EQ(message(3, 70, 20), "sinq: y.rows = 3: the plan is for another number of tokens");
 }
 
 /// Sums in float of products of halves: as above, the weights rounded to half (2^-11) and the results too.
@@ -158,7 +158,7 @@ TEST_F(Products, OfManyTokensByCublas) {
   std::mt19937 random(6);
   cublasLtHandle_t handle = nullptr;
   detail::cuda::check(cublasLtCreate(&handle), "cublasLtCreate");
-  constexpr std::int64_t kRows = 200, kCols = 333, kTokens = 250;
+  constexpr std::int64_t kRows = 200, kCols = 333, kTokens = 300;
   const QuantizedMatrix q = test::random_matrix({}, kRows, kCols, random);
   const cuda::DeviceMatrix d(q, stream_);
   const auto w = dequantize<float>(q);

@@ -19,10 +19,10 @@
 // are the work of these. So the bits agree, and nothing is left to bound.
 //
 // Why the weights are read from memory in every iteration: 16 times 128 MB (8192 x 8192 in bfloat16) take an H200
-// 0.45 ms, while the arithmetic of 16 iterations (some 10 instructions per weight each) takes it 0.35 ms with every
-// issue slot filled, 0.6 with half of them empty, at the same time. A tile in the shared memory of a cluster would save
-// what does not limit, leave four warps per multiprocessor to hide the latency of the sums, and need a second path for
-// tiles that do not fit.
+// 0.45 ms, while the arithmetic of 16 iterations (16 instructions per weight each, counted in the machine code) takes
+// it 0.5 ms with every issue slot filled, 1 ms with half of them empty, at the same time. A tile in the shared memory
+// of a cluster would save what does not limit, leave four warps per multiprocessor to hide the latency of the sums, and
+// need a second path for tiles that do not fit.
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 

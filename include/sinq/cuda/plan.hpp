@@ -278,9 +278,9 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
 }
 
 /// From how many tokens on restoring the weights pays. Not measured; read from the machine code (bench/results): the
-/// fused kernel does some 170e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16
-/// bits moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 170 - 1 / 350), t = 210.
-inline constexpr std::int64_t kManyTokens = 192;
+/// fused kernel does some 200e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16
+/// bits moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 200 - 1 / 350), t = 300.
+inline constexpr std::int64_t kManyTokens = 300;
 
 /// `restorable`: cuBLASLt has a product for the element types at hand.
 [[nodiscard]] inline sinq::cuda::BlasPlan make_blas_plan(const Weights& w, std::int64_t tokens, Number x_number,

@@ -65,16 +65,16 @@ struct Product {
   int aux_ring = 0;     // bytes, a power of two
 };
 
-/// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, counting) is shared.
-/// The wider codes are bound by memory before they are by instructions.
+/// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, decoding) is shared.
+/// Codes of 8 bits are bound by memory before they are by instructions.
 SINQ_CUDA_BOTH constexpr int round_units(int bits) {
-  return bits <= 4 ? 4 : 2;
+  return bits <= 6 ? 4 : 2;
 }
 
-/// Rounds in flight per warp: 4 to 6 KB, so that 16 warps per multiprocessor have 64 KB and more under way. (4.8 TB/s
-/// over 132 multiprocessors with a latency of 0.8 us are 29 KB.)
+/// Rounds in the ring of a warp, 4 to 6 KB, so that 16 warps per multiprocessor have 45 KB and more under way while
+/// they work on one. (4.8 TB/s over 132 multiprocessors with a latency of 0.8 us are 29 KB.)
 SINQ_CUDA_BOTH constexpr int stages(int bits) {
-  return bits == 2 ? 4 : 3;
+  return bits == 2 ? 4 : bits == 5 || bits == 6 ? 2 : 3;
 }
 
 /// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
