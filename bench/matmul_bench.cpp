@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sinq/sinq.hpp>
 
+#include "arithmetic.hpp"
 #include "memory.hpp"
 
-// matmul/<path>/<format>/<numerics>: y = x W^T, beside Eigen's float product of the same shape and what the memory
-// gives (limit/dram_read). Up to 16 tokens, copies of the matrix are visited in turn, more than 1 GB of them, so that
-// no cache helps; share_of_limit is the bytes read per second over the memory's, measured just before and after.
+// matmul/<path>/<format>/<numerics>: y = x W^T, beside Eigen's float product of the same shape and what the machine
+// gives (limit/...). Up to 16 tokens, copies of the matrix are visited in turn, more than 1 GB of them, so that no
+// cache helps. share_of_limit is the rate over what the limit that binds allows, measured just before and after: the
+// memory's bytes (times the tokens that share them), or multiplications, of which exact numerics with VNNI need three.
 
 namespace {
 
@@ -57,6 +59,17 @@ const std::vector<sinq::PackedMatrix>& copies(const Named& f, std::int64_t rows,
   return all;
 }
 
+/// Billions of weights times tokens per second that the machine allows.
+double limit(const sinq::Format& f, sinq::Isa isa, sinq::Numerics numerics, std::int64_t tokens, std::int64_t bytes,
+             std::int64_t weights, const Threads& threads) {
+  const double memory = dram_read(threads) * static_cast<double>(weights * tokens) / static_cast<double>(bytes);
+  const bool fast = numerics == sinq::Numerics::fast;
+  const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
+  const bool floats = !fast && (nf || isa != sinq::Isa::avx512);
+  const double arithmetic = arithmetic_peak(threads, isa, floats ? Unit::fma : Unit::bytes) / (fast || floats ? 1 : 3);
+  return arithmetic == 0 ? memory : std::min(memory, arithmetic);
+}
+
 void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, const Named& f, std::int64_t tokens,
              std::int64_t rows, std::int64_t cols, int width) {
   const bool decode = tokens <= 16;
@@ -67,7 +80,7 @@ void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, co
   std::vector<std::byte> workspace(sinq::matmul_workspace(all[0], tokens, width));
   const sinq::Isa before = sinq::current_isa();
   sinq::force_isa(isa);
-  const double limit_before = decode ? dram_read(threads) : 0;
+  const double limit_before = limit(f.format, isa, numerics, tokens, all[0].bytes(), rows * cols, threads);
   std::size_t k = 0;
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) {
@@ -79,10 +92,10 @@ void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, co
   count_weights(state, rows * cols * tokens);
   const auto bytes = static_cast<double>(all[0].bytes());
   state.counters["bytes_per_weight"] = bytes / static_cast<double>(rows * cols);
-  if (decode) {
-    const double limit = std::max(limit_before, dram_read(threads));
-    state.counters["share_of_limit"] = 1e-9 * bytes * static_cast<double>(state.iterations()) / time.count() / limit;
-  }
+  const double most =
+      std::max(limit_before, limit(f.format, isa, numerics, tokens, all[0].bytes(), rows * cols, threads));
+  const auto done = static_cast<double>(rows * cols * tokens) * static_cast<double>(state.iterations());
+  state.counters["share_of_limit"] = 1e-9 * done / time.count() / most;
 }
 
 void eigen(benchmark::State& state, std::int64_t tokens) {
@@ -120,9 +133,24 @@ const bool kRegistered = [] {
       for (auto _ : s) best = std::max(best, dram_read(threads));
       s.counters["gigabytes_per_second"] = best;
     });
+  for (sinq::Isa isa : sinq::supported_isas())
+    for (Unit unit : {Unit::fma, Unit::bytes})
+      for (int width : {1, 2}) {
+        if (isa == sinq::Isa::portable) continue;
+        add(std::string("limit/") + (unit == Unit::fma ? "fma/" : "byte_products/") + name_of(isa) +
+                "/threads:" + std::to_string(width),
+            [=](benchmark::State& s) {
+              const Threads threads(width);
+              double best = 0;
+              for (auto _ : s) best = std::max(best, arithmetic_peak(threads, isa, unit));
+              s.counters["gigaproducts_per_second"] = best;
+            });
+      }
   std::vector<Named> formats;
   for (int bits : sinq::kBitWidths) formats.push_back({"uniform-aux8", uniform(bits, Aux::u8)});
   formats.push_back({"uniform-aux16", uniform(4, Aux::f16)});
+  formats.push_back({"uniform-aux8-without-col-scale", uniform(4, Aux::u8)});
+  formats.back().format.col_scale = Aux::none;
   formats.push_back({"nf4-aux8", {.bits = 4, .levels = sinq::Levels::nf4, .scale = Aux::u8, .zero = Aux::none}});
   formats.push_back({"preset-3", preset(3)});
   formats.push_back({"preset-3.5", preset(3.5)});
@@ -134,7 +162,7 @@ const bool kRegistered = [] {
         for (const auto& [rows, cols] :
              std::initializer_list<std::pair<std::int64_t, std::int64_t>>{{4096, 4096}, {14336, 4096}, {4096, 14336}})
           for (int width : {1, 2}) {
-            const bool main = f.format.bits == 4 && std::string(f.name) == "uniform-aux8";
+            const bool main = f.format.bits == 4 && std::string(f.name).starts_with("uniform-aux8");
             if (tokens != 1 && !main) continue;
             if (rows + cols != 8192 && (!main || tokens != 1 || *isa != isas.back())) continue;
             for (auto numerics : {sinq::Numerics::exact, sinq::Numerics::fast}) {

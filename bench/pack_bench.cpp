@@ -3,7 +3,8 @@
 
 #include "machine.hpp"
 
-// pack/read_codes, pack/write_codes: bit streams <-> bytes. pack/dequantize: the way back to floats.
+// pack/read_codes, pack/write_codes: bit streams <-> bytes. pack/pack: into kernel order, what loading costs.
+// pack/dequantize: the way back to floats.
 
 namespace {
 
@@ -41,11 +42,18 @@ void dequantize(benchmark::State& state, int bits, int width) {
   count_weights(state, q.rows * q.cols);
 }
 
+void pack_matrix(benchmark::State& state, int bits) {
+  const auto q = sinq::make_quantized_matrix({.bits = bits, .scale = sinq::Aux::u8, .zero = sinq::Aux::u8}, 4096, 4096);
+  for (auto _ : state) benchmark::DoNotOptimize(sinq::pack(q));
+  count_weights(state, q.rows * q.cols);
+}
+
 const bool kRegistered = [] {
   for (int bits : sinq::kBitWidths) {
     const std::string suffix = "/bits:" + std::to_string(bits);
     add("pack/read_codes" + suffix, [bits](benchmark::State& s) { read_codes(s, bits); });
     add("pack/write_codes" + suffix, [bits](benchmark::State& s) { write_codes(s, bits); });
+    add("pack/pack" + suffix + "/" + shape(4096, 4096, 1), [bits](benchmark::State& s) { pack_matrix(s, bits); });
     for (int width : {1, 2})
       add("pack/dequantize" + suffix + "/" + shape(4096, 4096, width),
           [bits, width](benchmark::State& s) { dequantize(s, bits, width); });

@@ -12,6 +12,7 @@ struct Arguments {
   std::string model;
   std::string tokens;
   std::string reference;
+  std::string numerics = "exact";
   bool json = false;
 };
 
@@ -28,7 +29,8 @@ double bits_per_weight(const std::string& model) {
 }
 
 void run(const Arguments& a, program::Threads& threads) {
-  const engine::Model model = engine::load_model(a.model);
+  engine::Model model = engine::load_model(a.model);
+  model.set_numerics(a.numerics == "fast" ? sinq::Numerics::fast : sinq::Numerics::exact);
   const auto windows = engine::read_windows(a.tokens);
   std::optional<engine::Model> reference;
   if (!a.reference.empty()) reference = engine::load_model(a.reference);
@@ -84,6 +86,9 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::ExistingFile);
   app.add_option("--reference", a.reference, "Model directory to compare with")->check(CLI::ExistingDirectory);
+  app.add_option("--numerics", a.numerics, "Of quantized products: exact, or fast (activations rounded to 8 bits)")
+      ->check(CLI::IsMember({"exact", "fast"}))
+      ->capture_default_str();
   threads.add_option(app);
   app.add_flag("--json", a.json, "One JSON object on standard output");
   return program::run(app, argc, argv, [&] { run(a, threads); });

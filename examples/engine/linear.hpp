@@ -20,6 +20,8 @@ class Linear {
   explicit Linear(sinq::PackedMatrix weight) : weight_(std::move(weight)) {}
 
   void set_bias(Vector bias) { bias_ = std::move(bias); }
+  /// Of quantized products.
+  void set_numerics(sinq::Numerics numerics) { numerics_ = numerics; }
 
   [[nodiscard]] bool quantized() const { return std::holds_alternative<sinq::PackedMatrix>(weight_); }
 
@@ -39,7 +41,7 @@ class Linear {
   [[nodiscard]] Matrix operator()(const Matrix& x, sinq::Executor& executor) const {
     Matrix y(x.rows(), rows());
     if (const auto* packed = std::get_if<sinq::PackedMatrix>(&weight_)) {
-      sinq::matmul(*packed, x, y, {.executor = &executor});
+      sinq::matmul(*packed, x, y, {.executor = &executor, .numerics = numerics_});
     } else {
       multiply(std::get<sinq::WeightView>(weight_), x, y, executor);
     }
@@ -80,6 +82,7 @@ class Linear {
 
   std::variant<sinq::WeightView, sinq::PackedMatrix> weight_;
   Vector bias_;  // empty: none
+  sinq::Numerics numerics_ = sinq::Numerics::exact;
 };
 
 }  // namespace engine

@@ -95,6 +95,13 @@ class Model {
     return sum([](const Linear& l) { return l.rows() * l.cols(); });
   }
 
+  void set_numerics(sinq::Numerics numerics) {
+    embedding.set_numerics(numerics);
+    if (head) head->set_numerics(numerics);
+    for (Layer& l : layers)
+      for (Linear* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) w->set_numerics(numerics);
+  }
+
   void check_tokens(std::span<const std::int32_t> tokens) const {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       if (tokens[i] < 0 || tokens[i] >= config.vocab_size)

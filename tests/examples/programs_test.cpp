@@ -112,6 +112,8 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--exclude .", 2, {"no tensor", "left"});
   expect_failure("sinq_perplexity " + model, 2, {"--tokens", "required"});
   expect_failure("sinq_perplexity " + model + " --tokens " + path("none"), 2, {"--tokens", "does not exist"});
+  expect_failure("sinq_perplexity " + model + " --tokens " + path("tokens.safetensors") + " --numerics quick", 2,
+                 {"--numerics", "exact", "fast"});
   expect_failure("sinq_generate " + model, 2, {"--prompt", "--tokens"});
   expect_failure("sinq_generate " + model + " --prompt a --tokens 1", 2, {"--prompt", "--tokens"});
   expect_failure("sinq_generate " + model + " --colour", 2, {"--prompt", "--tokens"});
@@ -174,6 +176,9 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   EXPECT_FALSE(alone.contains("kl"));
   const json compared = expect_json(perplexity + " --threads 2 --reference " + path("model"));
   EXPECT_EQ(compared.at("perplexity"), alone.at("perplexity"));  // to the last bit, whatever the threads
+  const double fast = expect_json(perplexity + " --numerics fast").at("perplexity").get<double>();
+  EXPECT_NE(fast, alone.at("perplexity").get<double>());
+  EXPECT_GT(fast, 1);
   EXPECT_GT(compared.at("kl").get<double>(), 0);
   EXPECT_TRUE(compared.contains("flip_rate_percent"));
   EXPECT_GT(compared.at("tokens_per_second").get<double>(), 0);

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <sinq/matmul.hpp>
+
+#include "machine.hpp"
+
+// What the arithmetic units give, on registers alone: the limit that binds where tokens share the weights.
+
+namespace sinq_bench {
+
+enum class Unit { fma, bytes };
+
+#if defined(__x86_64__)
+namespace peak {
+
+constexpr std::int64_t kRounds = 20'000;
+constexpr int kSums = 12;  // hide the latency
+
+#define SINQ_PEAK(isa, features)                                                                                   \
+  [[gnu::target(features), gnu::noinline]] inline float fma_##isa() noexcept {                                     \
+    using namespace sinq::detail::matmul::isa;                                                                     \
+    Floats sum[kSums];                                                                                             \
+    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all(static_cast<float>(s));                               \
+    const Floats a = all(1.5f);                                                                                    \
+    for (std::int64_t k = 0; k < kRounds; ++k) {                                                                   \
+      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = multiply_add(a, sum[s], a);                             \
+    }                                                                                                              \
+    float out[kWidth];                                                                                             \
+    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = plus(sum[0], sum[s]);                                     \
+    store(out, sum[0]);                                                                                            \
+    return out[0];                                                                                                 \
+  }                                                                                                                \
+  [[gnu::target(features), gnu::noinline]] inline float bytes_##isa() noexcept {                                   \
+    using namespace sinq::detail::matmul::isa;                                                                     \
+    Ints sum[kSums];                                                                                               \
+    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all_ints(0);                                              \
+    for (std::int64_t k = 0; k < kRounds; ++k) {                                                                   \
+      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = dot<false>(sum[s], sum[(s + 1) % kSums], all_ints(77)); \
+    }                                                                                                              \
+    float out[kWidth];                                                                                             \
+    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = add_ints(sum[0], sum[s]);                                 \
+    store(out, to_floats(sum[0]));                                                                                 \
+    return out[0];                                                                                                 \
+  }
+SINQ_PEAK(avx2, "avx2,fma,f16c")
+SINQ_PEAK(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
+#undef SINQ_PEAK
+
+}  // namespace peak
+#endif
+
+/// Billions of multiplications and additions per second on all threads of an executor; 0 where there is no code for it.
+/// Takes a few milliseconds.
+inline double arithmetic_peak(const Threads& threads, sinq::Isa isa, Unit unit) {
+  double best = 0;
+#if defined(__x86_64__)
+  const bool wide = isa == sinq::Isa::avx512;
+  if (isa == sinq::Isa::portable || (wide && !sinq::detail::matmul::avx512::has_byte_products())) return 0;
+  const double lanes = (wide ? 16 : 8) * (unit == Unit::fma ? 1 : 4);
+  for (int round = 0; round < 5; ++round) {
+    const std::int64_t tasks = threads.get()->width();
+    const auto start = std::chrono::steady_clock::now();
+    threads.get()->run(tasks, [&](std::int64_t, int) {
+      float x = unit == Unit::fma ? (wide ? peak::fma_avx512() : peak::fma_avx2())
+                                  : (wide ? peak::bytes_avx512() : peak::bytes_avx2());
+      benchmark::DoNotOptimize(x);
+    });
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 1e-9 * lanes * peak::kSums * static_cast<double>(peak::kRounds * tasks) / time.count());
+  }
+#endif
+  return best;
+}
+
+}  // namespace sinq_bench
