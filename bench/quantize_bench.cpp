@@ -3,7 +3,7 @@
 
 #include "machine.hpp"
 
-// quantize/<method>: weights in, packed bits out.
+// quantize/<method>: weights in bfloat16 in, packed bits out.
 
 namespace {
 
@@ -11,11 +11,11 @@ using namespace sinq_bench;
 
 void quantize(benchmark::State& state, const sinq::QuantizeConfig& config, std::int64_t rows, std::int64_t cols,
               int width) {
-  const RowMajor w = weights(rows, cols);
+  using Bf16 = Eigen::Matrix<sinq::bfloat16, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const Bf16 w = weights(rows, cols).cast<sinq::bfloat16>();
+  const sinq::WeightView view{sinq::MatrixRef<sinq::bfloat16>(w)};
   const Threads threads(width);
-  for (auto _ : state)
-    benchmark::DoNotOptimize(
-        sinq::quantize(sinq::WeightView(sinq::MatrixRef<float>(w)), config, {.executor = threads.get()}));
+  for (auto _ : state) benchmark::DoNotOptimize(sinq::quantize(view, config, {.executor = threads.get()}));
   count_weights(state, rows * cols);
 }
 
@@ -33,10 +33,17 @@ const bool kRegistered = [] {
       {"preset-4.5", preset(4.5)},
       {"preset-6", preset(6)},
   };
-  for (const auto& [name, config] : methods)
+  const auto add_shape = [](const char* name, const QuantizeConfig& config, std::int64_t rows, std::int64_t cols) {
     for (int width : {1, 2})
-      add(detail::core::text("quantize/", name, "/bits:", config.bits, "/") + shape(4096, 4096, width),
-          [config = config, width](benchmark::State& s) { quantize(s, config, 4096, 4096, width); });
+      add(detail::core::text("quantize/", name, "/bits:", config.bits, "/") + shape(rows, cols, width),
+          [config, rows, cols, width](benchmark::State& s) { quantize(s, config, rows, cols, width); });
+  };
+  for (const auto& [name, config] : methods) add_shape(name, config, 4096, 4096);
+  for (const auto& [rows, cols] : {std::pair{14336, 4096}, {4096, 14336}}) {
+    add_shape("sinq", {}, rows, cols);
+    add_shape("preset-3.5", preset(3.5), rows, cols);
+    add_shape("preset-4.5", preset(4.5), rows, cols);
+  }
   return true;
 }();
 

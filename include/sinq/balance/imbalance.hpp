@@ -32,9 +32,9 @@ struct Extremes {
       most = max(most, core::Lanes<kWidth>::load(values + k));
     }
     Extremes e{least.fold(core::Least{}), most.fold(core::Most{})};
-    for (; k < count; ++k) {
-      e.least = std::min(e.least, values[k]);
-      e.most = std::max(e.most, values[k]);
+    for (const float* v = values + k; v != values + count; ++v) {
+      e.least = std::min(e.least, *v);
+      e.most = std::max(e.most, *v);
     }
     return e;
   }

@@ -21,7 +21,7 @@ enum class Rounding : std::uint8_t { uniform, symmetric, nf4, nf3, table };
 ///
 ///   hqq   Half-Quadratic Quantization (zero only): robust to outliers; uniform rounding only; makes zeros fractional
 ///   fit   scale and zero of least square error in the balanced domain, then an unbiased gain per row and column
-///         (fit.hpp, unbias.hpp); any rounding; two to ten times the time of none, by the size of the codebook
+///         (fit.hpp, unbias.hpp); any rounding; three to six times the time of none
 enum class Refine : std::uint8_t { none, hqq, fit };
 
 /// Whether the second axis of scales is used.
