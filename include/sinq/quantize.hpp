@@ -21,6 +21,10 @@
 // that 16 / cols bits per weight buy what a second level can give. A group that lies wholly on one side of 0 is widened
 // to contain it, since its zero must be a code; balanced groups practically always do.
 //
+// The result has the same bits on every machine and with any number of threads. Two flags of the including translation
+// unit void that: -ffast-math, and clang's -ffp-contract=fast, which fuses products and sums that the code keeps apart.
+// (g++'s default of that name does not: there the code hides its products.)
+//
 // Why the codes come last: a coarse auxiliary is an error that every weight of the group shares, and choosing the codes
 // against the stored value removes most of it for free.
 

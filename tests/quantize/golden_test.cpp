@@ -176,8 +176,7 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
           // The zero is itself rounded: min / scale must have been a tie.
           double low = INFINITY;
           for (std::int64_t j = first; j < first + cols; ++j)
-            low = std::min(low, double{weight(i, j)} /
-                                    (double{col[static_cast<std::size_t>(j)]} * scale[at]));
+            low = std::min(low, double{weight(i, j)} / (double{col[static_cast<std::size_t>(j)]} * scale[at]));
           ASSERT_NEAR(std::abs(low - std::nearbyint(low)), 0.5, bound) << "row " << i << " group " << g;
           ++ties;
           continue;
