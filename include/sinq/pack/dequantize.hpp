@@ -17,6 +17,22 @@ void restore(const Reader& reader, std::int64_t i, std::int64_t first, std::int6
   for (std::int64_t k = 0; k < count; ++k) values[k] = (levels[codes[k]] - zero) * scale * values[k];
 }
 
+/// Row i of a matrix. `factors` is scratch, 2 groups long.
+inline void restore_row(const RowReader& reader, std::int64_t i, float* factors, float* row) noexcept {
+  const Tiling& t = reader.tiling();
+  float* scales = factors;
+  float* zeros = factors + t.groups();
+  reader.scales(i, scales);
+  reader.zeros(i, zeros);
+  reader.col_scales(t.panel_of(i), 0, t.cols, row);
+  for (std::int64_t g = 0; g < t.groups(); ++g)
+    for (std::int64_t at = 0; at < t.group_cols(g); at += 256) {
+      const std::int64_t j = t.group_begin(g) + at;
+      const std::int64_t count = std::min<std::int64_t>(256, t.group_cols(g) - at);
+      restore(reader, i, j, count, scales[g], zeros[g], row + j);
+    }
+}
+
 }  // namespace detail::pack
 
 /// W ~= (level(code) - zero) * scale * col_scale, as rows x cols of T. Evaluated in float and rounded to T once, so
@@ -31,22 +47,11 @@ void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor 
   const Tiling& t = reader.tiling();
   SerialExecutor serial;
   Executor& threads = executor ? *executor : serial;
-  // One piece of scratch per worker: scales and zeros of a row, column scales that become weights.
   const std::int64_t per_worker = 2 * t.groups() + t.cols;
   std::vector<float> scratch(static_cast<std::size_t>(threads.width() * per_worker));
   threads.run(q.rows, [&](std::int64_t i, int worker) {
-    float* scales = scratch.data() + worker * per_worker;
-    float* zeros = scales + t.groups();
-    float* row = zeros + t.groups();
-    reader.scales(i, scales);
-    reader.zeros(i, zeros);
-    reader.col_scales(t.panel_of(i), 0, t.cols, row);
-    for (std::int64_t g = 0; g < t.groups(); ++g)
-      for (std::int64_t at = 0; at < t.group_cols(g); at += 256) {
-        const std::int64_t j = t.group_begin(g) + at;
-        const std::int64_t count = std::min<std::int64_t>(256, t.group_cols(g) - at);
-        detail::pack::restore(reader, i, j, count, scales[g], zeros[g], row + j);
-      }
+    float* row = scratch.data() + worker * per_worker;
+    detail::pack::restore_row(reader, i, row + t.cols, row);
     for (std::int64_t j = 0; j < t.cols; ++j) out.row(i)[j] = static_cast<T>(row[j]);
   });
 }

@@ -28,16 +28,19 @@ struct ErrorMetrics {
           second_moments.size(), "must be 0 or the cols of the matrix");
   for (double m : second_moments)
     require(m >= 0 && m < INFINITY, "second_moments", m, "must be finite and not negative");
-  const auto restored = dequantize<float>(q);
+  const detail::pack::RowReader reader(q);
+  std::vector<float> factors(static_cast<std::size_t>(2 * reader.tiling().groups()));
   std::vector<float> row(static_cast<std::size_t>(q.cols));
+  std::vector<float> restored(row.size());
   double error = 0, norm = 0, output_error = 0, output_norm = 0;
   ErrorMetrics result;
   for (std::int64_t i = 0; i < q.rows; ++i) {
     weights.load(i, 0, q.cols, row.data());
     detail::core::require_finite(row.data(), q.cols, i, 0);
+    detail::pack::restore_row(reader, i, factors.data(), restored.data());
     for (std::int64_t j = 0; j < q.cols; ++j) {
       const double w = double{row[static_cast<std::size_t>(j)]};
-      const double d = double{restored(i, j)} - w;
+      const double d = double{restored[static_cast<std::size_t>(j)]} - w;
       const double m = second_moments.empty() ? 1.0 : second_moments[static_cast<std::size_t>(j)];
       error += d * d;
       norm += w * w;
