@@ -50,7 +50,8 @@ void expect_same_bits(const QuantizedMatrix& q, std::int64_t stride, std::size_t
   for (std::int64_t i = 0; i < q.rows; ++i)
     for (std::int64_t j = 0; j < stride; ++j) {
       const T want = j < q.cols ? expected(i, j) : guard;
-      ASSERT_EQ(std::memcmp(first + i * stride + j, &want, sizeof(T)), 0)
+      const auto* got = reinterpret_cast<const std::byte*>(first + i * stride + j);
+      ASSERT_EQ(std::memcmp(got, reinterpret_cast<const std::byte*>(&want), sizeof(T)), 0)
           << i << ' ' << j << " of " << q.rows << 'x' << q.cols << " bits " << q.format.bits << ": "
           << static_cast<float>(first[i * stride + j]) << " is not " << static_cast<float>(want);
     }

@@ -162,7 +162,8 @@ void check_experts(const Format& f, const std::vector<int>& counts, std::int64_t
   for (std::size_t e = 0; e < counts.size(); ++e) {
     if (counts[e] == 0) continue;
     RowMajor<half> own(counts[e], cols);
-    for (int t = 0; t < counts[e]; ++t) own.row(t) = x.row(m.tokens[static_cast<std::size_t>(m.offsets[e] + t)]);
+    for (int t = 0; t < counts[e]; ++t)
+      own.row(t) = x.row(m.tokens[static_cast<std::size_t>(m.offsets[e]) + static_cast<std::size_t>(t)]);
     const MatrixView<float> part(y.data() + m.offsets[e] * rows, counts[e], rows);
     expect_product<half, float>(m.group.q[e], MatrixView<const half>(own), part, nullptr, all);
     if (testing::Test::HasFatalFailure()) return;

@@ -192,7 +192,7 @@ template <class Matrices>
   p.aux_ring = aux_ring_bytes(w);
   // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
   // memory.
-  int strips = 0;
+  int strips = 1;
   for (const Member& m : problem.all()) strips = std::max(strips, m.panel_strips);
   int warps = options.warps;
   for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
