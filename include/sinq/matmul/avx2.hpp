@@ -16,7 +16,6 @@ using Floats = __m256;
 using Ints = __m256i;
 inline constexpr int kWidth = 8;
 inline constexpr int kTokensAtOnce = 4;
-inline constexpr std::int64_t kPrefetch = 256;  // bytes ahead of the codes in use
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
   return _mm256_set1_ps(f);

@@ -18,8 +18,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
 using Floats = __m512;
 using Ints = __m512i;
 inline constexpr int kWidth = 16;
-inline constexpr int kTokensAtOnce = 8;         // accumulators of multiply_panel, enough to hide the latency of an fma
-inline constexpr std::int64_t kPrefetch = 256;  // bytes ahead of the codes in use
+inline constexpr int kTokensAtOnce = 8;  // accumulators of multiply_panel, enough to hide the latency of an fma
 inline constexpr __mmask16 kAll = 0xffff;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
