@@ -16,7 +16,6 @@ using Floats = __m256;
 using Ints = __m256i;
 inline constexpr int kWidth = 8;
 inline constexpr int kTokensAtOnce = 4;
-inline constexpr std::int64_t kPrefetch = 256;  // bytes ahead of the codes in use
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
   return _mm256_set1_ps(f);
@@ -48,18 +47,18 @@ inline constexpr std::int64_t kPrefetch = 256;  // bytes ahead of the codes in u
   return _mm256_cvtepi32_ps(v);
 }
 
-/// Every lane k bits to the right, or -k to the left.
-template <int k>
+/// Every lane kBy bits to the right, or -kBy to the left.
+template <int kBy>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints shift(Ints v) noexcept {
-  if constexpr (k > 0) return _mm256_srli_epi32(v, k);
-  if constexpr (k < 0) return _mm256_slli_epi32(v, -k);
+  if constexpr (kBy > 0) return _mm256_srli_epi32(v, kBy);
+  if constexpr (kBy < 0) return _mm256_slli_epi32(v, -kBy);
   return v;
 }
 
-/// The low `low` bits of every byte of a, the rest of b.
-template <int low>
+/// The low kLow bits of every byte of a, the rest of b.
+template <int kLow>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints merge(Ints a, Ints b) noexcept {
-  const Ints mask = _mm256_set1_epi32(0x0101'0101 * ((1 << low) - 1));
+  const Ints mask = _mm256_set1_epi32(0x0101'0101 * ((1 << kLow) - 1));
   return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
 }
 

@@ -18,8 +18,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
 using Floats = __m512;
 using Ints = __m512i;
 inline constexpr int kWidth = 16;
-inline constexpr int kTokensAtOnce = 8;         // accumulators of multiply_panel, enough to hide the latency of an fma
-inline constexpr std::int64_t kPrefetch = 256;  // bytes ahead of the codes in use
+inline constexpr int kTokensAtOnce = 8;  // accumulators of multiply_panel, enough to hide the latency of an fma
 inline constexpr __mmask16 kAll = 0xffff;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
@@ -52,18 +51,18 @@ inline constexpr __mmask16 kAll = 0xffff;
   return _mm512_maskz_cvtepi32_ps(kAll, v);
 }
 
-/// Every lane k bits to the right, or -k to the left.
-template <int k>
+/// Every lane kBy bits to the right, or -kBy to the left.
+template <int kBy>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints shift(Ints v) noexcept {
-  if constexpr (k > 0) return _mm512_maskz_srli_epi32(kAll, v, k);
-  if constexpr (k < 0) return _mm512_maskz_slli_epi32(kAll, v, -k);
+  if constexpr (kBy > 0) return _mm512_maskz_srli_epi32(kAll, v, kBy);
+  if constexpr (kBy < 0) return _mm512_maskz_slli_epi32(kAll, v, -kBy);
   return v;
 }
 
-/// The low `low` bits of every byte of a, the rest of b.
-template <int low>
+/// The low kLow bits of every byte of a, the rest of b.
+template <int kLow>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints merge(Ints a, Ints b) noexcept {
-  return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x0101'0101 * ((1 << low) - 1)), a, b, 0xca);
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x0101'0101 * ((1 << kLow) - 1)), a, b, 0xca);
 }
 
 /// From lanes whose low 4 bits are codes to levels, by permuting a table, which ignores the bits above.

@@ -28,6 +28,11 @@ struct ZeroMeaning {
   float offset;
 };
 
+/// How far ahead of the codes in use the next ones are asked for, in bytes. One token reads as fast as the memory
+/// gives, and the hardware follows; several read slower, and what stops it then is the wait for a line.
+inline constexpr std::int64_t kPrefetch = 256;
+inline constexpr std::int64_t kPrefetchFar = 2048;
+
 /// Levels as unsigned bytes, for products of bytes: level = (byte - base) * unit. Exact but for NF, whose levels are
 /// rounded to multiples of 1 / 127.
 struct ByteLevels {

@@ -138,35 +138,35 @@ struct StripOrder {
 template <int kBits>
 [[gnu::always_inline]] inline void put_four(std::uint8_t* unit, std::int64_t lane, int n, std::uint32_t four) noexcept {
   const auto plane = [&](auto width, int first_line, int from) {
-    constexpr int p = width();
-    if constexpr (p > 0) {
-      std::uint8_t* at = unit + (first_line + n * p / 8) * kLine + lane * 4;
+    constexpr int kWidth = width();
+    if constexpr (kWidth > 0) {
+      std::uint8_t* at = unit + (first_line + n * kWidth / 8) * kLine + lane * 4;
       std::uint32_t word = 0;
       std::memcpy(&word, at, 4);
-      word |= (four >> from & 0x0101'0101u * ((1u << p) - 1)) << (n * p % 8);
+      word |= (four >> from & 0x0101'0101u * ((1u << kWidth) - 1)) << (n * kWidth % 8);
       std::memcpy(at, &word, 4);
     }
   };
-  constexpr int low = low_plane(kBits);
-  plane(std::integral_constant<int, low>{}, 0, 0);
-  plane(std::integral_constant<int, kBits - low>{}, low, low);
+  constexpr int kLow = low_plane(kBits);
+  plane(std::integral_constant<int, kLow>{}, 0, 0);
+  plane(std::integral_constant<int, kBits - kLow>{}, kLow, kLow);
 }
 
 /// The inverse of `put_four`.
 template <int kBits>
 [[gnu::always_inline]] inline std::uint32_t get_four(const std::uint8_t* unit, std::int64_t lane, int n) noexcept {
   const auto plane = [&](auto width, int first_line) {
-    constexpr int p = width();
+    constexpr int kWidth = width();
     std::uint32_t word = 0;
-    if constexpr (p > 0) {
-      std::memcpy(&word, unit + (first_line + n * p / 8) * kLine + lane * 4, 4);
-      word = word >> (n * p % 8) & 0x0101'0101u * ((1u << p) - 1);
+    if constexpr (kWidth > 0) {
+      std::memcpy(&word, unit + (first_line + n * kWidth / 8) * kLine + lane * 4, 4);
+      word = word >> (n * kWidth % 8) & 0x0101'0101u * ((1u << kWidth) - 1);
     }
     return word;
   };
-  constexpr int low = low_plane(kBits);
-  return plane(std::integral_constant<int, low>{}, 0) | plane(std::integral_constant<int, kBits - low>{}, low)
-                                                            << (kBits - low > 0 ? low : 0);
+  constexpr int kLow = low_plane(kBits);
+  return plane(std::integral_constant<int, kLow>{}, 0) | plane(std::integral_constant<int, kBits - kLow>{}, kLow)
+                                                             << (kBits - kLow > 0 ? kLow : 0);
 }
 
 /// Codes [0, 32 units) of a row, one byte each -> its lane in `units` units of zeros.
