@@ -95,6 +95,21 @@ struct Sweep {
     }
   };
 
+  /// A row, unrolled whatever the compiler's flags: the column sums are to stay in registers.
+  template <int kWidth, int... kPart>
+  [[gnu::always_inline]] static void add_parts(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
+                                               RowSums<kWidth>& row, Sums<kWidth>* col,
+                                               std::integer_sequence<int, kPart...> /*all*/) noexcept {
+    (add_part<kPart>(w, col_inverse, r, row, col), ...);
+  }
+  template <int kPart, int kWidth>
+  [[gnu::always_inline]] static void add_part(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
+                                              RowSums<kWidth>& row, Sums<kWidth>* col) noexcept {
+    const auto v = core::Lanes<kWidth>::load(w + kPart * kWidth);
+    row.add(kPart % (core::kLanes / kWidth), v, core::Lanes<kWidth>::load(col_inverse + kPart * kWidth));
+    col[kPart].add(v, r);
+  }
+
   template <int kWidth, int kCols>
   [[gnu::always_inline]] static void narrow(const float* w, std::int64_t rows, const float* row_inverse,
                                             const float* col_inverse, const SweepSums& sums) noexcept {
@@ -107,12 +122,7 @@ struct Sweep {
       for (std::int64_t i = 0; i < std::min<std::int64_t>(kWidth, rows - first); ++i, w += kCols) {
         const Float r = row_inverse[first + i];
         RowSums<kWidth> row;
-#pragma GCC unroll 32
-        for (int k = 0; k < kCols / kWidth; ++k) {
-          const Float v = Float::load(w + k * kWidth);
-          row.add(static_cast<std::size_t>(k) % row.sum.size(), v, Float::load(col_inverse + k * kWidth));
-          col[k].add(v, r);
-        }
+        add_parts(w, col_inverse, r, row, col, std::make_integer_sequence<int, kCols / kWidth>{});
         block.put(i, row);
       }
       block.store(sums, first);
