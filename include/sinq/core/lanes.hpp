@@ -296,9 +296,19 @@ class Lanes {
   }
   template <int kDistance, int... kLane>
   [[gnu::always_inline]] Lanes swapped(std::integer_sequence<int, kLane...> /*all*/) const noexcept {
-    return make(__builtin_shufflevector(v_, v_, (kLane ^ kDistance)...));
+    return shuffled<(kLane ^ kDistance)...>(*this, *this);
   }
-
+  /// Lane l is lane kIndex[l] of a and b, counted through. (nvcc loses packs among the arguments of a builtin; clang
+  /// has no shuffle by a vector.)
+  template <int... kIndex>
+  [[gnu::always_inline]] static Lanes shuffled(const Lanes& a, const Lanes& b) noexcept {
+#if defined(__clang__)
+    return make(__builtin_shufflevector(a.v_, b.v_, kIndex...));
+#else
+    const Ints order = {kIndex...};
+    return make(__builtin_shuffle(a.v_, b.v_, order));
+#endif
+  }
   template <int kDistance, class Op>
   [[gnu::always_inline]] static void fold_pairs(Lanes* v, Op&& op) noexcept {
     for (int i = 0; i < kDistance; ++i)
@@ -310,8 +320,7 @@ class Lanes {
   template <int kDistance, bool kUpper, int... kLane>
   [[gnu::always_inline]] static Lanes paired(const Lanes& a, const Lanes& b,
                                              std::integer_sequence<int, kLane...> /*all*/) noexcept {
-    return make(__builtin_shufflevector(
-        a.v_, b.v_, ((kLane & kDistance ? kWidth : 0) + ((kLane & ~kDistance) | (kUpper ? kDistance : 0)))...));
+    return shuffled<((kLane & kDistance ? kWidth : 0) + ((kLane & ~kDistance) | (kUpper ? kDistance : 0)))...>(a, b);
   }
 
   Floats v_;
@@ -340,16 +349,17 @@ class DoubleLanes {
     std::memcpy(to + kWidth / 2, &high_, sizeof high_);
   }
   [[gnu::always_inline]] void add_product(const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
-    add<0>(low_, a, b, std::make_integer_sequence<int, kWidth / 2>{});
-    add<kWidth / 2>(high_, a, b, std::make_integer_sequence<int, kWidth / 2>{});
+    add<0>(low_, a, b);
+    add<kWidth / 2>(high_, a, b);
   }
 
  private:
-  template <int kFirst, int... kLane>
-  [[gnu::always_inline]] static void add(Half& sum, const Lanes<kWidth>& a, const Lanes<kWidth>& b,
-                                         std::integer_sequence<int, kLane...> /*half*/) noexcept {
-    const HalfFloats x = __builtin_shufflevector(a.v_, a.v_, (kFirst + kLane)...);
-    const HalfFloats y = __builtin_shufflevector(b.v_, b.v_, (kFirst + kLane)...);
+  template <int kFirst>
+  [[gnu::always_inline]] static void add(Half& sum, const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
+    HalfFloats x;
+    HalfFloats y;
+    std::memcpy(&x, reinterpret_cast<const float*>(&a.v_) + kFirst, sizeof x);
+    std::memcpy(&y, reinterpret_cast<const float*>(&b.v_) + kFirst, sizeof y);
     sum += __builtin_convertvector(x, Half) * __builtin_convertvector(y, Half);
   }
 

@@ -289,8 +289,8 @@ class StripFitter {
         const float share = 1 - p_.reach * static_cast<float>(k) / static_cast<float>(std::max(1, p_.starts - 1));
         Line a = start(lowest, highest, share, turned == 1);
         Sums r = sums(g, a);
-        for (int round = 0; round < p_.rounds; ++round) {
-          if (round > 0) r = sums(g, a);
+        for (int pass = 0; pass < p_.rounds; ++pass) {
+          if (pass > 0) r = sums(g, a);
           a = solve(r, sum_x, cols, a);
         }
         const Float e = error(r, sum_xx, sum_x, n, a);
@@ -344,7 +344,7 @@ class StripFitter {
     };
     if constexpr (!kZero) return keep_better(error(g, {s, 0}), 0, 0);
     Line a{s, -zero * s};
-    for (int round = 0; round < 2; ++round) a.b = mul_add(-s, sums(g, a).q, sum_x) / static_cast<float>(g.cols);
+    for (int pass = 0; pass < 2; ++pass) a.b = mul_add(-s, sums(g, a).q, sum_x) / static_cast<float>(g.cols);
     const Float reachable = reachable_zero(a);
     if (is_float(p_.zero)) {
       const Float z = reachable.each([&](float v) { return pack::round_to(p_.zero, v); });

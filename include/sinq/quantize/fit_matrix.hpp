@@ -111,13 +111,16 @@ class FitPass {
 
  private:
   void load(std::int64_t panel, std::int64_t first_row, std::int64_t rows, FitScratch& s) const {
-    std::fill(s.lanes.begin(), s.lanes.end(), 0.0f);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* x = s.x.data() + r * core::padded(t_.cols);
-      w_.load(first_row + r, 0, t_.cols, x);
-      core::on_isa<Multiply>(x, col_inverse_.data() + (col_scale_.empty() ? 0 : panel * t_.cols), 1.0f, t_.cols);
-      for (std::int64_t j = 0; j < t_.cols; ++j) s.lanes[static_cast<std::size_t>(j * kStrip + r)] = x[j];
-    }
+    const std::int64_t stride = core::padded(t_.cols);
+    w_.load(first_row, rows, 0, t_.cols, s.x.data(), stride);
+    const float* col_inverse = col_inverse_.data() + (col_scale_.empty() ? 0 : panel * t_.cols);
+    for (std::int64_t r = 0; r < rows; ++r) core::on_isa<Multiply>(s.x.data() + r * stride, col_inverse, 1.0f, t_.cols);
+    if (rows < kStrip) std::fill(s.lanes.begin(), s.lanes.end(), 0.0f);
+    // Transposed in blocks of 16 columns, whose 16 lines stay in the cache until all rows are there.
+    for (std::int64_t first = 0; first < t_.cols; first += core::kLanes)
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t j = first; j < std::min(first + core::kLanes, t_.cols); ++j)
+          s.lanes[static_cast<std::size_t>(j * kStrip + r)] = s.x[static_cast<std::size_t>(r * stride + j)];
   }
 
   /// Codes, gain and stored form of lane r, which is row i.
