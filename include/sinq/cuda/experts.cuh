@@ -61,7 +61,7 @@ void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, Ma
   detail::core::require(routing.offsets != nullptr, "routing.offsets", "null", "must not be null");
   detail::core::require(routing.tokens != nullptr || x.rows >= y.rows, "x.rows", x.rows,
                         "must be at least y.rows where routing.tokens is null");
-  Product p;
+  detail::cuda::Product p;
   p.experts = w.members();
   p.offsets = routing.offsets;
   p.token_list = routing.tokens;

@@ -5,7 +5,9 @@
 
 // Sums in arrays of registers stay in registers only where the loops over them are unrolled, which g++ -O2 does not do
 // by itself.
-#if defined(__clang__)
+#if defined(__CUDACC__)  // knows neither pragma in code for the host
+#define SINQ_UNROLL
+#elif defined(__clang__)
 #define SINQ_UNROLL _Pragma("unroll")
 #else
 #define SINQ_UNROLL _Pragma("GCC unroll 16")
