@@ -165,14 +165,12 @@ inline constexpr int kSweepSharedBytes = kSweepThreads / kSweepLanes * kSweepIte
 
 /// New factors of the rows of a block, into shared memory as inverses.
 SINQ_CUDA_DEVICE void update_rows(const Quantization& q, const SweepItem& item, std::uint32_t inverses) {
-  const bool keep = q.iteration > 0 && (load_global<std::uint32_t>(q.state + item.tile) & kKeep) != 0;
   const double target = q.iteration > 0 ? load_global<double>(q.target + item.tile) : 1;
   for (int i = item.lane; i < item.rows; i += kSweepLanes) {
     const std::int64_t at = q.at_row(item.first_row + i, item.group);
     float factor = 1;
     if (q.iteration > 0) {
       factor = load_global<float>(q.row_factor + at);
-      if (keep) store_global(q.best_row + at, factor);
       if (item.cols >= 2) factor = updated(q.sinkhorn, factor, load_global<float>(q.row_deviation + at), target);
     }
     store_global(q.row_factor + at, factor);
@@ -239,7 +237,7 @@ SINQ_CUDA_DEVICE float fold_16(float (&value)[16]) {
 template <Number kNumber, int kChunks, bool kWide>
 SINQ_CUDA_DEVICE void sweep_block(const Quantization& q) {
   SweepItem item = sweep_item(q);
-  if (item.exists && q.iteration > 0 && (load_global<std::uint32_t>(q.state + item.tile) & kStopped) != 0) {
+  if (item.exists && q.iteration > 0 && load_global<std::uint32_t>(q.stopped + item.tile) != 0) {
     item.exists = false;
     item.rows = 0;
   }
@@ -429,7 +427,7 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
   constexpr double kRounding = 1e-5;  // balance::kRounding
   JudgedTile t{};
   t.tile = block_index().x;
-  if (q.iteration > 0 && (load_global<std::uint32_t>(q.state + t.tile) & kStopped) != 0) return;
+  if (q.iteration > 0 && load_global<std::uint32_t>(q.stopped + t.tile) != 0) return;
   t.panel = static_cast<int>(t.tile / q.w.groups);
   t.group = static_cast<int>(t.tile - std::int64_t{t.panel} * q.w.groups);
   t.first_row = t.panel * q.w.tile_height;
@@ -485,7 +483,7 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
     store_global(q.col_inverse + at, inverse(factor));
   }
   if (thread != 0) return;
-  store_global(q.state + t.tile, (stop ? kStopped : 0u) | (keep ? kKeep : 0u));
+  store_global(q.stopped + t.tile, stop ? 1u : 0u);
   if (keep) store_global(q.imbalance + t.tile, imbalance);
   if (!first) return;
   store_global(q.target + t.tile, target);

@@ -19,13 +19,6 @@ struct SinkhornLimits {
   double least_target = 0, largest_target = 0;  // the bounds of deviations before they became float
 };
 
-/// HQQ as the kernels want it.
-struct HqqLimits {
-  int iterations = 0;
-  float exponent = 0;
-  float beta_inverse = 0;
-};
-
 /// Rows that a group of 16 threads sums up in float, in order, before sums go on in double; columns that it takes at a
 /// time are multiples of 16. Both are the CPU's (balance/sweep.hpp): the order of additions decides their bits.
 inline constexpr int kSweepRows = 128;
@@ -50,9 +43,7 @@ struct Quantization {
   int padded = 0;  // columns of a group, up to a multiple of kSweepLanes
   bool balanced = false;
   Choice choice = Choice::min_max;
-  bool hqq = false;
   SinkhornLimits sinkhorn;
-  HqqLimits hqq_limits;
   float largest_zero = 0;                    // of a float zero; 0: zeros are integers
   float least_scale = 0, largest_scale = 0;  // between them a float scale keeps its precision
   float first_level = 0;                     // of code 0, on an even grid
@@ -66,16 +57,13 @@ struct Quantization {
   double* target = nullptr;
   double* imbalance = nullptr;        // of the best iterate
   double* first_imbalance = nullptr;  //
-  std::uint32_t* state = nullptr;     // kStopped, kKeep
+  std::uint32_t* stopped = nullptr;   // 1: its iteration has ended
   // Per row and group:
   float* row_factor = nullptr;
   float* row_deviation = nullptr;
-  float* best_row = nullptr;
   float* scale = nullptr;
   float* zero = nullptr;
-  float* best_zero = nullptr;  // hqq
-  float* row_error = nullptr;  // hqq
-  float* coarse = nullptr;     // per row and block of coarse_groups
+  float* coarse = nullptr;  // per row and block of coarse_groups
   // Per panel and padded column:
   float* col_factor = nullptr;
   float* col_deviation = nullptr;
@@ -94,32 +82,26 @@ struct Quantization {
   }
 };
 
-/// Bits of a tile's state: its iteration has ended; the factors of the last iterate are the best ones.
-inline constexpr std::uint32_t kStopped = 1, kKeep = 2;
-
 /// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none.
 enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
 
 /// Calls visit(name, pointer, count) for every array in the workspace; the first two have to be zero at the start.
 template <class Visitor>
 void for_arrays(Quantization& q, Visitor&& visit) {
-  const std::int64_t balanced = q.balanced ? 1 : 0, hqq = q.hqq ? 1 : 0;
+  const std::int64_t balanced = q.balanced ? 1 : 0;
   const std::int64_t tiles = q.tiles(), rows = std::int64_t{q.w.rows} * q.w.groups;
   const std::int64_t cols = q.w.panels * q.padded_cols() * balanced;
   const std::int64_t coarse_blocks = (q.w.groups + q.w.coarse_groups - 1) / q.w.coarse_groups;
   visit("largest", q.largest, tiles);
   visit("faults", q.faults, std::int64_t{kFaults});
   visit("target", q.target, tiles * balanced);
-  visit("imbalance", q.imbalance, tiles * (balanced | hqq));
+  visit("imbalance", q.imbalance, tiles * balanced);
   visit("first_imbalance", q.first_imbalance, tiles * balanced);
-  visit("state", q.state, tiles * balanced);
+  visit("stopped", q.stopped, tiles * balanced);
   visit("row_factor", q.row_factor, rows * balanced);
   visit("row_deviation", q.row_deviation, rows * balanced);
-  visit("best_row", q.best_row, rows * balanced);
   visit("scale", q.scale, rows);
   visit("zero", q.zero, rows);
-  visit("best_zero", q.best_zero, rows * hqq);
-  visit("row_error", q.row_error, rows * hqq);
   visit("coarse", q.coarse, q.w.header != 0 ? q.w.rows * coarse_blocks : 0);
   visit("col_factor", q.col_factor, cols);
   visit("col_deviation", q.col_deviation, cols);

@@ -14,7 +14,7 @@
 
 namespace sinq::inline SINQ_ABI::cuda {
 
-/// Bytes of device memory that `quantize` needs beside the weights and the result: about a quarter of what the weights
+/// Bytes of device memory that `quantize` needs beside the weights and the result: about a sixth of what the weights
 /// take in bfloat16. InvalidArgument as in `quantize`.
 [[nodiscard]] inline std::int64_t quantize_workspace_bytes(std::int64_t rows, std::int64_t cols,
                                                            const QuantizeConfig& config) {
