@@ -14,7 +14,7 @@
 
 namespace svg {
 
-enum class Marker { circle, square, diamond, triangle };
+enum class Marker { circle, square, diamond, triangle, none };
 
 struct Series {
   std::string name;
@@ -80,8 +80,10 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
       return "<rect x=\"" + at(x - 4.5) + "\" y=\"" + at(y - 4.5) + "\" width=\"9\" height=\"9" + end;
     case Marker::diamond:
       return "<path d=\"M" + at(x) + " " + at(y - 6.5) + "l6.5 6.5l-6.5 6.5l-6.5 -6.5z" + end;
-    default:
+    case Marker::triangle:
       return "<path d=\"M" + at(x) + " " + at(y - 6) + "l6 10.5h-12z" + end;
+    default:
+      return "";
   }
 }
 

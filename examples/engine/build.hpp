@@ -12,7 +12,7 @@ namespace engine {
 /// `source` hands tensors over by name, and throws a ModelError if one is missing or has another shape:
 ///   bool has(name);  Vector vector(name, size);  Linear matrix(name, rows, cols);
 template <class Source>
-[[nodiscard]] Model build_model(const ModelConfig& config, Source& source) {
+[[nodiscard]] Model build_model(const ModelConfig& config, const Source& source) {
   const auto linear = [&](const std::string& name, int rows, int cols, bool bias_required) {
     Linear l = source.matrix(name + ".weight", rows, cols);
     if (bias_required || source.has(name + ".bias")) l.set_bias(source.vector(name + ".bias", rows));

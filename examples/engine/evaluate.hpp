@@ -92,10 +92,10 @@ inline Matrix run_window(const Model& model, const Window& window) {
   return hidden;
 }
 
-/// `progress(done, total)` is called after every window, from any thread.
-[[nodiscard]] inline Evaluation evaluate(const Model& model, const std::vector<Window>& windows,
-                                         sinq::Executor& executor, const Reference& reference = {},
-                                         const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+/// Window by window. `progress(done, total)` is called after every one, from any thread.
+[[nodiscard]] inline std::vector<Evaluation> evaluate_windows(
+    const Model& model, const std::vector<Window>& windows, sinq::Executor& executor, const Reference& reference = {},
+    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   for (const Window& window : windows) {
     model.check_tokens(window);
     if (reference.model) reference.model->check_tokens(window);
@@ -117,6 +117,12 @@ inline Matrix run_window(const Model& model, const Window& window) {
         detail::score(model, detail::run_window(model, windows[i]), reference.model, reference_hidden, windows[i]);
     if (progress) progress(++done, total);
   });
+  if (std::all_of(parts.begin(), parts.end(), [](const Evaluation& part) { return part.predicted == 0; }))
+    throw ModelError("there is no token to predict: every window has fewer than two");
+  return parts;
+}
+
+[[nodiscard]] inline Evaluation sum(const std::vector<Evaluation>& parts) {
   Evaluation sum;
   for (const Evaluation& part : parts) {
     sum.nll += part.nll;
@@ -124,8 +130,14 @@ inline Matrix run_window(const Model& model, const Window& window) {
     sum.flips += part.flips;
     sum.predicted += part.predicted;
   }
-  if (sum.predicted == 0) throw ModelError("there is no token to predict: every window has fewer than two");
   return sum;
+}
+
+/// All windows together.
+[[nodiscard]] inline Evaluation evaluate(const Model& model, const std::vector<Window>& windows,
+                                         sinq::Executor& executor, const Reference& reference = {},
+                                         const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+  return sum(evaluate_windows(model, windows, executor, reference, progress));
 }
 
 }  // namespace engine
