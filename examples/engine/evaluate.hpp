@@ -32,10 +32,12 @@ struct Evaluation {
   }
 };
 
-/// What a model is compared with. Its hidden states may be kept, where several models are compared with the same one.
+/// What a model is compared with. Its hidden states and logits may be kept, where several models are compared with the
+/// same one.
 struct Reference {
   const Model* model = nullptr;
   std::vector<Matrix> hidden;  // one per window, or empty
+  std::vector<Matrix> logits;  // of every predicted token, one per window, or empty
 };
 
 namespace detail {
@@ -46,27 +48,32 @@ inline Eigen::RowVectorXd log_softmax(const Eigen::Ref<const Vector>& logits) {
   return d.array() - std::log(d.array().exp().sum());
 }
 
+inline constexpr std::int64_t kChunk = 64;  // tokens whose logits exist at a time: vocabularies are large
+
+/// `reference_logits` may be empty: then they are computed.
 inline Evaluation score(const Model& model, const Matrix& hidden, const Model* reference,
-                        const Matrix& reference_hidden, const Window& window) {
-  constexpr std::int64_t kChunk = 64;  // tokens whose logits exist at a time: vocabularies are large
+                        const Matrix& reference_hidden, const Matrix& reference_logits, const Window& window) {
   sinq::SerialExecutor serial;
   Evaluation e;
   e.predicted = static_cast<std::int64_t>(window.size()) - 1;
   for (std::int64_t first = 0; first < e.predicted; first += kChunk) {
     const std::int64_t count = std::min(kChunk, e.predicted - first);
     const Matrix logits = model.logits(hidden.middleRows(first, count), serial);
-    Matrix reference_logits;
-    if (reference) reference_logits = reference->logits(reference_hidden.middleRows(first, count), serial);
+    Matrix expected;
+    if (reference_logits.size() != 0)
+      expected = reference_logits.middleRows(first, count);
+    else if (reference)
+      expected = reference->logits(reference_hidden.middleRows(first, count), serial);
     for (std::int64_t t = 0; t < count; ++t) {
       const Eigen::RowVectorXd log_p = log_softmax(logits.row(t));
       e.nll -= log_p[window[static_cast<std::size_t>(first + t + 1)]];
       if (!reference) continue;
-      const Eigen::RowVectorXd log_ref = log_softmax(reference_logits.row(t));
+      const Eigen::RowVectorXd log_ref = log_softmax(expected.row(t));
       e.kl += (log_ref.array().exp() * (log_ref - log_p).array()).sum();
       Eigen::Index top = 0;
       Eigen::Index reference_top = 0;
       logits.row(t).maxCoeff(&top);
-      reference_logits.row(t).maxCoeff(&reference_top);
+      expected.row(t).maxCoeff(&reference_top);
       e.flips += top != reference_top;
     }
   }
@@ -92,6 +99,24 @@ inline Matrix run_window(const Model& model, const Window& window) {
   return hidden;
 }
 
+/// Logits of every token that is followed by another one, in the pieces in which `evaluate` would compute them: the
+/// same bits.
+[[nodiscard]] inline std::vector<Matrix> predictions(const Model& model, const std::vector<Matrix>& hidden,
+                                                     sinq::Executor& executor) {
+  std::vector<Matrix> logits(hidden.size());
+  executor.run(static_cast<std::int64_t>(hidden.size()), [&](std::int64_t w, int) {
+    const Matrix& h = hidden[static_cast<std::size_t>(w)];
+    Matrix& out = logits[static_cast<std::size_t>(w)];
+    out.resize(std::max<std::int64_t>(h.rows() - 1, 0), model.config.vocab_size);
+    sinq::SerialExecutor serial;
+    for (std::int64_t first = 0; first < out.rows(); first += detail::kChunk) {
+      const std::int64_t count = std::min(detail::kChunk, out.rows() - first);
+      out.middleRows(first, count) = model.logits(h.middleRows(first, count), serial);
+    }
+  });
+  return logits;
+}
+
 /// Window by window. `progress(done, total)` is called after every one, from any thread.
 [[nodiscard]] inline std::vector<Evaluation> evaluate_windows(
     const Model& model, const std::vector<Window>& windows, sinq::Executor& executor, const Reference& reference = {},
@@ -113,8 +138,8 @@ inline Matrix run_window(const Model& model, const Window& window) {
     if (reference.model)
       reference_hidden =
           reference.hidden.empty() ? detail::run_window(*reference.model, windows[i]) : reference.hidden[i];
-    parts[i] =
-        detail::score(model, detail::run_window(model, windows[i]), reference.model, reference_hidden, windows[i]);
+    parts[i] = detail::score(model, detail::run_window(model, windows[i]), reference.model, reference_hidden,
+                             reference.logits.empty() ? Matrix() : reference.logits[i], windows[i]);
     if (progress) progress(++done, total);
   });
   if (std::all_of(parts.begin(), parts.end(), [](const Evaluation& part) { return part.predicted == 0; }))
