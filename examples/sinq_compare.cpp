@@ -114,19 +114,15 @@ void print(const std::vector<Result>& results, bool encoder, std::ostream& out) 
 
 std::string picture(const std::vector<Result>& by_size, const std::string& title, const std::string& subtitle,
                     const char* loss) {
-  struct Look {
-    const char* light;
-    const char* dark;
-    svg::Marker marker;
-  };
-  constexpr Look kLooks[] = {
-      {"#0969da", "#58a6ff", svg::Marker::square},  {"#bc4c00", "#f0883e", svg::Marker::diamond},
-      {"#1a7f37", "#3fb950", svg::Marker::circle},  {"#8250df", "#bc8cff", svg::Marker::triangle},
-      {"#bf3989", "#f778ba", svg::Marker::diamond}, {"#9a6700", "#d29922", svg::Marker::circle},
-      {"#cf222e", "#ff7b72", svg::Marker::square},  {"#0f766e", "#2dd4bf", svg::Marker::triangle},
-      {"#6e7781", "#9198a1", svg::Marker::circle}};
+  // Nine colours and four markers: as many curves as there can be differ in at least one of them.
+  constexpr std::pair<const char*, const char*> kColours[] = {
+      {"#0969da", "#58a6ff"}, {"#bc4c00", "#f0883e"}, {"#1a7f37", "#3fb950"},
+      {"#8250df", "#bc8cff"}, {"#bf3989", "#f778ba"}, {"#9a6700", "#d29922"},
+      {"#cf222e", "#ff7b72"}, {"#0f766e", "#2dd4bf"}, {"#6e7781", "#9198a1"}};
+  constexpr svg::Marker kMarkers[] = {svg::Marker::square, svg::Marker::diamond, svg::Marker::circle,
+                                      svg::Marker::triangle};
   svg::Plot plot{title, subtitle, "bits per weight, auxiliaries and column scales included", loss, {}};
-  svg::Series front{"Pareto front", "#57606a", "#8b949e", svg::Marker::none, true, {}};
+  svg::Series front{"Pareto front", "#57606a", "#8b949e", svg::Marker::halo, true, {}};
   for (const Result& r : by_size)
     if (r.front) front.points.emplace_back(r.bits_per_weight, r.scores.loss().value);
   plot.series.push_back(std::move(front));
@@ -134,8 +130,9 @@ std::string picture(const std::vector<Result>& by_size, const std::string& title
     auto at = std::find_if(plot.series.begin(), plot.series.end(),
                            [&](const svg::Series& s) { return s.name == r.method->curve; });
     if (at == plot.series.end()) {
-      const Look& look = kLooks[(plot.series.size() - 1) % std::size(kLooks)];
-      at = plot.series.insert(at, {r.method->curve, look.light, look.dark, look.marker, false, {}});
+      const std::size_t k = plot.series.size() - 1;
+      const auto& [light, dark] = kColours[k % std::size(kColours)];
+      at = plot.series.insert(at, {r.method->curve, light, dark, kMarkers[k % std::size(kMarkers)], false, {}});
     }
     at->points.emplace_back(r.bits_per_weight, r.scores.loss().value);
   }

@@ -14,7 +14,7 @@
 
 namespace svg {
 
-enum class Marker { circle, square, diamond, triangle, none };
+enum class Marker { circle, square, diamond, triangle, halo };  // a halo surrounds another series' marker
 
 struct Series {
   std::string name;
@@ -83,7 +83,7 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
     case Marker::triangle:
       return "<path d=\"M" + at(x) + " " + at(y - 6) + "l6 10.5h-12z" + end;
     default:
-      return "";
+      return "<circle cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"9" + end;
   }
 }
 
@@ -92,7 +92,7 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
 [[nodiscard]] inline std::string draw(const Plot& plot) {
   using namespace detail;
   constexpr double kWidth = 880, kHeight = 520;
-  constexpr double kLeft = 84, kRight = 716, kTop = 78, kBottom = 452;  // of the plot area; labels stand to its right
+  constexpr double kLeft = 94, kRight = 716, kTop = 78, kBottom = 452;  // of the plot area; labels stand to its right
   constexpr double kLabelGap = 19;
 
   double x_low = 1e300, x_high = -1e300, y_low = 1e300, y_high = 0;
@@ -124,7 +124,8 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
                     ".title{font-size:19px;font-weight:600}.label{font-weight:600}\n"
                     ".axis{stroke-width:1.2}.grid{stroke-width:1}.curve{fill:none;stroke-width:2.4;stroke-linejoin:"
                     "round}.dashed{stroke-dasharray:6 5}.leader{stroke-width:1}\n"
-                    ".back{fill:#fff;stroke:#d1d9e0}.text{fill:#1f2328}.quiet{fill:#59636e}.axis{stroke:#59636e}"
+                    ".halo{fill:none;stroke-width:1.4}.back{fill:#fff;stroke:#d1d9e0}.text{fill:#1f2328}.quiet{fill:#"
+                    "59636e}.axis{stroke:#59636e}"
                     ".grid{stroke:#e6eaef}.ring{stroke:#fff;stroke-width:1.5}" +
                     light +
                     "\n@media(prefers-color-scheme:dark){.back{fill:#0d1117;stroke:#3d444d}.text{fill:#f0f6fc}"
@@ -149,7 +150,7 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
   out += line(kLeft, kBottom, kRight, kBottom, "axis");
   out += text((kLeft + kRight) / 2, kHeight - 20, "text", " text-anchor=\"middle\"", plot.x_label);
   const std::string middle = at((kTop + kBottom) / 2);
-  out += text(28, (kTop + kBottom) / 2, "text", " text-anchor=\"middle\" transform=\"rotate(-90 28 " + middle + ")\"",
+  out += text(26, (kTop + kBottom) / 2, "text", " text-anchor=\"middle\" transform=\"rotate(-90 26 " + middle + ")\"",
               plot.y_label);
 
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
@@ -161,7 +162,8 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
   }
   for (std::size_t i = 0; i < plot.series.size(); ++i)
     for (const auto& [x, y] : plot.series[i].points)
-      out += marker(plot.series[i].marker, px(x), py(y), "ring f" + std::to_string(i));
+      out += marker(plot.series[i].marker, px(x), py(y),
+                    (plot.series[i].marker == Marker::halo ? "halo s" : "ring f") + std::to_string(i));
 
   // Labels in the order of the ends of the curves, pushed apart where they would touch, and joined to their curves.
   std::vector<std::size_t> order;
