@@ -3,8 +3,10 @@
 
 #include <cmath>
 #include <cstdio>
+#include <set>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/quantize.hpp>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -562,8 +564,8 @@ TEST(Determinism, WhateverTheThreadsAndTheInstructionSet) {
 }
 
 /// What one of the programs of tests/quantize/flags prints, and its exit code.
-std::pair<std::string, int> run(const std::string& name, const char* argument) {
-  const std::string command = std::string(SINQ_BITS_PROGRAM) + name + ' ' + argument;
+std::pair<std::string, int> run(const std::string& name, const char* argument, const std::string& emulator = "") {
+  const std::string command = emulator + ' ' + SINQ_BITS_PROGRAM + name + ' ' + argument;
   FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) return {"cannot run " + command, -1};
   std::string text;
@@ -580,6 +582,24 @@ TEST(Determinism, WhateverTheCompilersFlags) {
   EXPECT_EQ(plain.second, 0);
   EXPECT_GT(plain.first.size(), 2000u);
   EXPECT_EQ(run("fused", "bits"), plain);
+}
+
+/// Another processor and another compiler, which fuses products and sums wherever the code lets it.
+TEST(Determinism, TheSameBitsOnArm) {
+#if defined(SINQ_AARCH64_EMULATOR)
+  const auto lines = [](const std::pair<std::string, int>& output) {
+    EXPECT_EQ(output.second, 0);
+    std::istringstream in(output.first);
+    std::set<std::string> result;  // this machine's instruction sets print the same lines again
+    for (std::string line; std::getline(in, line);) result.insert(line);
+    return result;
+  };
+  const std::set<std::string> here = lines(run("plain", "bits"));
+  EXPECT_GT(here.size(), 100u);
+  EXPECT_EQ(lines(run("aarch64", "bits", SINQ_AARCH64_EMULATOR)), here);
+#else
+  GTEST_SKIP() << "*** no aarch64-linux-gnu-g++ and qemu-aarch64 here (Debian: g++-aarch64-linux-gnu, qemu-user) ***";
+#endif
 }
 
 TEST(Determinism, NansAreFoundUnderFastMath) {
