@@ -7,14 +7,18 @@
 
 #include "error.hpp"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace sinq::inline SINQ_ABI {
 
 /// Instruction sets with code of their own. The choice is made at run time from feature bits (and what the operating
 /// system saves), never from a model number. Quantizing gives the same bits on all of them.
-enum class Isa : std::uint8_t { portable, avx2, avx512 };
+enum class Isa : std::uint8_t { portable, avx2, avx512, neon };
 
 [[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
+  return isa == Isa::neon ? "neon" : isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
 }
 
 namespace detail::core {
@@ -25,12 +29,16 @@ namespace detail::core {
   if (isa == Isa::avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#elif defined(__aarch64__) && defined(__linux__)
+  if (isa == Isa::neon) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;  // with dot products of bytes
 #endif
   return isa == Isa::portable;
 }
 
 [[nodiscard]] inline Isa best_isa() noexcept {
-  return supported(Isa::avx512) ? Isa::avx512 : supported(Isa::avx2) ? Isa::avx2 : Isa::portable;
+  for (Isa isa : {Isa::neon, Isa::avx512, Isa::avx2})
+    if (supported(isa)) return isa;
+  return Isa::portable;
 }
 
 inline std::atomic<Isa>& chosen_isa() noexcept {
@@ -43,7 +51,7 @@ inline std::atomic<Isa>& chosen_isa() noexcept {
 /// What this machine can run, slowest first.
 [[nodiscard]] inline std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon})
     if (detail::core::supported(isa)) found.push_back(isa);
   return found;
 }

@@ -3,6 +3,7 @@
 
 #include "avx2.hpp"
 #include "avx512.hpp"
+#include "neon.hpp"
 #include "strip.hpp"
 
 namespace sinq::inline SINQ_ABI::detail::matmul {
@@ -73,15 +74,50 @@ template <int kBits, bool kTable>
 }
 #endif
 
+#if defined(__aarch64__) && !defined(__clang__)
+[[nodiscard]] inline bool has_i8mm() noexcept {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#else
+  return false;
+#endif
+}
+
+/// As with AVX2, exact numerics multiply in floats.
+template <int kBits, bool kTable>
+[[nodiscard]] Method method_neon(std::int64_t tokens, bool exact) noexcept {
+  if (!exact) {
+    if (has_i8mm()) return {neon::i8mm::prepare_bytes<1>, neon::i8mm::multiply_bytes<kBits, kTable, 1>, neon::deliver};
+    return {neon::dotprod::prepare_bytes<1>, neon::dotprod::multiply_bytes<kBits, kTable, 1>, neon::deliver};
+  }
+  return {neon::prepare_floats,
+          tokens == 1   ? neon::multiply_few<kBits, kTable, 1>
+          : tokens == 2 ? neon::multiply_few<kBits, kTable, 2>
+                        : neon::multiply_many<kBits, kTable>,
+          neon::deliver};
+}
+
+[[nodiscard]] inline Method choose_neon(const Format& f, std::int64_t tokens, bool exact) noexcept {
+  return core::with_bits(f.bits, [&](auto bits) -> Method {
+    if constexpr (bits() <= 4)
+      if (f.levels > Levels::symmetric) return method_neon<bits(), true>(tokens, exact);
+    if constexpr (bits() != 7) return method_neon<bits(), false>(tokens, exact);
+    return {};  // no such codes
+  });
+}
+#endif
+
 [[nodiscard]] inline Method choose(const Format& f, std::int64_t tokens, Numerics numerics) noexcept {
-#if defined(__x86_64__)
   const bool exact = numerics == Numerics::exact;
+#if defined(__x86_64__)
   if (current_isa() == Isa::avx512 && avx512::has_byte_products()) return choose_avx512(f, tokens, exact);
   if (current_isa() != Isa::portable) return choose_avx2(f, tokens, exact);
+#elif defined(__aarch64__) && !defined(__clang__)
+  if (current_isa() == Isa::neon) return choose_neon(f, tokens, exact);
 #endif
   (void)f;
   (void)tokens;
-  (void)numerics;
+  (void)exact;
   return {};
 }
 
