@@ -169,7 +169,7 @@ void run(Arguments a, program::Threads& threads) {
   if (static_cast<int>(windows.size()) > a.windows) windows.resize(static_cast<std::size_t>(a.windows));
   fs::create_directories(a.out);
 
-  const engine::Reference reference{&original, engine::hidden_states(original, windows, executor), {}};
+  const engine::Reference reference{&original, engine::hidden_states(original, windows, executor)};
   std::vector<Result> results;
   const std::int64_t original_file = static_cast<std::int64_t>(fs::file_size(a.model + "/model.safetensors"));
   results.push_back({"original", "", 16, 16, original_file, original.bytes(),

@@ -37,11 +37,10 @@ void run(const Arguments& a, program::Threads& threads) {
 
   program::ProgressBar bar("evaluating");
   const program::Stopwatch time;
-  const engine::Evaluation e =
-      engine::evaluate(model, windows, threads.executor(), {reference ? &*reference : nullptr, {}, {}},
-                       [&](std::int64_t done, std::int64_t total) {
-                         bar.update(static_cast<double>(done) / static_cast<double>(total));
-                       });
+  const engine::Evaluation e = engine::evaluate(model, windows, threads.executor(), {reference ? &*reference : nullptr},
+                                                [&](std::int64_t done, std::int64_t total) {
+                                                  bar.update(static_cast<double>(done) / static_cast<double>(total));
+                                                });
   const double speed = static_cast<double>(e.predicted) / time.seconds();
   const double bits = bits_per_weight(a.model);
 

@@ -52,7 +52,7 @@ class Decoder final : public Subject {
     std::erase_if(windows_, [](const engine::Window& w) { return w.size() < 2; });
     original_ = build_model(config_, engine::CheckpointSource(*checkpoint_));
     for (const engine::Window& w : windows_) original_.check_tokens(w);
-    reference_ = {&original_, engine::hidden_states(original_, windows_, executor), {}};
+    reference_ = {&original_, engine::hidden_states(original_, windows_, executor)};
     double tokens = 0;
     for (const engine::Window& w : windows_) tokens += static_cast<double>(w.size());
     if (4 * tokens * config_.vocab_size <= kLogitsBytes)

@@ -36,8 +36,8 @@ struct Evaluation {
 /// same one.
 struct Reference {
   const Model* model = nullptr;
-  std::vector<Matrix> hidden;  // one per window, or empty
-  std::vector<Matrix> logits;  // of every predicted token, one per window, or empty
+  std::vector<Matrix> hidden{};  // one per window, or empty
+  std::vector<Matrix> logits{};  // of every predicted token, one per window, or empty
 };
 
 namespace detail {

@@ -67,16 +67,22 @@ class Linear {
   static std::int64_t rows_of(const sinq::PackedMatrix& w) { return w.rows(); }
   static std::int64_t cols_of(const sinq::PackedMatrix& w) { return w.cols(); }
 
-  /// In blocks of rows, each converted to float first. Their size does not depend on the number of threads, so neither
-  /// does the result: the order of a sum may depend on the shape of the product it is part of.
+  /// In blocks of rows, each converted to float first where they are not floats already. The blocks' size does not
+  /// depend on the number of threads, so neither does the result: the order of a sum may depend on the shape of the
+  /// product it is part of.
   static void multiply(const sinq::WeightView& w, const Matrix& x, Matrix& y, sinq::Executor& executor) {
     constexpr std::int64_t kBlock = 128;
     executor.run((w.rows + kBlock - 1) / kBlock, [&](std::int64_t block, int) {
       const std::int64_t first = block * kBlock;
       const std::int64_t count = std::min(kBlock, w.rows - first);
+      const auto use = [&](const auto& rows) { y.middleCols(first, count).noalias() = x * rows.transpose(); };
+      const auto* floats = static_cast<const float*>(w.data) + first * w.stride;
+      if (w.dtype == sinq::DType::f32 && reinterpret_cast<std::uintptr_t>(floats) % alignof(float) == 0)
+        return use(
+            Eigen::Map<const Matrix, 0, Eigen::OuterStride<>>(floats, count, w.cols, Eigen::OuterStride<>(w.stride)));
       Matrix rows(count, w.cols);
-      for (std::int64_t i = 0; i < count; ++i) w.load(first + i, 0, w.cols, rows.row(i).data());
-      y.middleCols(first, count).noalias() = x * rows.transpose();
+      w.load(first, count, 0, w.cols, rows.data(), w.cols);
+      use(rows);
     });
   }
 
