@@ -106,10 +106,14 @@ inline std::set<std::string> held_twice(const sinq::store::Checkpoint& model, co
 /// How a tensor of this name is quantized.
 using ConfigOf = std::function<sinq::QuantizeConfig(const std::string&)>;
 
+/// What a tensor of this name is multiplied with; null: not known.
+using ActivationsOf = std::function<const sinq::Activations*(const std::string&)>;
+
 /// `progress(share, tensor)`. Throws, and leaves no trace of `target`, where anything is wrong.
 inline Report run(const std::string& source, const std::string& target, const ConfigOf& config_of,
                   const Selection& selection, const sinq::store::Json& settings, sinq::Executor& executor,
-                  const std::function<void(double, const std::string&)>& progress = {}) {
+                  const std::function<void(double, const std::string&)>& progress = {},
+                  const ActivationsOf& activations_of = {}) {
   using namespace sinq;
   const store::Checkpoint model(source);
   const std::set<std::string> twice = held_twice(model, source, selection);
@@ -152,6 +156,7 @@ inline Report run(const std::string& source, const std::string& target, const Co
       const auto size = static_cast<double>(weights.rows) * static_cast<double>(weights.cols);
       QuantizeReport details;
       QuantizeOptions options{.executor = &executor, .report = &details};
+      if (activations_of) options.activations = activations_of(t->name);
       if (progress)
         options.progress = [&](double share) {
           progress((done + share * size) / total, name);

@@ -5,6 +5,10 @@
 #include <fstream>
 #include <map>
 
+#include "engine/collect.hpp"
+#include "engine/generate.hpp"
+#include "engine/load.hpp"
+#include "engine/windows.hpp"
 #include "quantize_model.hpp"
 
 namespace {
@@ -19,6 +23,9 @@ struct Arguments {
   std::string refine = "none";
   std::string balance = "sinkhorn";
   int aux_bits = 16;
+  std::string calibration = "none";
+  std::string tokens;
+  std::optional<int> windows;
   std::string include;
   std::string exclude;
   std::string report;
@@ -47,6 +54,8 @@ sinq::QuantizeConfig configuration(const Arguments& a, bool bits_given) {
                                            : Rounding::table;
   c.refine = a.refine == "none" ? sinq::Refine::none : a.refine == "hqq" ? sinq::Refine::hqq : sinq::Refine::fit;
   c.balance = a.balance == "sinkhorn" ? sinq::Balancing::sinkhorn : sinq::Balancing::none;
+  if (a.calibration == "weighted" && a.refine != "fit")
+    throw program::UsageError("--calibration weighted weights a fit: it needs --refine fit, or a preset");
   c.scale = c.zero = a.aux_bits == 16 ? Aux::f16 : static_cast<Aux>(a.aux_bits);
   const auto refuse = [](const std::string& one, const std::string& other, const std::string& why) {
     throw program::UsageError(one + " does not go with " + other + ", " + why);
@@ -63,6 +72,39 @@ sinq::QuantizeConfig configuration(const Arguments& a, bool bits_given) {
   if (a.rounding == "table" && c.bits > 4)
     refuse("--bits " + std::to_string(c.bits), rounding, "which has 2, 3 or 4 bits");
   return c;
+}
+
+sinq::Calibration calibration(const Arguments& a) {
+  return a.calibration == "awq"        ? sinq::Calibration::awq
+         : a.calibration == "weighted" ? sinq::Calibration::weighted
+         : a.calibration == "gptq"     ? sinq::Calibration::gptq
+                                       : sinq::Calibration::none;
+}
+
+constexpr int kWindows = 64;
+constexpr int kWindowLength = 256;
+
+/// Runs the model over the calibration text, its own where no other is given.
+engine::ActivationMap activations(const Arguments& a, program::Threads& threads) {
+  if (a.calibration == "none") return {};
+  const engine::Model model = engine::load_model(a.source);
+  std::vector<engine::Window> windows;
+  if (a.tokens.empty()) {
+    program::ProgressBar bar("writing calibration text");
+    windows = engine::own_text(model, a.windows.value_or(kWindows), std::min(kWindowLength, model.config.max_positions),
+                               1, threads.executor(), [&](std::int64_t done, std::int64_t total) {
+                                 bar.update(static_cast<double>(done) / static_cast<double>(total));
+                               });
+  } else {
+    windows = engine::read_windows(a.tokens);
+    if (std::all_of(windows.begin(), windows.end(), [](const auto& w) { return w.empty(); }))
+      throw program::UsageError("--tokens " + a.tokens + " holds no token");
+  }
+  program::ProgressBar bar("reading calibration text");
+  return engine::collect(model, windows, {.second_moments = a.calibration == "gptq"}, threads.executor(),
+                         [&](std::int64_t done, std::int64_t total) {
+                           bar.update(static_cast<double>(done) / static_cast<double>(total));
+                         });
 }
 
 /// model.layers.7.mlp.up_proj.weight -> layers.*.mlp.up_proj
@@ -169,20 +211,39 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
   if (!a.report.empty())  // now, not after an hour of quantizing
     if (const auto folder = std::filesystem::absolute(a.report).parent_path(); !std::filesystem::is_directory(folder))
       throw program::UsageError("--report " + a.report + ": there is no directory " + folder.string());
-  const sinq::QuantizeConfig fixed = a.preset ? sinq::preset(*a.preset) : configuration(a, bits_given);
-  const auto config_of = [&](const std::string& name) {
-    return a.preset ? sinq::preset(*a.preset, sinq::role_of(name)) : fixed;
-  };
+  if (a.calibration == "none" && (a.windows || !a.tokens.empty()))
+    throw program::UsageError(std::string(a.windows ? "--windows" : "--tokens") +
+                              " is for a calibration: choose one with --calibration");
+  sinq::QuantizeConfig fixed = a.preset ? sinq::preset(*a.preset) : configuration(a, bits_given);
   const quantize_model::Selection selection{pattern(a.include, "--include"), pattern(a.exclude, "--exclude")};
+  fixed.calibration = calibration(a);
+  const engine::ActivationMap statistics = activations(a, threads);
+  const auto config_of = [&](const std::string& name) {
+    sinq::QuantizeConfig c = a.preset ? sinq::preset(*a.preset, sinq::role_of(name)) : fixed;
+    c.calibration = statistics.contains(name) ? fixed.calibration : sinq::Calibration::none;
+    return c;
+  };
+  const auto activations_of = [&](const std::string& name) {
+    const auto found = statistics.find(name);
+    return found == statistics.end() ? nullptr : found->second.get();
+  };
   sinq::store::Json settings = {{"bits", fixed.bits},     {"group_size", fixed.group_size},
                                 {"tile", a.tile},         {"rounding", a.rounding},
                                 {"refine", a.refine},     {"balance", a.balance},
                                 {"aux_bits", a.aux_bits}, {"kurtosis_gate", fixed.kurtosis_gate}};
   if (a.preset) settings = {{"preset", *a.preset}};
+  if (a.calibration != "none") {
+    settings["calibration"] = a.calibration;
+    if (a.tokens.empty())
+      settings["windows"] = a.windows.value_or(kWindows);
+    else
+      settings["tokens"] = a.tokens;
+  }
   program::ProgressBar bar("quantizing");
   const program::Stopwatch time;
-  const auto report = quantize_model::run(a.source, a.target, config_of, selection, settings, threads.executor(),
-                                          [&](double share, const std::string& name) { bar.update(share, name); });
+  const auto report = quantize_model::run(
+      a.source, a.target, config_of, selection, settings, threads.executor(),
+      [&](double share, const std::string& name) { bar.update(share, name); }, activations_of);
   bar.clear();
   const sinq::store::Json json = to_json(report, settings);
   if (!a.report.empty()) {
@@ -247,6 +308,19 @@ int main(int argc, char** argv) {
                        ->check(program::one_of<int>({16, 8, 6, 4}))
                        ->capture_default_str());
   for (CLI::Option* option : method) preset->excludes(option);
+  app.add_option("--calibration", a.calibration,
+                 "What is made of the activations that a text causes in the decoder's linear layers. awq: column "
+                 "scales in proportion to them (with balancing: A-SINQ); weighted: the fit makes the error of the "
+                 "outputs small; gptq: error feedback, and a weighted fit")
+      ->check(CLI::IsMember({"none", "awq", "weighted", "gptq"}))
+      ->capture_default_str();
+  auto* tokens = app.add_option("--tokens", a.tokens,
+                                "Text to calibrate with: a safetensors file with `tokens` and `offsets` (integers)")
+                     ->check(CLI::ExistingFile);
+  auto* windows = app.add_option("--windows", a.windows,
+                                 "Without --tokens: how many windows of 256 tokens the model writes for itself (64)")
+                      ->check(program::from_to(1, 100'000));
+  windows->excludes(tokens);
   app.add_option("--include", a.include, "Regular expression: tensors to quantize beside the decoder's linear layers");
   app.add_option("--exclude", a.exclude, "Regular expression: tensors to leave alone, whatever else names them");
   threads.add_option(app);

@@ -5,6 +5,7 @@
 // compute differently from what the file asks for is an error that names the key, never a silent default.
 
 #include <cmath>
+#include <optional>
 #include <sinq/store.hpp>
 #include <sstream>
 #include <stdexcept>
@@ -53,7 +54,8 @@ struct ModelConfig {
   int kv_heads = 0;  // divides heads: grouped-query attention
   int head_dim = 0;  // even
   int vocab_size = 0;
-  int max_positions = 0;  // not a limit: longer sequences simply go on
+  std::optional<int> bos;  // the token that texts begin with
+  int max_positions = 0;   // not a limit: longer sequences simply go on
   float rms_norm_eps = 1e-6f;
   bool tied = false;  // the head is the embedding
   bool qkv_bias = false;
@@ -201,6 +203,7 @@ inline ModelConfig parse_config(const sinq::store::Config& config) {
     config.refuse("head_dim",
                   text("(hidden_size / num_attention_heads where it is not given) is ", c.head_dim, ", must be even"));
   c.vocab_size = count(config, "vocab_size");
+  if (config.has("bos_token_id")) c.bos = static_cast<int>(config.integer("bos_token_id", 0, c.vocab_size - 1));
   c.max_positions = count_or(config, "max_position_embeddings", c.family == Family::llama ? 2048 : 32768);
   c.rms_norm_eps = static_cast<float>(positive_or(config, "rms_norm_eps", 1e-6));
   c.tied = config.flag_or("tie_word_embeddings", false);

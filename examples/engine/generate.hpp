@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <random>
 
@@ -45,6 +46,26 @@ inline std::vector<std::int32_t> generate(const Model& model, std::span<const st
       hidden = model.hidden(std::span<const std::int32_t>(tokens).last(1), cache, executor);
   }
   return tokens;
+}
+
+/// Text of the model's own: `count` windows of `length` tokens, each from the token that texts begin with, or where
+/// there is none from any token, at temperature 1. Windows are made side by side, each from its own seed.
+[[nodiscard]] inline std::vector<std::vector<std::int32_t>> own_text(
+    const Model& model, int count, int length, std::uint64_t seed, sinq::Executor& executor,
+    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+  std::vector<std::vector<std::int32_t>> windows(static_cast<std::size_t>(count));
+  std::atomic<std::int64_t> done{0};
+  executor.run(count, [&](std::int64_t w, int) {
+    sinq::SerialExecutor serial;
+    std::mt19937_64 random(seed + static_cast<std::uint64_t>(w));
+    const auto any = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(model.config.vocab_size));
+    const std::int32_t first = model.config.bos.value_or(any);
+    auto& window = windows[static_cast<std::size_t>(w)];
+    window = generate(model, std::span(&first, 1), length - 1, {.temperature = 1, .seed = random()}, serial);
+    window.insert(window.begin(), first);
+    if (progress) progress(++done, count);
+  });
+  return windows;
 }
 
 }  // namespace engine

@@ -10,6 +10,7 @@
 //
 // A window of tokens and a single token go the same way; what earlier calls have seen is in the KvCache.
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,6 +58,12 @@ class KvCache {
   std::int64_t length_ = 0;
 };
 
+/// What linear layers are multiplied with; matrices of one layer that share an input share a name here.
+enum class Input : std::uint8_t { attention, output, mlp, down };  // of q, k and v; of o; of gate and up; of down
+
+/// Sees the inputs of linear layers while a model runs.
+using Observer = std::function<void(std::size_t layer, Input input, const Matrix& x)>;
+
 class Model {
  public:
   ModelConfig config;
@@ -67,16 +74,20 @@ class Model {
   std::shared_ptr<const void> files;  // what the dense weights point into
 
   /// The hidden state after the last norm for each of `tokens`, which follow what `cache` holds.
-  [[nodiscard]] Matrix hidden(std::span<const std::int32_t> tokens, KvCache& cache, sinq::Executor& executor) const {
+  [[nodiscard]] Matrix hidden(
+      std::span<const std::int32_t> tokens, KvCache& cache, sinq::Executor& executor,
+      const Observer& see = [](std::size_t, Input, const Matrix&) {}) const {
     const auto count = static_cast<std::int64_t>(tokens.size());
     Matrix x = embedding.rows_at(tokens);
     const RopeTable table = rope_table(config.rope, config.head_dim, cache.length(), count);
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const Layer& layer = layers[l];
-      x += attention(l, rms_norm(x, layer.attention_norm, config.rms_norm_eps), table, cache, executor);
+      x += attention(l, rms_norm(x, layer.attention_norm, config.rms_norm_eps), table, cache, executor, see);
       const Matrix n = rms_norm(x, layer.mlp_norm, config.rms_norm_eps);
+      see(l, Input::mlp, n);
       Matrix gate = layer.gate(n, executor);
       gate.array() *= layer.up(n, executor).array() / (1 + (-gate.array()).exp());
+      see(l, Input::down, gate);
       x += layer.down(gate, executor);
     }
     cache.length_ += count;
@@ -119,8 +130,9 @@ class Model {
   }
 
   [[nodiscard]] Matrix attention(std::size_t l, const Matrix& n, const RopeTable& table, KvCache& cache,
-                                 sinq::Executor& executor) const {
+                                 sinq::Executor& executor, const Observer& see) const {
     const Layer& layer = layers[l];
+    see(l, Input::attention, n);
     Matrix q = layer.q(n, executor);
     Matrix k = layer.k(n, executor);
     if (layer.q_norm.size() != 0) norm_heads(q, layer.q_norm);
@@ -150,6 +162,7 @@ class Model {
       }
       out.middleCols(h * dim, dim).noalias() = p * seen.values.block(0, kv, total, dim);
     });
+    see(l, Input::output, out);
     return layer.o(out, executor);
   }
 

@@ -52,6 +52,15 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--preset 3.5 --bits 3", 2, {"--preset", "--bits"});
   expect_failure(quantize + "--rounding table", 2, {"--rounding table", "only fit"});
   expect_failure(quantize + "--rounding table --refine fit --bits 5", 2, {"--bits 5", "2, 3 or 4"});
+  expect_failure(quantize + "--calibration imatrix", 2, {"--calibration", "{none,awq,weighted,gptq}"});
+  expect_failure(quantize + "--calibration weighted --bits 4", 2, {"--calibration weighted", "--refine fit"});
+  expect_failure(quantize + "--windows 4", 2, {"--windows", "--calibration"});
+  expect_failure(quantize + "--calibration none --windows 4", 2, {"--windows", "--calibration"});
+  expect_failure(quantize + "--tokens " + path("tokens.safetensors"), 2, {"--tokens", "--calibration"});
+  expect_failure(quantize + "--calibration gptq --windows 0", 2, {"--windows", "1"});
+  expect_failure(quantize + "--calibration gptq --windows 4 --tokens " + path("tokens.safetensors"), 2,
+                 {"--windows", "--tokens"});
+  expect_failure(quantize + "--calibration gptq --tokens " + path("nowhere"), 2, {"--tokens", "does not exist"});
   expect_failure(quantize + "--threads 0", 2, {"--threads", "1", "1024"});
   expect_failure(quantize + "--include '('", 2, {"--include", "regular expression"});
   expect_failure(quantize + "--include lm_head", 2, {"--include", "no tensor"});
@@ -182,13 +191,33 @@ TEST_F(Programs, EveryMethodGoesThrough) {
        {"--bits 2 --balance none", "--bits 3 --refine hqq", "--bits 5 --tile square --group-size 16",
         "--bits 6 --rounding symmetric", "--preset 2.5", "--bits 3 --rounding table --refine fit --aux-bits 6",
         "--rounding nf4", "--rounding nf3 --balance none", "--bits 8 --group-size 0", "--aux-bits 8",
-        "--rounding symmetric --aux-bits 8 --include embed"}) {
+        "--rounding symmetric --aux-bits 8 --include embed", "--calibration gptq --windows 2 --include embed",
+        "--calibration weighted --preset 3.5 --windows 2", "--calibration awq --bits 4 --balance none --windows 2"}) {
     const Outcome o = run("sinq_quantize " + path("model") + " " + path("q") + " " + options);
     EXPECT_EQ(o.code, 0) << options << "\n" << o.err;
     const json result = expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
                                     " --json --reference " + path("model"));
     EXPECT_LT(result.at("kl").get<double>(), 2) << options;
   }
+}
+
+// Calibrated with a text, the model departs less from its original on that text.
+TEST_F(Programs, CalibrationHelpsOnItsText) {
+  save_model("model");
+  tiny::save_windows(directory / "tokens.safetensors", 256);
+  const auto kl = [&](const std::string& options) {
+    const json report =
+        expect_json("sinq_quantize " + path("model") + " " + path("q") + " --preset 3 --json" + options);
+    EXPECT_EQ(report.at("settings").contains("calibration"), !options.empty());
+    return expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
+                       " --json --reference " + path("model"))
+        .at("kl")
+        .get<double>();
+  };
+  const std::string tokens = " --tokens " + path("tokens.safetensors");
+  EXPECT_LT(kl(" --calibration gptq" + tokens), 0.9 * kl(""));
+  const double two_threads = kl(" --calibration gptq --threads 2 --windows 3");
+  EXPECT_EQ(kl(" --calibration gptq --threads 1 --windows 3"), two_threads);
 }
 
 TEST_F(Programs, TiedEmbeddingIsStoredOnce) {

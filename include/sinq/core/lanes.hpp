@@ -352,8 +352,27 @@ class DoubleLanes {
     add<0>(low_, a, b);
     add<kWidth / 2>(high_, a, b);
   }
+  /// += a b, the product rounded first.
+  [[gnu::always_inline]] void add_rounded_product(double a, const DoubleLanes& b) noexcept {
+    add_rounded(low_, a, b.low_);
+    add_rounded(high_, a, b.high_);
+  }
 
  private:
+  [[gnu::always_inline]] static void add_rounded(Half& sum, double a, const Half& b) noexcept {
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#endif
+    Half product = a * b;
+#if !defined(__clang__) && defined(__x86_64__)  // as in mul_add
+    asm("" : "+v"(product));
+#elif !defined(__clang__) && defined(__aarch64__)
+    asm("" : "+w"(product));
+#elif !defined(__clang__)
+    asm("" : "+m"(product));
+#endif
+    sum += product;
+  }
   template <int kFirst>
   [[gnu::always_inline]] static void add(Half& sum, const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
     HalfFloats x;

@@ -14,6 +14,8 @@ inline void require_on_device(const QuantizeConfig& c) {
   quantize::validate(c);
   core::require(c.refine == Refine::none, "refine", c.refine == Refine::hqq ? "hqq" : "fit",
                 "the device quantizes with refine = none");
+  core::require(c.calibration == Calibration::none, "calibration", static_cast<int>(c.calibration),
+                "the device quantizes with calibration = none");
   core::require(c.kurtosis_gate == 0, "kurtosis_gate", c.kurtosis_gate, "the device balances every matrix: 0");
 }
 

@@ -5,6 +5,7 @@
 
 #include "../balance.hpp"
 #include "../pack.hpp"
+#include "activations.hpp"
 
 namespace sinq::inline SINQ_ABI {
 
@@ -27,6 +28,16 @@ enum class Refine : std::uint8_t { none, hqq, fit };
 /// Whether the second axis of scales is used.
 enum class Balancing : std::uint8_t { sinkhorn, none };
 
+/// What is made of the activations (`QuantizeOptions::activations`).
+///
+///   awq       column scales in proportion to the activations: of 20 exponents, that of the least output error on the
+///             sample (awq.hpp). Without balancing this is AWQ, with it A-SINQ; takes 20 times as long as none
+///   weighted  the error that Refine::fit makes small is that of the outputs: every column counts by its mean square
+///   gptq      error feedback: each column makes up for the errors of those before it, as far as the activations'
+///   second
+///             moments tell (feedback.hpp); with Refine::fit, the fit is weighted as well
+enum class Calibration : std::uint8_t { none, awq, weighted, gptq };
+
 /// HQQ's proximal iteration; the defaults are those of the Python reference.
 struct HqqOptions {
   int iterations = 20;  // 1 to 1000
@@ -38,6 +49,14 @@ struct HqqOptions {
 struct FitOptions {
   int starts = 3;  // ranges tried per group and sign, 1 to 64
   int rounds = 2;  // least squares per start, 0 to 16
+};
+
+/// The error feedback of Calibration::gptq.
+struct GptqOptions {
+  /// Of the mean square of all columns, added to each one's; 1e-6 to 1e3. More trusts the activations less.
+  double damping = 0.01;
+  /// How often all codes are looked at again beside the others, 0 (GPTQ as published) to 16.
+  int passes = 3;
 };
 
 /// Levels fitted to balanced groups of 16 and 32 of four models (bench/results/quality.md); 2, 3 or 4 bits. Without a
@@ -59,14 +78,16 @@ struct QuantizeConfig {
   Rounding rounding = Rounding::uniform;
   Refine refine = Refine::none;
   Balancing balance = Balancing::sinkhorn;
+  Calibration calibration = Calibration::none;
   Aux scale = Aux::f16;            // f16, bf16, f32, or u4 to u8 below one coarse f16 scale per coarse_groups groups
   Aux zero = Aux::f16;             // f16, bf16, f32, or u4 to u8; none with a codebook and fit: no zero at all;
                                    // ignored by symmetric rounding, which has none anyway
-  Aux col_scale = Aux::f16;        // f16, bf16 or f32; ignored without balancing
+  Aux col_scale = Aux::f16;        // f16, bf16 or f32; ignored without balancing and awq
   std::int64_t coarse_groups = 0;  // groups per coarse scale; 0: the whole row
   SinkhornOptions sinkhorn{};
   HqqOptions hqq{};
   FitOptions fit{};
+  GptqOptions gptq{};
   LevelTable table{};  // of Rounding::table, ascending; all 0: fitted_levels(bits, zero != Aux::none)
   /// Matrices whose kurtosis exceeds this are not balanced; 0: the gate is open for all. (The reference: 5, on.
   /// Measured on two models, it loses at 3 of 4 points, by 1 to 3 % in KL, and gains 1 % at one:
@@ -91,6 +112,9 @@ struct QuantizeOptions {
   std::function<bool(double)> progress{};
   /// Filled in if given.
   QuantizeReport* report = nullptr;
+  /// What the matrix is multiplied with; as many columns as the weights, and at least one token. Read only where
+  /// `QuantizeConfig::calibration` asks for it.
+  const Activations* activations = nullptr;
 };
 
 namespace detail::quantize {
@@ -142,7 +166,11 @@ inline void validate(const QuantizeConfig& c) {
           "allowed are uniform, symmetric, nf4, nf3 and table");
   require(c.refine <= Refine::fit, "refine", number(c.refine), "allowed are none, hqq and fit");
   require(c.balance <= Balancing::none, "balance", number(c.balance), "allowed are sinkhorn and none");
+  require(c.calibration <= Calibration::gptq, "calibration", number(c.calibration),
+          "allowed are none, awq, weighted and gptq");
   require(c.refine != Refine::hqq || c.rounding == Rounding::uniform, "refine", "hqq", "needs uniform rounding");
+  require(c.calibration != Calibration::weighted || c.refine == Refine::fit, "calibration", "weighted",
+          "needs refine = fit");
   const bool codebook = c.rounding >= Rounding::nf4;
   require(c.rounding == Rounding::symmetric || c.zero != Aux::none || (codebook && c.refine == Refine::fit), "zero",
           "none", "only symmetric rounding, and codebooks with refine = fit, have no zero");
@@ -150,6 +178,8 @@ inline void validate(const QuantizeConfig& c) {
   require(c.rounding != Rounding::table || c.bits <= 4, "bits", c.bits, "a level table has 2, 3 or 4 bits");
   require(c.fit.starts >= 1 && c.fit.starts <= 64, "fit.starts", c.fit.starts, "allowed are 1 to 64");
   require(c.fit.rounds >= 0 && c.fit.rounds <= 16, "fit.rounds", c.fit.rounds, "allowed are 0 to 16");
+  require(c.gptq.damping >= 1e-6 && c.gptq.damping <= 1e3, "gptq.damping", c.gptq.damping, "must be in [1e-6, 1e3]");
+  require(c.gptq.passes >= 0 && c.gptq.passes <= 16, "gptq.passes", c.gptq.passes, "allowed are 0 to 16");
   validate_table(c);
   require(is_float(c.col_scale), "col_scale", pack::text_of(c.col_scale), "allowed are f16, bf16 and f32");
   require(c.hqq.iterations >= 1 && c.hqq.iterations <= 1000, "hqq.iterations", c.hqq.iterations,
@@ -163,6 +193,17 @@ inline void validate(const QuantizeConfig& c) {
   require(c.col_scale != Aux::f16 || c.sinkhorn.min_factor >= 0x1p-14, "sinkhorn.min_factor", c.sinkhorn.min_factor,
           "a col_scale in f16 allows at least 2^-14");
   pack::validate(format_of(c, true));
+}
+
+/// What a calibration needs is there.
+inline void validate(const QuantizeConfig& c, const Activations* activations, std::int64_t cols) {
+  using core::require;
+  if (c.calibration == Calibration::none) return;
+  require(activations != nullptr, "activations", "null", "this calibration needs them");
+  require(activations->cols() == cols, "activations.cols()", activations->cols(), "must equal weights.cols");
+  require(activations->tokens() > 0, "activations.tokens()", activations->tokens(), "must be at least 1");
+  require(c.calibration != Calibration::gptq || activations->has_second_moments(), "activations.has_second_moments()",
+          "false", "calibration = gptq needs them");
 }
 
 }  // namespace detail::quantize

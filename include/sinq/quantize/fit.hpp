@@ -83,19 +83,21 @@ struct FitPlan {
 /// Up to kStrip rows of one panel. Arrays are [..][kStrip]: a lane per row; lanes without a row are zeros.
 struct FitStrip {
   const Tiling* tiling;
-  float* x;                     // cols x lanes; the fit scales every group by a power of two, see Group
-  float* scale;                 // groups x lanes: the scale as it will be read
-  float* zero;                  // groups x lanes: the zero as it will be read
-  float* weight;                // groups x lanes: scratch
-  float* unit;                  //
-  float* coarse;                // coarse scales per row x lanes
-  std::int32_t* scale_integer;  // groups x lanes, of integer scales; 0 only for groups of zeros
-  std::int32_t* zero_integer;   // groups x lanes, of integer zeros
+  float* x;                                 // cols x lanes; the fit scales every group by a power of two, see Group
+  float* scale;                             // groups x lanes: the scale as it will be read
+  float* zero;                              // groups x lanes: the zero as it will be read
+  float* weight;                            // groups x lanes: scratch
+  float* unit;                              //
+  float* coarse;                            // coarse scales per row x lanes
+  std::int32_t* scale_integer;              // groups x lanes, of integer scales; 0 only for groups of zeros
+  std::int32_t* zero_integer;               // groups x lanes, of integer zeros
+  const float* importance = nullptr;        // of each column, with mean 1 over its group; null: all alike
+  const float* group_importance = nullptr;  // of each group beside the others
 };
 
 /// One sub-block of kWidth lanes, beginning with lane `lane`. kLevels: 0 or the size of the codebook; kZero: whether
-/// the format has a zero.
-template <int kWidth, int kLevels, bool kZero>
+/// the format has a zero. kWeighted: whether columns differ in importance.
+template <int kWidth, int kLevels, bool kZero, bool kWeighted>
 class StripFitter {
   using Float = core::Lanes<kWidth>;
 
@@ -125,7 +127,7 @@ class StripFitter {
     Float s, b;
   };
   struct Sums {
-    Float q, qq, xq;  // over the group: level, level^2, x level
+    Float q, qq, xq;  // over the group: level, level^2, x level, each times the column's importance
   };
   /// A group, scaled by a power of two so that its largest weight lies in [1, 2): nothing overflows or vanishes.
   struct Group {
@@ -133,8 +135,14 @@ class StripFitter {
     std::int64_t cols;
     Float unit;    // the power of two
     Float factor;  // its inverse
+    const float* importance;
 
     [[gnu::always_inline]] Float operator[](std::int64_t j) const noexcept { return Float::load(x + j * kStrip); }
+    /// v as often as column j counts.
+    [[gnu::always_inline]] Float times(std::int64_t j, const Float& v) const noexcept {
+      if constexpr (kWeighted) return v * Float(importance[j]);
+      return v;
+    }
   };
   /// What a group is stored with, and its error.
   struct Stored {
@@ -153,7 +161,8 @@ class StripFitter {
   /// A group that has been scaled.
   [[gnu::always_inline]] Group group(std::int64_t g) const noexcept {
     const Tiling& t = *s_.tiling;
-    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 1, 1};
+    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 1, 1,
+            kWeighted ? s_.importance + t.group_begin(g) : nullptr};
     Float::power_of_two(load(s_.unit, g), r.unit, r.factor);
     return r;
   }
@@ -173,16 +182,17 @@ class StripFitter {
     for (std::int64_t j = 0; j < g.cols; ++j) {
       const Float x = g[j];
       const Float q = nearest(kZero ? (x - a.b) * inverse : x * inverse);
-      if constexpr (kZero) r.q = r.q + q;
-      r.qq = mul_add(q, q, r.qq);
-      r.xq = mul_add(x, q, r.xq);
+      const Float counted = g.times(j, q);
+      if constexpr (kZero) r.q = r.q + counted;
+      r.qq = mul_add(counted, q, r.qq);
+      r.xq = mul_add(counted, x, r.xq);
     }
     return r;
   }
 
   [[gnu::always_inline]] Float sum(const Group& g) const noexcept {
     Float r;
-    for (std::int64_t j = 0; j < g.cols; ++j) r = r + g[j];
+    for (std::int64_t j = 0; j < g.cols; ++j) r = r + g.times(j, g[j]);
     return r;
   }
 
@@ -192,7 +202,7 @@ class StripFitter {
     for (std::int64_t j = 0; j < g.cols; ++j) {
       const Float x = kZero ? g[j] - a.b : g[j];
       const Float difference = mul_add(-a.s, nearest(x * inverse), x);
-      r = mul_add(difference, difference, r);
+      r = mul_add(g.times(j, difference), difference, r);
     }
     return r;
   }
@@ -277,8 +287,9 @@ class StripFitter {
       v.store(x + j * kStrip);
       highest = max(highest, v);
       lowest = min(lowest, v);
-      sum_x = sum_x + v;
-      sum_xx = mul_add(v, v, sum_xx);
+      const Float counted = g.times(j, v);
+      sum_x = sum_x + counted;
+      sum_xx = mul_add(counted, v, sum_xx);
     }
     const auto n = static_cast<float>(cols);
     Line best{1, 0};
@@ -303,6 +314,7 @@ class StripFitter {
     }
     store(s_.scale, index, Float::select(largest == 0, 0, best.s * g.unit));
     store(s_.zero, index, -best.b / best.s);
+    if constexpr (kWeighted) weight = weight * Float(s_.group_importance[index]);
     store(s_.weight, index, weight);
   }
 
@@ -398,20 +410,27 @@ class StripFitter {
   int lane_;
 };
 
-template <int kLevels, bool kZero>
+template <int kLevels, bool kZero, bool kWeighted>
 struct FitOfStrip {
   template <int kWidth>
   [[gnu::always_inline]] static void run(const FitPlan& plan, const FitStrip& strip) noexcept {
-    for (int lane = 0; lane < kStrip; lane += kWidth) StripFitter<kWidth, kLevels, kZero>(plan, strip, lane).run();
+    for (int lane = 0; lane < kStrip; lane += kWidth)
+      StripFitter<kWidth, kLevels, kZero, kWeighted>(plan, strip, lane).run();
   }
 };
 
 inline void fit_strip(const FitPlan& plan, const FitStrip& strip) noexcept {
   const auto with_levels = [&](auto levels) {
+    const auto with_zero = [&](auto zero) {
+      if (strip.importance == nullptr)
+        core::on_isa<FitOfStrip<levels(), zero(), false>>(plan, strip);
+      else
+        core::on_isa<FitOfStrip<levels(), zero(), true>>(plan, strip);
+    };
     if (plan.zero == Aux::none)
-      core::on_isa<FitOfStrip<levels(), false>>(plan, strip);
+      with_zero(std::false_type{});
     else
-      core::on_isa<FitOfStrip<levels(), true>>(plan, strip);
+      with_zero(std::true_type{});
   };
   switch (plan.levels) {
     case 16:

@@ -2,7 +2,9 @@
 #pragma once
 
 #include "encode.hpp"
+#include "feedback.hpp"
 #include "fit.hpp"
+#include "importance.hpp"
 #include "unbias.hpp"
 
 // The second pass of `quantize` with Refine::fit: strips of rows are fitted, coded and given their gain; then every
@@ -37,6 +39,8 @@ struct FitScratch {
   std::vector<std::uint8_t> codes, integers;
   std::vector<float> row_scale, row_zero;  // of one row
   std::vector<float> restored;             // a row, as it will be read, without col_scale
+  std::vector<float> safe_scale;           // groups x kStrip: no 0
+  FeedbackScratch feedback;
 
   void resize(const Tiling& t, std::int64_t coarse_per_row) {
     const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
@@ -44,6 +48,7 @@ struct FitScratch {
     lanes.resize(sized(kStrip * t.cols));
     for (auto* v : {&scale, &zero, &weight, &unit}) v->resize(sized(kStrip * t.groups()));
     for (auto* v : {&scale_integer, &zero_integer}) v->resize(sized(kStrip * t.groups()));
+    safe_scale.resize(scale.size());
     coarse.resize(sized(kStrip * coarse_per_row));
     codes.resize(sized(core::padded(t.cols)));
     integers.resize(sized(t.groups()));
@@ -54,9 +59,11 @@ struct FitScratch {
 
 class FitPass {
  public:
-  /// `col_scale` is panels x cols as it is stored, or empty; `col_inverse` its inverse, or a row of ones.
+  /// `col_scale` is panels x cols as it is stored, or empty; `col_inverse` its inverse, or a row of ones. `feedback`:
+  /// null for none.
   FitPass(const WeightView& weights, const FitOptions& options, const std::vector<float>& col_scale,
-          const std::vector<float>& col_inverse, QuantizedMatrix& q)
+          const std::vector<float>& col_inverse, const Importance& importance, const FeedbackPlan* feedback,
+          QuantizedMatrix& q)
       : w_(weights),
         q_(q),
         t_(q.tiling()),
@@ -65,6 +72,8 @@ class FitPass {
         coder_(q.format, q.table),
         col_scale_(col_scale),
         col_inverse_(col_inverse),
+        importance_(importance),
+        feedback_(feedback),
         chunks_(chunks_of(t_)),
         columns_(chunks_.size(), ColumnOverlaps(0)) {}
 
@@ -84,7 +93,9 @@ class FitPass {
       const std::int64_t rows = std::min(kStrip, c.rows - first);
       load(c.panel, c.first_row + first, rows, s);
       fit_strip(plan_, {&t_, s.lanes.data(), s.scale.data(), s.zero.data(), s.weight.data(), s.unit.data(),
-                        s.coarse.data(), s.scale_integer.data(), s.zero_integer.data()});
+                        s.coarse.data(), s.scale_integer.data(), s.zero_integer.data(),
+                        importance_.columns_of(c.panel, t_), importance_.groups_of(c.panel, t_)});
+      if (feedback_) choose_codes(c.panel, s);
       for (std::int64_t r = 0; r < rows; ++r)
         if (!finish_row(c.first_row + first + r, r, s, columns)) return false;
     }
@@ -123,6 +134,16 @@ class FitPass {
           s.lanes[static_cast<std::size_t>(j * kStrip + r)] = s.x[static_cast<std::size_t>(r * stride + j)];
   }
 
+  /// Codes of the strip, with feedback.
+  void choose_codes(std::int64_t panel, FitScratch& s) const {
+    std::transform(s.scale.begin(), s.scale.end(), s.safe_scale.begin(),
+                   [](float v) { return v == 0 || !core::is_finite(v) ? kScaleOfZeros : v; });
+    const float* col_inverse = col_inverse_.data() + (col_scale_.empty() ? 0 : panel * t_.cols);
+    const float* col_scale = col_scale_.empty() ? col_inverse : col_scale_.data() + panel * t_.cols;
+    choose_with_feedback(*feedback_, coder_, t_, s.x.data(), s.safe_scale.data(), s.zero.data(), col_scale, col_inverse,
+                         s.feedback);
+  }
+
   /// Codes, gain and stored form of lane r, which is row i.
   [[nodiscard]] bool finish_row(std::int64_t i, std::int64_t r, FitScratch& s, ColumnOverlaps& columns) {
     const float* x = s.x.data() + r * core::padded(t_.cols);
@@ -136,7 +157,15 @@ class FitPass {
       s.row_scale[static_cast<std::size_t>(g)] = scale == 0 ? kScaleOfZeros : scale;
       s.row_zero[static_cast<std::size_t>(g)] = s.zero[static_cast<std::size_t>(g * kStrip + r)];
     }
-    coder_.encode(x, t_.cols, s.row_scale.data(), s.row_zero.data(), s.codes.data(), s.restored.data());
+    if (feedback_) {
+      for (std::int64_t j = 0; j < t_.cols; ++j) {
+        const auto at = static_cast<std::size_t>(j * kFeedbackLanes + r);
+        s.codes[static_cast<std::size_t>(j)] = s.feedback.codes[at];
+        s.restored[static_cast<std::size_t>(j)] = s.feedback.restored[at];
+      }
+    } else {
+      coder_.encode(x, t_.cols, s.row_scale.data(), s.row_zero.data(), s.codes.data(), s.restored.data());
+    }
     std::fill(s.restored.begin() + t_.cols, s.restored.end(), 0.0f);
     pack::write_codes(q_.format.bits, q_.codes.data() + i * e_.code_row, 0, t_.cols, s.codes.data());
     const Overlap row = core::on_isa<OverlapOf>(x, s.restored.data(), t_.cols);
@@ -205,6 +234,8 @@ class FitPass {
   Coder coder_;
   const std::vector<float>& col_scale_;
   const std::vector<float>& col_inverse_;
+  const Importance& importance_;
+  const FeedbackPlan* feedback_;
   std::vector<Chunk> chunks_;
   std::vector<ColumnOverlaps> columns_;
 };

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <thread>
 
+#include "awq.hpp"
 #include "encode.hpp"
 #include "fit_matrix.hpp"
 #include "hqq.hpp"
@@ -53,6 +54,7 @@ struct Factors {
   std::vector<float> zero;               //
   std::vector<float> col_scale;          // panels x cols, as they are stored; empty where there are none
   std::vector<float> col_inverse;        // panels x cols; where there are no column scales, a row of ones
+  std::vector<float> row;                // rows x groups: the balancing's row factors; empty where none are needed
   std::vector<double> imbalance_before;  // per tile
   std::vector<double> imbalance_after;   //
   std::atomic<bool> beyond_aux{false};   // a scale does not fit the type asked for
@@ -62,8 +64,9 @@ struct Factors {
   }
 };
 
-/// First pass, one tile: balance, then (unless they are fitted later) choose scale and zero of each of its rows.
-inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const Tiling& t, bool balanced,
+/// First pass, one tile: balance (unless that was done before, with other column scales), then (unless they are fitted
+/// later) choose scale and zero of each of its rows.
+inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const Tiling& t, bool balance,
                            std::int64_t tile, std::vector<float>& buffer, Factors& out) {
   const std::int64_t g = tile % t.groups();
   const std::int64_t p = tile / t.groups();
@@ -77,10 +80,9 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   w.load(first_row, rows, first_col, cols, buffer.data(), stride);
   core::require_finite(buffer.data(), rows, cols, stride, first_row, first_col);
 
-  Balance b;
   float* col_inverse = out.col_inverse_of(p, t) + first_col;
-  if (balanced) {
-    b = balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
+  if (balance) {
+    const Balance b = detail::balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
     out.imbalance_before[static_cast<std::size_t>(tile)] = b.imbalance_before;
     out.imbalance_after[static_cast<std::size_t>(tile)] = b.imbalance_after;
     for (std::size_t j = 0; j < b.col.size(); ++j) {
@@ -88,6 +90,8 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
       out.col_scale[static_cast<std::size_t>(p * t.cols + first_col) + j] = col_scale;
       col_inverse[j] = 1 / col_scale;
     }
+    for (std::int64_t i = 0; i < (out.row.empty() ? 0 : rows); ++i)
+      out.row[static_cast<std::size_t>((first_row + i) * t.groups() + g)] = b.row[static_cast<std::size_t>(i)];
   }
   if (c.refine == Refine::fit) return;
 
@@ -95,12 +99,15 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   // afterwards; only HQQ's shrinkage knows sizes.
   std::vector<ScaleZero> chosen(static_cast<std::size_t>(rows));
   const bool hqq = c.refine == Refine::hqq;
+  const auto row_factor = [&](std::int64_t i) {
+    return out.row.empty() ? 1.0f : out.row[static_cast<std::size_t>((first_row + i) * t.groups() + g)];
+  };
   const std::vector<float> ones(hqq ? static_cast<std::size_t>(cols) : 0, 1.0f);
   for (std::int64_t i = 0; i < rows; ++i) {
     const auto k = static_cast<std::size_t>(i);
     float* x = buffer.data() + i * stride;
     if (hqq) {
-      core::on_isa<Multiply>(x, col_inverse, balanced ? 1 / b.row[k] : 1.0f, cols);
+      core::on_isa<Multiply>(x, col_inverse, 1 / row_factor(i), cols);
       chosen[k] = hqq_first_choice(core::on_isa<RangeOf>(x, ones.data(), cols), c.bits, c.zero);
     } else {
       chosen[k] = first_choice(c.rounding, core::on_isa<RangeOf>(x, col_inverse, cols), c.bits, c.zero);
@@ -108,7 +115,7 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   }
   if (hqq) {
     refine_hqq(buffer.data(), cols, chosen, c.bits, c.hqq);
-    for (std::size_t k = 0; k < b.row.size(); ++k) chosen[k].scale *= b.row[k];
+    for (std::int64_t i = 0; i < rows; ++i) chosen[static_cast<std::size_t>(i)].scale *= row_factor(i);
   }
 
   for (std::int64_t i = 0; i < rows; ++i) {
@@ -161,10 +168,66 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& fac
   });
 }
 
+/// Second pass without a fit, but with feedback: strips of 16 rows of one panel.
+inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t, Factors& factors,
+                                      const FeedbackPlan& plan, Executor& threads, Progress& progress,
+                                      QuantizedMatrix& q) {
+  const pack::Extents e = pack::extents(q.format, t);
+  const pack::RowReader reader(q);
+  const Coder coder(q.format);
+  const std::int64_t strips_per_panel = (t.tile_height + kFeedbackLanes - 1) / kFeedbackLanes;
+  struct Scratch {
+    std::vector<float> x, scale, zero, row_scale, row_zero;
+    std::vector<std::uint8_t> codes;
+    FeedbackScratch feedback;
+  };
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads.width()));
+  core::run_throwing(threads, t.panels() * strips_per_panel, [&](std::int64_t strip, int worker) {
+    const std::int64_t panel = strip / strips_per_panel;
+    const std::int64_t first = strip % strips_per_panel * kFeedbackLanes;
+    const std::int64_t rows = std::min(kFeedbackLanes, t.panel_rows(panel) - first);
+    if (progress.cancelled() || rows <= 0) return;
+    Scratch& s = scratch[static_cast<std::size_t>(worker)];
+    const auto groups = static_cast<std::size_t>(t.groups());
+    const std::int64_t stride = core::padded(t.cols);
+    s.x.assign(static_cast<std::size_t>(kFeedbackLanes * stride), 0.0f);
+    s.scale.assign(groups * kFeedbackLanes, 1.0f);
+    s.zero.assign(groups * kFeedbackLanes, 0.0f);
+    s.row_scale.resize(groups);
+    s.row_zero.resize(groups);
+    s.codes.resize(static_cast<std::size_t>(stride));
+    const float* col_inverse = factors.col_inverse_of(panel, t);
+    const float* col_scale = factors.col_scale.empty() ? col_inverse : factors.col_scale.data() + panel * t.cols;
+    const std::int64_t first_row = t.panel_begin(panel) + first;
+    weights.load(first_row, rows, 0, t.cols, s.x.data(), stride);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t i = first_row + r;
+      const auto at = static_cast<std::size_t>(i) * groups;
+      encode_scales(q, e, i, std::span(factors.scale).subspan(at, groups));
+      encode_zeros(q, e, i, std::span(factors.zero).subspan(at, groups));
+      reader.scales(i, s.row_scale.data());
+      reader.zeros(i, s.row_zero.data());
+      for (std::size_t g = 0; g < groups; ++g) {
+        s.scale[g * kFeedbackLanes + static_cast<std::size_t>(r)] = s.row_scale[g];
+        s.zero[g * kFeedbackLanes + static_cast<std::size_t>(r)] = s.row_zero[g];
+      }
+      core::on_isa<Multiply>(s.x.data() + r * stride, col_inverse, 1.0f, t.cols);
+    }
+    choose_with_feedback(plan, coder, t, s.x.data(), s.scale.data(), s.zero.data(), col_scale, col_inverse, s.feedback);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t j = 0; j < t.cols; ++j)
+        s.codes[static_cast<std::size_t>(j)] = s.feedback.codes[static_cast<std::size_t>(j * kFeedbackLanes + r)];
+      pack::write_codes(q.format.bits, q.codes.data() + (first_row + r) * e.code_row, 0, t.cols, s.codes.data());
+    }
+    progress.finished(rows);
+  });
+}
+
 /// Second pass with a fit. False if scales do not fit the float type that the format asks for, or if cancelled.
 [[nodiscard]] inline bool fit_rows(const WeightView& weights, const FitOptions& options, const Factors& factors,
-                                   Executor& threads, Progress& progress, QuantizedMatrix& q) {
-  FitPass pass(weights, options, factors.col_scale, factors.col_inverse, q);
+                                   const Importance& importance, const FeedbackPlan* feedback, Executor& threads,
+                                   Progress& progress, QuantizedMatrix& q) {
+  FitPass pass(weights, options, factors.col_scale, factors.col_inverse, importance, feedback, q);
   std::vector<FitScratch> scratch(static_cast<std::size_t>(threads.width()));
   std::atomic<bool> all_fit{true};
   core::run_throwing(threads, pass.chunks(), [&](std::int64_t chunk, int worker) {
@@ -186,7 +249,7 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& fac
 /// Two passes: every tile is balanced and its groups get scale and zero (paper, Algorithm 1); then the auxiliaries are
 /// rounded to their stored types and the codes chosen against the rounded ones. (With `Refine::fit` the second pass
 /// chooses scale and zero too: fit.hpp.) Memory: the result, two floats per group (fit: 2 doubles per 128 rows and
-/// column), and one tile or 128 rows of floats per thread.
+/// column), and one tile or 128 rows of floats per thread. Calibration::gptq needs 16 bytes per pair of columns beside.
 ///
 /// Without a configuration it uses preset(4.5). An empty one, `{}`, is not none: it is SINQ as published.
 ///
@@ -201,49 +264,96 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& fac
   core::require(weights.data != nullptr, "weights.data", "null", "must not be null");
   core::require(weights.stride >= weights.cols || weights.rows == 1, "weights.stride", weights.stride,
                 "must be at least weights.cols");
+  quantize::validate(config, options.activations, weights.cols);
   const bool balanced =
       config.balance == Balancing::sinkhorn && !(config.kurtosis_gate > 0 && kurtosis(weights) > config.kurtosis_gate);
+  const bool awq = config.calibration == Calibration::awq;
   SerialExecutor serial;
   Executor& threads = options.executor ? *options.executor : serial;
   const std::int64_t tiles = t.panels() * t.groups();
-  quantize::Progress progress(options.progress, tiles + t.rows);
+  quantize::Progress progress(options.progress, tiles + t.rows * (awq ? quantize::kAwqExponents : 1));
 
   quantize::Factors factors;
+  const bool second_axis = balanced || awq;
   if (config.refine != Refine::fit) factors.scale.resize(static_cast<std::size_t>(t.rows * t.groups()));
   factors.zero.resize(factors.scale.size());
-  factors.col_scale.resize(balanced ? static_cast<std::size_t>(t.panels() * t.cols) : 0);
-  factors.col_inverse.resize(static_cast<std::size_t>(balanced ? t.panels() * t.cols : t.cols), 1.0f);
+  factors.col_scale.resize(second_axis ? static_cast<std::size_t>(t.panels() * t.cols) : 0, 1.0f);
+  factors.col_inverse.resize(static_cast<std::size_t>(second_axis ? t.panels() * t.cols : t.cols), 1.0f);
+  if (balanced && config.refine == Refine::hqq) factors.row.resize(factors.scale.size());
   factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
   factors.imbalance_after.resize(static_cast<std::size_t>(tiles), 1.0);
   std::vector<std::vector<float>> buffers(static_cast<std::size_t>(threads.width()));
-  core::run_throwing(threads, tiles, [&](std::int64_t tile, int worker) {
-    if (progress.cancelled()) return;
-    quantize::choose_factors(weights, config, t, balanced, tile, buffers[static_cast<std::size_t>(worker)], factors);
-    progress.finished_one();
-  });
-  progress.require_not_cancelled();
-  buffers.clear();
-
-  Format format = quantize::format_of(config, balanced);
-  bool widened = factors.beyond_aux;
-  if (widened) format.scale = Aux::f32;
-  QuantizedMatrix q;
-  const auto make = [&] {
-    q = make_quantized_matrix(format, t.rows, t.cols);
-    q.table = quantize::table_of(config);
-    for (std::size_t k = 0; k < factors.col_scale.size(); ++k)
-      pack::write_float(format.col_scale, q.col_scale.data(), static_cast<std::int64_t>(k), factors.col_scale[k]);
-  };
-  make();
-  if (config.refine != Refine::fit) {
-    quantize::encode_rows(weights, t, factors, threads, progress, q);
-  } else if (!quantize::fit_rows(weights, config.fit, factors, threads, progress, q)) {
+  const auto choose_all = [&](bool balance, bool counted) {
+    core::run_throwing(threads, tiles, [&](std::int64_t tile, int worker) {
+      if (progress.cancelled()) return;
+      quantize::choose_factors(weights, config, t, balance, tile, buffers[static_cast<std::size_t>(worker)], factors);
+      if (counted) progress.finished_one();
+    });
     progress.require_not_cancelled();
-    widened = true;
-    format.scale = Aux::f32;
-    make();
-    (void)quantize::fit_rows(weights, config.fit, factors, threads, progress, q);  // f32 fits
+  };
+  choose_all(balanced, true);
+
+  const quantize::FeedbackPlan plan = config.calibration == Calibration::gptq
+                                          ? quantize::FeedbackPlan(*options.activations, config.gptq, threads)
+                                          : quantize::FeedbackPlan();
+  const quantize::FeedbackPlan* feedback = config.calibration == Calibration::gptq ? &plan : nullptr;
+  const quantize::Importance importance =
+      config.refine == Refine::fit && (feedback || config.calibration == Calibration::weighted)
+          ? quantize::importance_of(options.activations->mean_square(), factors.col_scale, t)
+          : quantize::Importance();
+
+  bool widened = false;
+  const auto make = [&] {  // from the factors
+    Format format = quantize::format_of(config, second_axis);
+    widened = factors.beyond_aux;
+    QuantizedMatrix q;
+    const auto start = [&] {
+      if (widened) format.scale = Aux::f32;
+      q = make_quantized_matrix(format, t.rows, t.cols);
+      q.table = quantize::table_of(config);
+      for (std::size_t k = 0; k < factors.col_scale.size(); ++k)
+        pack::write_float(format.col_scale, q.col_scale.data(), static_cast<std::int64_t>(k), factors.col_scale[k]);
+    };
+    start();
+    if (config.refine == Refine::fit) {
+      if (!quantize::fit_rows(weights, config.fit, factors, importance, feedback, threads, progress, q)) {
+        progress.require_not_cancelled();
+        widened = true;
+        start();
+        (void)quantize::fit_rows(weights, config.fit, factors, importance, feedback, threads, progress, q);  // f32 fits
+      }
+    } else if (feedback) {
+      quantize::encode_rows_with_feedback(weights, t, factors, plan, threads, progress, q);
+    } else {
+      quantize::encode_rows(weights, t, factors, threads, progress, q);
+    }
+    progress.require_not_cancelled();
+    return q;
+  };
+
+  QuantizedMatrix q;
+  if (awq) {
+    bool best_widened = false;
+    double least = INFINITY;
+    const quantize::AwqSearch search(weights, *options.activations, balanced);
+    const std::vector<float> col_scale = factors.col_scale;
+    for (int k = 0; k < quantize::kAwqExponents; ++k) {
+      if (!search.column_scales(k, config.col_scale, col_scale, factors.col_scale)) continue;
+      for (std::size_t j = 0; j < col_scale.size(); ++j) factors.col_inverse[j] = 1 / factors.col_scale[j];
+      factors.beyond_aux = false;
+      if (config.refine != Refine::fit) choose_all(false, false);
+      QuantizedMatrix candidate = make();
+      const double error = search.output_error(candidate, threads);
+      if (!(error < least)) continue;
+      least = error;
+      q = std::move(candidate);
+      best_widened = widened;
+    }
+    widened = best_widened;
+  } else {
+    q = make();
   }
+  buffers.clear();
   progress.finished_all();
   progress.require_not_cancelled();
 

@@ -164,6 +164,24 @@ class Coder {
   }
 
   template <int kWidth>
+  [[gnu::always_inline]] void nearest(const core::Lanes<kWidth>& position, core::Lanes<kWidth>& code,
+                                      core::Lanes<kWidth>& level) const noexcept {
+    using Float = core::Lanes<kWidth>;
+    if (uniform_) {
+      level = round(clamp(position, level_[0], high_));
+      code = level - level_[0];
+      return;
+    }
+    code = 0;
+    level = level_[0];
+    for (std::size_t k = 0; k < last_; ++k) {
+      const auto beyond = Float(middle_[k]) < position;
+      code = Float::select(beyond, static_cast<float>(k + 1), code);
+      level = Float::select(beyond, level_[k + 1], level);
+    }
+  }
+
+  template <int kWidth>
   [[gnu::always_inline]] static void run(const Coder& c, const float* x, std::int64_t cols, const float* scales,
                                          const float* zeros, std::uint8_t* codes, float* restored) noexcept {
     using Float = core::Lanes<kWidth>;
@@ -172,19 +190,9 @@ class Coder {
       const Float scale = *scales;
       const Float zero = *zeros;
       for (std::int64_t j = first; j < std::min(first + size, cols); j += kWidth) {
-        const Float position = Float::load(x + j) / scale + zero;
         Float code;
-        Float level = c.level_[0];
-        if (c.uniform_) {
-          level = round(clamp(position, c.level_[0], c.high_));
-          code = level - c.level_[0];
-        } else {
-          for (std::size_t k = 0; k < c.last_; ++k) {
-            const auto beyond = Float(c.middle_[k]) < position;
-            code = Float::select(beyond, static_cast<float>(k + 1), code);
-            level = Float::select(beyond, c.level_[k + 1], level);
-          }
-        }
+        Float level;
+        c.nearest(Float::load(x + j) / scale + zero, code, level);
         code.store(codes + j);
         if (restored) ((level - zero) * scale).store(restored + j);
       }

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <sinq/core/thread_pool.hpp>
+#include <sinq/quantize.hpp>
+#include <vector>
+
+#include "support/isas.hpp"
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+
+namespace {
+
+using namespace sinq;
+using test::message_of;
+using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+Matrix tokens(std::int64_t count, std::int64_t cols, std::uint32_t seed = 3) {
+  std::mt19937 random(seed);
+  Matrix x = Matrix::NullaryExpr(count, cols, [&] { return test::random_normal(random); });
+  for (std::int64_t j = 0; j < cols; ++j) x.col(j) *= test::random_float(random, 0.1f, 5);
+  return x;
+}
+
+constexpr ActivationsOptions kAll{.second_moments = true, .sample = 16};
+
+bool same(const Activations& a, const Activations& b) {
+  bool equal = a.tokens() == b.tokens() && a.mean_square() == b.mean_square() &&
+               a.mean_magnitude() == b.mean_magnitude() && a.sample().rows == b.sample().rows;
+  for (std::int64_t i = 0; equal && i < a.cols(); ++i)
+    for (std::int64_t j = 0; j < a.cols(); ++j) equal &= a.second_moment(i, j) == b.second_moment(i, j);
+  for (std::int64_t t = 0; equal && t < a.sample().rows; ++t)
+    equal &= std::equal(a.sample().row(t), a.sample().row(t) + a.cols(), b.sample().row(t));
+  return equal;
+}
+
+// Squares of floats are exact in double, and a sum of n terms in one fixed order is off by n 2^-53 of the sum of
+// magnitudes at most; so is the naive one.
+TEST(Activations, AreTheMeansOfTheTokens) {
+  const std::int64_t cols = 150;  // neither a multiple of 16 nor of a block of 128
+  const Matrix x = tokens(200, cols);
+  Activations a(cols, kAll);
+  a.add(x);
+  EXPECT_EQ(a.tokens(), 200);
+  const auto squares = a.mean_square();
+  const auto magnitudes = a.mean_magnitude();
+  for (std::int64_t i = 0; i < cols; ++i)
+    for (std::int64_t j = 0; j < cols; ++j) {
+      double sum = 0;
+      double most = 0;
+      double magnitude = 0;
+      for (std::int64_t t = 0; t < x.rows(); ++t) {
+        sum += double{x(t, i)} * double{x(t, j)};
+        most += std::abs(double{x(t, i)} * double{x(t, j)});
+        magnitude += std::abs(double{x(t, i)});
+      }
+      ASSERT_NEAR(a.second_moment(i, j), sum / 200, 2 * 200 * 0x1p-53 * most / 200) << i << " " << j;
+      if (i != j) continue;
+      EXPECT_NEAR(squares[static_cast<std::size_t>(i)], sum / 200, 2 * 200 * 0x1p-53 * sum / 200);
+      EXPECT_NEAR(magnitudes[static_cast<std::size_t>(i)], magnitude / 200, 2 * 200 * 0x1p-53 * magnitude / 200);
+    }
+}
+
+TEST(Activations, HaveTheSameBitsHoweverTheTokensCome) {
+  const Matrix x = tokens(300, 140);
+  Activations at_once(140, kAll);
+  at_once.add(x);
+  Eigen::ThreadPool three(3);
+  ThreadPoolExecutor pool(three);
+  test::on_every_isa([&](Isa) {
+    Activations pieces(140, kAll);
+    for (std::int64_t t = 0; t < 300;) {
+      const std::int64_t count = std::min<std::int64_t>(1 + t % 71, 300 - t);
+      pieces.add(MatrixView<const float>(x.data() + t * 140, count, 140), &pool);
+      t += count;
+    }
+    EXPECT_TRUE(same(at_once, pieces));
+  });
+}
+
+TEST(Activations, KeepEverySecondFourthEighthToken) {
+  for (std::int64_t room : {2, 5, 16})
+    for (std::int64_t count : {1, 2, 3, 5, 6, 16, 17, 31, 32, 33, 100}) {
+      Matrix x(count, 1);
+      for (std::int64_t t = 0; t < count; ++t) x(t, 0) = static_cast<float>(t);
+      Activations a(1, {.sample = room});
+      a.add(x);
+      std::int64_t stride = 1;
+      while ((count + stride - 1) / stride > room) stride *= 2;
+      ASSERT_EQ(a.sample().rows, (count + stride - 1) / stride) << room << " " << count;
+      for (std::int64_t k = 0; k < a.sample().rows; ++k)
+        EXPECT_EQ(*a.sample().row(k), static_cast<float>(k * stride)) << room << " " << count;
+    }
+}
+
+// The two sums differ by the rounding of one order of adding and another.
+TEST(Activations, MergedAreThoseOfAllTokens) {
+  const Matrix x = tokens(96, 40);
+  Activations at_once(40, kAll);
+  at_once.add(x);
+  for (std::int64_t cut : {0, 32, 64, 96}) {
+    Activations a(40, kAll);
+    Activations b(40, kAll);
+    a.add(MatrixView<const float>(x.data(), cut, 40));
+    b.add(MatrixView<const float>(x.data() + cut * 40, 96 - cut, 40));
+    a.merge(b);
+    EXPECT_EQ(a.tokens(), 96);
+    for (std::int64_t i = 0; i < 40; ++i)
+      for (std::int64_t j = 0; j < 40; ++j)
+        ASSERT_NEAR(a.second_moment(i, j), at_once.second_moment(i, j),
+                    2 * 96 * 0x1p-53 * std::sqrt(at_once.second_moment(i, i) * at_once.second_moment(j, j)));
+    ASSERT_EQ(a.sample().rows, at_once.sample().rows) << cut;  // strides divide the cuts: the same tokens
+    for (std::int64_t t = 0; t < a.sample().rows; ++t)
+      EXPECT_TRUE(std::equal(a.sample().row(t), a.sample().row(t) + 40, at_once.sample().row(t))) << cut;
+  }
+  Activations twice(40, kAll);
+  twice.add(x);
+  twice.merge(twice);
+  EXPECT_EQ(twice.tokens(), 192);
+  EXPECT_EQ(twice.mean_square(), at_once.mean_square());  // 2 a / 2 n
+}
+
+TEST(Activations, RefuseWhatDoesNotFit) {
+  EXPECT_EQ(message_of([] { Activations a(0); }), "sinq: cols = 0: allowed are 1 to 2^31 - 1");
+  EXPECT_EQ(message_of([] { Activations a(4, {.sample = 1}); }), "sinq: sample = 1: allowed are 2 to 2^20");
+  Activations a(4);
+  Matrix x = Matrix::Ones(3, 4);
+  EXPECT_EQ(message_of([&] { a.add(MatrixView<const float>(x.data(), 4, 3)); }),
+            "sinq: tokens.cols = 3: must equal the columns of the statistics");
+  x(2, 1) = NAN;
+  EXPECT_EQ(message_of([&] { a.add(x); }), "sinq: tokens(2, 1) = nan: must be finite and below 2^120 in magnitude");
+  x(2, 1) = 0x1p120f;
+  EXPECT_NE(message_of([&] { a.add(x); }).find("tokens(2, 1)"), std::string::npos);
+  EXPECT_EQ(a.tokens(), 0);
+  EXPECT_EQ(a.mean_square(), std::vector<double>(4));
+  EXPECT_EQ(message_of([&] { a.merge(Activations(5)); }),
+            "sinq: other.cols() = 5: must equal the columns of the statistics");
+  EXPECT_EQ(message_of([&] { a.merge(Activations(4, kAll)); }),
+            "sinq: other.has_second_moments() = 1: must be the same on both sides");
+}
+
+}  // namespace
