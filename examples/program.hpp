@@ -75,6 +75,16 @@ CLI::Validator one_of(std::vector<T> allowed) {
   return {check, list};
 }
 
+/// Columns of a group.
+inline CLI::Validator group_size() {
+  const auto check = [](const std::string& text) -> std::string {
+    const auto n = number<int>(text);
+    if (n && *n >= 0 && *n <= 256 && *n % 16 == 0) return {};
+    return "\"" + text + "\" is not a multiple of 16 from 16 to 256, or 0 for the whole row";
+  };
+  return {check, "INT:16..256"};
+}
+
 /// Parses the command line and runs `body`.
 inline int run(CLI::App& app, int argc, char** argv, const std::function<void()>& body) {
   // Blocking, and with it the order of float sums, must not depend on the caches of the machine: the programs print the

@@ -9,10 +9,12 @@
 //
 //   imbalance   the measure
 //   sinkhorn    the iteration: all factors at once move towards equal deviations, the best iterate is kept
+//   shared      one column factor for matrices that share an input, to be folded into what makes that input
 //   kurtosis    the gate of the Python reference: leave matrices with a few huge outliers unbalanced (off by default)
 //
 // Results have the same bits on every machine and instruction set (sweep.hpp says how).
 
 #include "balance/imbalance.hpp"
 #include "balance/kurtosis.hpp"
+#include "balance/shared.hpp"
 #include "balance/sinkhorn.hpp"

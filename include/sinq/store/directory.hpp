@@ -142,6 +142,12 @@ class DirectoryWriter {
     left_alone_.emplace_back(t.name, reason);
   }
 
+  /// A tensor of a copy that is not quantized (see finish_unquantized).
+  void add(std::string_view name, ElementType type, std::span<const std::int64_t> shape,
+           std::span<const std::byte> data) {
+    shard_for(static_cast<std::int64_t>(data.size())).add(name, type, shape, data);
+  }
+
   struct Saved {
     std::vector<std::string> files;
     std::int64_t model_bytes = 0;  // of the safetensors files, headers included
@@ -150,12 +156,27 @@ class DirectoryWriter {
   /// Completes the directory. `settings`, an object, goes into the `quantization_config`. Once, as the last call.
   Saved finish(const Json& settings = Json::object()) {
     detail::core::require(settings.is_object(), "settings", settings.type_name(), "must be a JSON object");
+    return complete(config_with(settings));
+  }
+
+  /// Completes a directory of full-precision weights: config.json is as it was but for `changes`, an object. Instead of
+  /// `finish`, where neither `write` nor `keep` was called.
+  Saved finish_unquantized(const Json& changes = Json::object()) {
+    detail::core::require(changes.is_object(), "changes", changes.type_name(), "must be a JSON object");
+    detail::core::require(quantized_ == 0 && left_alone_.empty(), "tensors written or kept",
+                          quantized_ + static_cast<std::int64_t>(left_alone_.size()), "must be 0 in such a copy");
+    config_.update(changes);
+    return complete(config_);
+  }
+
+ private:
+  Saved complete(const Json& config) {
     shard_for(0);  // a model without tensors is a file without tensors
     close_shard();
     Saved saved;
     std::vector<std::string> models = name_shards(saved.model_bytes);
     std::vector<std::string> others = copy_small_files();
-    replace(detail::store::kConfigName, printed(config_with(settings)));
+    replace(detail::store::kConfigName, printed(config));
     put_in_place(models, others);
     saved.files = std::move(others);
     saved.files.push_back(detail::store::kConfigName);
@@ -163,7 +184,6 @@ class DirectoryWriter {
     return saved;
   }
 
- private:
   /// Room for the header of one file if every matrix is quantized. A quantized file holds some four times as many
   /// tensors as one of the same size that is not.
   static std::int64_t header_estimate(const Checkpoint& source, std::int64_t shard_bytes) {
