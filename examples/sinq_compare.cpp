@@ -22,6 +22,7 @@ struct Arguments {
   std::vector<std::string> methods;
   std::vector<int> bits = {3, 4};
   int windows = 1'000'000;
+  std::string calibration;
   std::string ggml;
   std::string plot;
   bool json = false;
@@ -51,7 +52,7 @@ std::vector<Method> chosen(std::vector<Method> all, const Arguments& a) {
   };
   for (const std::string& name : a.methods)
     if (std::none_of(all.begin(), all.end(), [&](const Method& m) { return named(m, name); })) {
-      std::string list = "presets published ggml";
+      std::string list = "presets published ggml calibrated";
       for (const Method& m : all)
         if (list.find(" " + m.name) == std::string::npos) list += " " + m.name;
       throw program::UsageError("--methods: there is no " + name + " here; allowed: " + list +
@@ -70,6 +71,18 @@ std::vector<const sinq::store::Tensor*> matrices(const sinq::store::Checkpoint& 
     if (sinq::store::is_matrix(*t) && quantize_model::reason_to_leave(*t, {}).empty()) out.push_back(t);
   if (out.empty()) throw engine::ModelError(checkpoint.name() + ": there is no linear layer to quantize");
   return out;
+}
+
+/// For the calibrated methods, if there are any; empty where there is no text.
+engine::ActivationMap activations(const compare::Subject& subject, const std::vector<Method>& methods,
+                                  const Arguments& a, sinq::Executor& executor) {
+  if (std::none_of(methods.begin(), methods.end(), [](const Method& m) { return m.calibrated(); })) return {};
+  std::vector<engine::Window> text;
+  if (!a.calibration.empty()) text = calibration_text::read("--calibration", a.calibration);
+  engine::ActivationMap statistics = subject.activations(std::move(text), executor);
+  if (statistics.empty() && !a.methods.empty())
+    throw program::UsageError("calibrated methods of an encoder need --calibration FILE: it writes no text of its own");
+  return statistics;
 }
 
 void mark_front(std::vector<Result>& by_size) {
@@ -150,7 +163,7 @@ Json to_json(const Result& r) {
   add("kl", r.scores.kl);
   add("flip_rate_percent", r.scores.flip_rate_percent);
   if (r.scores.cosine_distance) add("cosine_distance", r.scores.cosine_distance);
-  out["calibrated"] = r.method->calibrated;
+  out["calibrated"] = r.method->calibrated();
   out["seconds"] = r.seconds;
   out["pareto_front"] = r.front;
   return out;
@@ -160,7 +173,7 @@ void run(const Arguments& a, program::Threads& threads) {
   std::ostream& out = a.json ? std::cerr : std::cout;
   sinq::Executor& executor = threads.executor();
   const std::shared_ptr<const compare::Ggml> ggml = open_ggml(a);
-  const std::vector<Method> methods = chosen(compare::all_methods(a.bits, ggml), a);
+  std::vector<Method> methods = chosen(compare::all_methods(a.bits, ggml), a);
   std::ofstream plot;
   if (!a.plot.empty()) {
     plot.open(a.plot);  // before the work, not after it
@@ -176,6 +189,7 @@ void run(const Arguments& a, program::Threads& threads) {
   const std::size_t count = windows.size();
   const auto subject = compare::open_subject(checkpoint, config, std::move(windows), executor);
   const auto tensors = matrices(*checkpoint);
+  const engine::ActivationMap statistics = activations(*subject, methods, a, executor);
   const std::string about =
       program::format("%.1f M parameters; %zu windows, %s", static_cast<double>(subject->parameters()) / 1e6, count,
                       subject->sample().c_str());
@@ -183,6 +197,8 @@ void run(const Arguments& a, program::Threads& threads) {
   if (ggml) out << "ggml: " << ggml->file() << "\n";
   if (!ggml && a.methods.empty())
     out << "ggml's types are left out: no libggml-base.so was found (pip install libggml-python, or --ggml FILE)\n";
+  if (statistics.empty() && std::erase_if(methods, [](const Method& m) { return m.calibrated(); }) > 0)
+    out << "calibrated methods are left out: an encoder writes no text of its own (--calibration FILE)\n";
   out << "\n";
 
   program::ProgressBar bar("comparing");
@@ -200,7 +216,10 @@ void run(const Arguments& a, program::Threads& threads) {
       bar.update(share(0.3 * static_cast<double>(weights.size()) / static_cast<double>(tensors.size())),
                  method.title());
       const program::Stopwatch time;
-      compare::Restored restored = method.restore(t->name, sinq::store::weights(*t), executor);
+      const auto found = statistics.find(t->name);
+      compare::Restored restored =
+          method.restore({t->name, sinq::store::weights(*t),
+                          method.calibrated() && found != statistics.end() ? found->second.get() : nullptr, executor});
       r.seconds += time.seconds();
       bits += 8.0 * static_cast<double>(restored.bytes);
       elements += static_cast<double>(t->elements());
@@ -252,12 +271,16 @@ int main(int argc, char** argv) {
   app.add_option("--tokens", a.tokens, "safetensors file with `tokens` and `offsets` (integers)")
       ->required()
       ->check(CLI::ExistingFile);
-  app.add_option("--methods", a.methods, "Names, or the families presets, published and ggml [all]")->delimiter(',');
+  app.add_option("--methods", a.methods, "Names, or the families presets, published, ggml and calibrated [all]")
+      ->delimiter(',');
   app.add_option("--bits", a.bits, "Widths of the published methods")
       ->delimiter(',')
       ->check(program::one_of<int>({2, 3, 4, 5, 6, 8}))
       ->capture_default_str();
   app.add_option("--windows", a.windows, "At most so many windows")->check(program::from_to(1, 1'000'000));
+  app.add_option("--calibration", a.calibration,
+                 "Text for the calibrated methods, as --tokens [64 windows that the decoder writes for itself]")
+      ->check(CLI::ExistingFile);
   app.add_option("--ggml", a.ggml, "libggml-base.so to use [searched for]")->check(CLI::ExistingFile);
   app.add_option("--plot", a.plot, "SVG file: loss against bits per weight, with the Pareto front");
   threads.add_option(app);

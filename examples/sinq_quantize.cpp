@@ -5,10 +5,8 @@
 #include <fstream>
 #include <map>
 
-#include "engine/collect.hpp"
-#include "engine/generate.hpp"
+#include "calibration_text.hpp"
 #include "engine/load.hpp"
-#include "engine/windows.hpp"
 #include "quantize_model.hpp"
 
 namespace {
@@ -81,25 +79,14 @@ sinq::Calibration calibration(const Arguments& a) {
                                        : sinq::Calibration::none;
 }
 
-constexpr int kWindows = 64;
-constexpr int kWindowLength = 256;
-
 /// Runs the model over the calibration text, its own where no other is given.
 engine::ActivationMap activations(const Arguments& a, program::Threads& threads) {
   if (a.calibration == "none") return {};
   const engine::Model model = engine::load_model(a.source);
-  std::vector<engine::Window> windows;
-  if (a.tokens.empty()) {
-    program::ProgressBar bar("writing calibration text");
-    windows = engine::own_text(model, a.windows.value_or(kWindows), std::min(kWindowLength, model.config.max_positions),
-                               1, threads.executor(), [&](std::int64_t done, std::int64_t total) {
-                                 bar.update(static_cast<double>(done) / static_cast<double>(total));
-                               });
-  } else {
-    windows = engine::read_windows(a.tokens);
-    if (std::all_of(windows.begin(), windows.end(), [](const auto& w) { return w.empty(); }))
-      throw program::UsageError("--tokens " + a.tokens + " holds no token");
-  }
+  const std::vector<engine::Window> windows =
+      a.tokens.empty()
+          ? calibration_text::write(model, a.windows.value_or(calibration_text::kWindows), threads.executor())
+          : calibration_text::read("--tokens", a.tokens);
   program::ProgressBar bar("reading calibration text");
   return engine::collect(model, windows, {.second_moments = a.calibration == "gptq"}, threads.executor(),
                          [&](std::int64_t done, std::int64_t total) {
@@ -235,7 +222,7 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
   if (a.calibration != "none") {
     settings["calibration"] = a.calibration;
     if (a.tokens.empty())
-      settings["windows"] = a.windows.value_or(kWindows);
+      settings["windows"] = a.windows.value_or(calibration_text::kWindows);
     else
       settings["tokens"] = a.tokens;
   }

@@ -66,11 +66,14 @@ class Rotation {
 };
 
 /// `weights` rotated, quantized, restored and rotated back.
+/// `bytes`: what the quantized matrix takes.
 [[nodiscard]] inline FloatMatrix rotate_and_round(const FloatMatrix& weights, const sinq::QuantizeConfig& config,
-                                                  const sinq::QuantizeOptions& options = {}, std::uint32_t seed = 1) {
+                                                  const sinq::QuantizeOptions& options, std::int64_t& bytes,
+                                                  std::uint32_t seed = 1) {
   const Rotation rotation(weights.cols(), seed);
   FloatMatrix w = rotation.forward(weights);
   const sinq::QuantizedMatrix q = sinq::quantize(w, config, options);
+  bytes = q.bytes();
   sinq::dequantize(q, sinq::MatrixView<float>(w));
   return rotation.backward(std::move(w));
 }

@@ -7,9 +7,9 @@
 #include <atomic>
 #include <optional>
 
-#include "../engine/encoder.hpp"
+#include "../calibration_text.hpp"
+#include "../engine/collect_encoder.hpp"
 #include "../engine/load.hpp"
-#include "../engine/windows.hpp"
 #include "estimate.hpp"
 
 namespace compare {
@@ -38,6 +38,10 @@ class Subject {
   [[nodiscard]] virtual std::int64_t parameters() const = 0;
   /// What the scores are made of: "13860 predicted tokens".
   [[nodiscard]] virtual std::string sample() const = 0;
+  /// What the linear layers are multiplied with, second moments included. Text of the model's own where `text` is
+  /// empty; none of an encoder, which writes none.
+  [[nodiscard]] virtual engine::ActivationMap activations(std::vector<engine::Window> text,
+                                                          sinq::Executor& executor) const = 0;
   /// The model with `weights` in place of its own, against itself.
   [[nodiscard]] virtual Scores score(const engine::Replacements& weights, sinq::Executor& executor,
                                      const Progress& progress) const = 0;
@@ -64,6 +68,12 @@ class Decoder final : public Subject {
   [[nodiscard]] std::int64_t parameters() const override { return original_.parameters(); }
   [[nodiscard]] std::string sample() const override {
     return std::to_string(engine::sum(original_scores_).predicted) + " predicted tokens";
+  }
+
+  [[nodiscard]] engine::ActivationMap activations(std::vector<engine::Window> text,
+                                                  sinq::Executor& executor) const override {
+    if (text.empty()) text = calibration_text::write(original_, calibration_text::kWindows, executor);
+    return engine::collect(original_, text, {.second_moments = true}, executor);
   }
 
   [[nodiscard]] Scores score(const engine::Replacements& weights, sinq::Executor& executor,
@@ -107,16 +117,22 @@ class Encoder final : public Subject {
           std::vector<engine::Window> windows, sinq::Executor& executor)
       : checkpoint_(std::move(checkpoint)),
         config_(engine::parse_encoder_config(config)),
-        windows_(std::move(windows)) {
-    const engine::Encoder original = build_encoder(config_, engine::CheckpointSource(*checkpoint_));
-    for (const engine::Window& w : windows_) original.check_tokens(w);
+        windows_(std::move(windows)),
+        original_(build_encoder(config_, engine::CheckpointSource(*checkpoint_))) {
+    for (const engine::Window& w : windows_) original_.check_tokens(w);
     for (const sinq::store::Tensor* t : checkpoint_->tensors()) parameters_ += t->elements();
-    reference_ = embeddings(original, executor, [](double) {});
+    reference_ = embeddings(original_, executor, [](double) {});
   }
 
   [[nodiscard]] const char* loss_name() const override { return "1 - cosine to the original's embedding"; }
   [[nodiscard]] std::int64_t parameters() const override { return parameters_; }
   [[nodiscard]] std::string sample() const override { return std::to_string(windows_.size()) + " embeddings"; }
+
+  [[nodiscard]] engine::ActivationMap activations(std::vector<engine::Window> text,
+                                                  sinq::Executor& executor) const override {
+    if (text.empty()) return {};
+    return engine::collect(original_, text, {.second_moments = true}, executor);
+  }
 
   [[nodiscard]] Scores score(const engine::Replacements& weights, sinq::Executor& executor,
                              const Progress& progress) const override {
@@ -151,6 +167,7 @@ class Encoder final : public Subject {
   std::shared_ptr<const sinq::store::Checkpoint> checkpoint_;
   engine::EncoderConfig config_;
   std::vector<engine::Window> windows_;
+  engine::Encoder original_;
   std::int64_t parameters_ = 0;
   std::vector<engine::Vector> reference_;
 };

@@ -10,6 +10,7 @@
 // Every token sees every other. What becomes of a text is the mean of its tokens' last hidden states.
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <unsupported/Eigen/SpecialFunctions>
@@ -75,24 +76,39 @@ struct EncoderLayer {
   LayerNorm norm;
 };
 
+/// What linear layers of an encoder are multiplied with: of query, key and value; of output; of up; of down.
+enum class EncoderInput : std::uint8_t { attention, output, up, down };
+
 class Encoder {
  public:
+  /// Sees the inputs of linear layers while the encoder runs.
+  using Observer = std::function<void(std::size_t layer, EncoderInput input, const Matrix& x)>;
+
   EncoderConfig config;
+  std::string prefix;  // of the tensors' names: "bert." or none
   Linear words, positions, types;
   LayerNorm norm;
   std::vector<EncoderLayer> layers;
   std::shared_ptr<const void> files;  // what the dense weights point into
 
   /// The last hidden state of each token.
-  [[nodiscard]] Matrix hidden(std::span<const std::int32_t> tokens, sinq::Executor& executor) const {
+  [[nodiscard]] Matrix hidden(
+      std::span<const std::int32_t> tokens, sinq::Executor& executor,
+      const Observer& see = [](std::size_t, EncoderInput, const Matrix&) {}) const {
     std::vector<std::int32_t> index(tokens.size());
     for (std::size_t t = 0; t < index.size(); ++t) index[t] = static_cast<std::int32_t>(t);
     const std::vector<std::int32_t> first_type(tokens.size(), 0);
     Matrix x = norm(words.rows_at(tokens) + positions.rows_at(index) + types.rows_at(first_type), config.eps);
-    for (const EncoderLayer& layer : layers) {
-      x = layer.attention_norm(x + attention(layer, x, executor), config.eps);
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      const EncoderLayer& layer = layers[l];
+      see(l, EncoderInput::attention, x);
+      const Matrix seen = attention(layer, x, executor);
+      see(l, EncoderInput::output, seen);
+      x = layer.attention_norm(x + layer.output(seen, executor), config.eps);
+      see(l, EncoderInput::up, x);
       Matrix up = layer.up(x, executor);
       up.array() *= 0.5f * (1 + (up.array() * std::sqrt(0.5f)).erf());
+      see(l, EncoderInput::down, up);
       x = layer.norm(x + layer.down(up, executor), config.eps);
     }
     return x;
@@ -128,13 +144,15 @@ class Encoder {
       }
       out.middleCols(h * dim, dim).noalias() = p * v.middleCols(h * dim, dim);
     });
-    return layer.output(out, executor);
+    return out;
   }
 };
 
 /// Names as BertModel has them, with or without "bert." before them.
 [[nodiscard]] inline Encoder build_encoder(const EncoderConfig& c, const CheckpointSource& source) {
-  const std::string prefix = source.has("bert.embeddings.word_embeddings.weight") ? "bert." : "";
+  Encoder e;
+  e.config = c;
+  e.prefix = source.has("bert.embeddings.word_embeddings.weight") ? "bert." : "";
   const auto norm = [&](const std::string& name) {
     return LayerNorm{source.vector(name + ".weight", c.hidden_size), source.vector(name + ".bias", c.hidden_size)};
   };
@@ -143,15 +161,13 @@ class Encoder {
     l.set_bias(source.vector(name + ".bias", rows));
     return l;
   };
-  Encoder e;
-  e.config = c;
-  const std::string embeddings = prefix + "embeddings.";
+  const std::string embeddings = e.prefix + "embeddings.";
   e.words = source.matrix(embeddings + "word_embeddings.weight", c.vocab_size, c.hidden_size);
   e.positions = source.matrix(embeddings + "position_embeddings.weight", c.max_positions, c.hidden_size);
   e.types = source.matrix(embeddings + "token_type_embeddings.weight", c.types, c.hidden_size);
   e.norm = norm(embeddings + "LayerNorm");
   for (int i = 0; i < c.layers; ++i) {
-    const std::string name = prefix + "encoder.layer." + std::to_string(i) + ".";
+    const std::string name = e.prefix + "encoder.layer." + std::to_string(i) + ".";
     EncoderLayer& l = e.layers.emplace_back();
     l.query = linear(name + "attention.self.query", c.hidden_size, c.hidden_size);
     l.key = linear(name + "attention.self.key", c.hidden_size, c.hidden_size);

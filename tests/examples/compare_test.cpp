@@ -196,7 +196,7 @@ TEST_F(Programs, CompareSaysWhatQuantizeAndPerplexitySay) {
   const json result = expect_json("sinq_compare " + path("model") + tokens +
                                   " --methods presets,published --bits 2,3,4 --json --plot " + path("plot.svg"));
   const json& rows = result.at("results");
-  EXPECT_EQ(rows.size(), 8u + 3 * 4 + 4);
+  EXPECT_EQ(rows.size(), 8u + 3 * 5 + 4);
   double least = INFINITY;
   double bits = 0;
   for (const json& row : rows) {
@@ -237,6 +237,13 @@ TEST_F(Programs, CompareSaysWhatQuantizeAndPerplexitySay) {
   EXPECT_EQ(points, rows.size());
   EXPECT_NE(svg.find("Pareto front"), std::string::npos);
 
+  const json calibrated = expect_json("sinq_compare " + path("model") + tokens + " --calibration " +
+                                      path("tokens.safetensors") + " --methods calibrated,rtn --bits 3 --json");
+  EXPECT_EQ(calibrated.at("results").size(), 1u + 8 + 4);
+  for (const json& row : calibrated.at("results")) EXPECT_EQ(row.at("calibrated"), row.at("method") != "rtn") << row;
+  // Calibrated with the very windows it is judged by, error feedback loses less than rounding to nearest.
+  EXPECT_LT(row_of(calibrated, "gptq").at("kl").get<double>(), row_of(calibrated, "rtn").at("kl").get<double>());
+
   const std::string some = "sinq_compare " + path("model") + tokens + " --methods rtn,preset-8 --bits 8 --windows 2";
   const json two = expect_json(some + " --json");
   EXPECT_EQ(two.at("results").size(), 2u);
@@ -257,6 +264,12 @@ TEST_F(Programs, CompareEncoders) {
   EXPECT_LT(eight, 1e-3);
   EXPECT_GT(two, 100 * eight);  // a step is 85 times as long, and the distance grows with its square
   EXPECT_TRUE(row_of(result, "rtn", 8).at("kl").is_null());
+
+  const std::string compare = "sinq_compare " + path("bert") + " --tokens " + path("tokens.safetensors");
+  expect_failure(compare + " --methods gptq", 2, {"--calibration", "encoder"});
+  const json calibrated =
+      expect_json(compare + " --calibration " + path("tokens.safetensors") + " --methods rtn,gptq --bits 2 --json");
+  EXPECT_LT(row_of(calibrated, "gptq").at("cosine_distance").get<double>(), two);
 }
 
 TEST_F(Programs, CompareRefuses) {

@@ -52,7 +52,9 @@ TEST(Hadamard, RoundingLosesLessWhereThereAreOutliers) {
   const sinq::QuantizeConfig rtn{.bits = 4, .group_size = 64, .balance = sinq::Balancing::none};
   FloatMatrix plain(w.rows(), w.cols());
   sinq::dequantize(sinq::quantize(w, rtn), sinq::MatrixView<float>(plain));
-  const FloatMatrix rotated = compare::rotate_and_round(w, rtn);
+  std::int64_t bytes = 0;
+  const FloatMatrix rotated = compare::rotate_and_round(w, rtn, {}, bytes);
+  EXPECT_EQ(bytes, sinq::quantize(w, rtn).bytes());
   EXPECT_LT((rotated - w).norm(), 0.8f * (plain - w).norm());
   EXPECT_GT((rotated - w).norm(), 0.01f * w.norm());  // it was rounded
 }
