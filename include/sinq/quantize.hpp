@@ -13,7 +13,7 @@
 // the balanced matrix (SINQ: `QuantizeConfig{}`). What loses least at a given size is a preset (preset.hpp), and the
 // one of 4.5 bits is what `quantize(weights)` uses: balanced groups of 16, levels fitted to such groups, scale and zero
 // of least error in few bits, an unbiased gain at last (fit.hpp, unbias.hpp). `measure` compares a result with its
-// original.
+// original. For a budget between the presets, or tensors of very different importance: budget.hpp.
 //
 // Auxiliaries of 8 bits: a scale is an 8-bit share of one fp16 scale per row; a zero is a point on an even grid of 256
 // over the levels. Linear rather than logarithmic, because kernels can then multiply integers; per row rather than per
@@ -28,6 +28,7 @@
 // Why the codes come last: a coarse auxiliary is an error that every weight of the group shares, and choosing the codes
 // against the stored value removes most of it for free.
 
+#include "quantize/budget.hpp"
 #include "quantize/config.hpp"
 #include "quantize/metrics.hpp"
 #include "quantize/preset.hpp"
