@@ -22,6 +22,7 @@ struct Selection {
 struct TensorReport {
   std::string name;
   std::int64_t matrices = 1;  // experts of a fused tensor
+  int bits = 0;               // of a code
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t bytes = 0;
@@ -165,6 +166,7 @@ inline Report run(const std::string& source, const std::string& target, const Co
       try {
         const program::Stopwatch time;
         const QuantizedMatrix q = quantize(weights, config_of(t->name), options);
+        r.bits = q.format.bits;
         r.seconds += time.seconds();
         const double error = measure(q, weights).relative_error;
         square_error += error * error;

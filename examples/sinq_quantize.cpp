@@ -7,6 +7,7 @@
 
 #include "calibration_text.hpp"
 #include "engine/load.hpp"
+#include "quantize_budget.hpp"
 #include "quantize_model.hpp"
 
 namespace {
@@ -16,6 +17,7 @@ struct Arguments {
   std::string target;
   sinq::QuantizeConfig config;
   std::optional<double> preset;
+  std::optional<double> budget;
   std::string tile = "stripe";
   std::string rounding = "uniform";
   std::string refine = "none";
@@ -106,6 +108,7 @@ struct Class {
   std::int64_t count = 0;
   double weights = 0, bits = 0, square_error = 0, before = 0, after = 0;
   bool widened = false;
+  std::map<int, std::int64_t> widths{};  // bits of a code -> matrices
 };
 
 std::vector<Class> classes(const quantize_model::Report& report) {
@@ -123,6 +126,7 @@ std::vector<Class> classes(const quantize_model::Report& report) {
     c.before += n * t.imbalance_before;
     c.after += n * t.imbalance_after;
     c.widened |= t.widened;
+    c.widths[t.bits] += t.matrices;
   }
   return result;
 }
@@ -132,6 +136,7 @@ void print(const quantize_model::Report& report, const Arguments& a, double seco
   const bool balanced = a.balance == "sinkhorn";
   std::vector<std::string> head = {"quantized", "matrices", "weights", "bits/weight", "error"};
   if (balanced) head.emplace_back("imbalance");
+  if (a.budget) head.emplace_back("bits of a code");
   program::Table table(head);
   bool widened = false;
   for (const Class& c : classes(report)) {
@@ -140,6 +145,12 @@ void print(const quantize_model::Report& report, const Arguments& a, double seco
                                     format("%.3g M", c.weights / 1e6), format("%.3f", c.bits / c.weights),
                                     format("%.2f %%", 100 * std::sqrt(c.square_error / n))};
     if (balanced) row.push_back(format("%.3g -> %.3g", c.before / n, c.after / n));
+    if (a.budget) {
+      std::string widths;
+      for (const auto& [bits, count] : c.widths)
+        widths += (widths.empty() ? "" : ", ") + std::to_string(bits) + " x " + std::to_string(count);
+      row.push_back(std::move(widths));
+    }
     table.add(std::move(row));
     widened |= c.widened;
   }
@@ -177,6 +188,7 @@ sinq::store::Json to_json(const quantize_model::Report& report, const sinq::stor
                          {"matrices", t.matrices},
                          {"rows", t.rows},
                          {"cols", t.cols},
+                         {"bits", t.bits},
                          {"bytes", t.bytes},
                          {"bits_per_weight", t.bits_per_weight()},
                          {"relative_error", t.relative_error},
@@ -205,20 +217,31 @@ void run(const Arguments& a, bool bits_given, program::Threads& threads) {
   const quantize_model::Selection selection{pattern(a.include, "--include"), pattern(a.exclude, "--exclude")};
   fixed.calibration = calibration(a);
   const engine::ActivationMap statistics = activations(a, threads);
-  const auto config_of = [&](const std::string& name) {
-    sinq::QuantizeConfig c = a.preset ? sinq::preset(*a.preset, sinq::role_of(name)) : fixed;
-    c.calibration = statistics.contains(name) ? fixed.calibration : sinq::Calibration::none;
-    return c;
-  };
   const auto activations_of = [&](const std::string& name) {
     const auto found = statistics.find(name);
     return found == statistics.end() ? nullptr : found->second.get();
+  };
+  const auto balance = a.balance == "none" ? sinq::Balancing::none : sinq::Balancing::sinkhorn;
+  std::map<std::string, sinq::QuantizeConfig> chosen;
+  if (a.budget) {
+    program::ProgressBar bar("choosing widths");
+    chosen = quantize_model::within_budget(a.source, *a.budget, balance, selection, threads.executor(), activations_of,
+                                           [&](double share) { bar.update(share); });
+  }
+  const auto config_of = [&](const std::string& name) {
+    sinq::QuantizeConfig c = a.budget   ? chosen.at(name)
+                             : a.preset ? sinq::preset(*a.preset, sinq::role_of(name))
+                                        : fixed;
+    c.balance = balance;
+    c.calibration = statistics.contains(name) ? fixed.calibration : sinq::Calibration::none;
+    return c;
   };
   sinq::store::Json settings = {{"bits", fixed.bits},     {"group_size", fixed.group_size},
                                 {"tile", a.tile},         {"rounding", a.rounding},
                                 {"refine", a.refine},     {"balance", a.balance},
                                 {"aux_bits", a.aux_bits}, {"kurtosis_gate", fixed.kurtosis_gate}};
-  if (a.preset) settings = {{"preset", *a.preset}};
+  if (a.preset) settings = {{"preset", *a.preset}, {"balance", a.balance}};
+  if (a.budget) settings = {{"budget", *a.budget}, {"balance", a.balance}};
   if (a.calibration != "none") {
     settings["calibration"] = a.calibration;
     if (a.tokens.empty())
@@ -260,6 +283,12 @@ int main(int argc, char** argv) {
   app.add_option("OUT_DIR", a.target, "Directory to write")->required();
   auto* preset = app.add_option("--preset", a.preset, "Best known way to stay below so many bits per weight")
                      ->check(program::one_of<double>({sinq::kPresets.begin(), sinq::kPresets.end()}));
+  auto* budget =
+      app.add_option("--budget", a.budget,
+                     "Mixed precision: the widths, tensor by tensor, that stay below so many bits per weight "
+                     "over all of them and lose least")
+          ->check(program::from_to(2.0, 16.0))
+          ->excludes(preset);
   std::vector<CLI::Option*> method;
   const auto words = [&](const char* name, std::string& value, std::vector<std::string> allowed, const char* help) {
     method.push_back(
@@ -272,20 +301,15 @@ int main(int argc, char** argv) {
   method.push_back(
       app.add_option("--group-size", a.config.group_size,
                      "Weights of a row that share scale and zero: a multiple of 16 up to 256, or 0 for the whole row")
-          ->check(CLI::Validator(
-              [](const std::string& text) -> std::string {
-                const auto n = program::number<int>(text);
-                if (n && *n >= 0 && *n <= 256 && *n % 16 == 0) return {};
-                return "\"" + text + "\" is not a multiple of 16 from 16 to 256, or 0 for the whole row";
-              },
-              "INT:16..256"))
+          ->check(program::group_size())
           ->capture_default_str());
   words("--tile", a.tile, {"stripe", "square"}, "What is balanced at a time: all rows of a group, or a square");
   words("--rounding", a.rounding, {"uniform", "symmetric", "nf4", "nf3", "table"},
         "Levels; table: a codebook fitted to balanced groups, with --refine fit");
   words("--refine", a.refine, {"none", "hqq", "fit"},
         "hqq: improvement of the zeros; fit: scales and zeros of least error, then an unbiased gain");
-  words("--balance", a.balance, {"sinkhorn", "none"}, "Second axis of scales");
+  words("--balance", a.balance, {"sinkhorn", "none"},
+        "Second axis of scales; none goes with --preset, too, for a model that sinq_fold has balanced");
   method.push_back(
       app.add_option("--kurtosis-gate", a.config.kurtosis_gate,
                      "Leave matrices whose kurtosis exceeds this unbalanced (the paper's programs: 5); 0: balance all")
@@ -294,7 +318,11 @@ int main(int argc, char** argv) {
   method.push_back(app.add_option("--aux-bits", a.aux_bits, "Bits of a scale and of a zero")
                        ->check(program::one_of<int>({16, 8, 6, 4}))
                        ->capture_default_str());
-  for (CLI::Option* option : method) preset->excludes(option);
+  for (CLI::Option* option : method)
+    if (option->get_name() != "--balance") {
+      preset->excludes(option);
+      budget->excludes(option);
+    }
   app.add_option("--calibration", a.calibration,
                  "What is made of the activations that a text causes in the decoder's linear layers. awq: column "
                  "scales in proportion to them (with balancing: A-SINQ); weighted: the fit makes the error of the "
@@ -314,7 +342,7 @@ int main(int argc, char** argv) {
   app.add_option("--report", a.report, "File to write a JSON report to, tensor by tensor");
   app.add_flag("--json", a.json, "The same report as one JSON object on standard output");
   return program::run(app, argc, argv, [&] {
-    if (std::all_of(method.begin(), method.end(), [](auto* option) { return option->count() == 0; }))
+    if (!a.budget && std::all_of(method.begin(), method.end(), [](auto* option) { return option->count() == 0; }))
       a.preset = a.preset.value_or(4.5);
     run(a, bits->count() != 0, threads);
   });

@@ -13,7 +13,7 @@
 // the balanced matrix (SINQ: `QuantizeConfig{}`). What loses least at a given size is a preset (preset.hpp), and the
 // one of 4.5 bits is what `quantize(weights)` uses: balanced groups of 16, levels fitted to such groups, scale and zero
 // of least error in few bits, an unbiased gain at last (fit.hpp, unbias.hpp). `measure` compares a result with its
-// original.
+// original. For a budget between the presets, or tensors of very different importance: budget.hpp.
 //
 // With knowledge of the activations (activations.hpp: statistics that an engine fills; QuantizeOptions::activations)
 // the error of the outputs counts instead of that of the weights: `QuantizeConfig::calibration` = awq (AWQ, and A-SINQ
@@ -35,6 +35,7 @@
 // against the stored value removes most of it for free.
 
 #include "quantize/activations.hpp"
+#include "quantize/budget.hpp"
 #include "quantize/config.hpp"
 #include "quantize/metrics.hpp"
 #include "quantize/preset.hpp"

@@ -14,8 +14,8 @@ using programs::Outcome;
 using programs::Programs;
 using tiny::json;
 
-constexpr const char* kPrograms[] = {"sinq_quantize", "sinq_perplexity", "sinq_inspect",
-                                     "sinq_generate", "sinq_demo",       "sinq_compare"};
+constexpr const char* kPrograms[] = {"sinq_quantize", "sinq_perplexity", "sinq_inspect", "sinq_generate",
+                                     "sinq_fold",     "sinq_demo",       "sinq_compare"};
 
 TEST_F(Programs, HelpGoesToStandardOutput) {
   for (const std::string program : kPrograms) {
@@ -50,6 +50,10 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--aux-bits 12", 2, {"--aux-bits", "{16,8,6,4}"});
   expect_failure(quantize + "--preset 3.3", 2, {"--preset", "3.3", "{2.5,3,3.5,4,4.5,5,6,8}"});
   expect_failure(quantize + "--preset 3.5 --bits 3", 2, {"--preset", "--bits"});
+  expect_failure(quantize + "--budget 1", 2, {"--budget", "1", "from 2 to 16"});
+  expect_failure(quantize + "--budget 3 --preset 3.5", 2, {"--budget", "--preset"});
+  expect_failure(quantize + "--budget 3 --bits 3", 2, {"--budget", "--bits"});
+  expect_failure(quantize + "--budget 2.5", 2, {"--budget 2.5", "bits per weight at least"});
   expect_failure(quantize + "--rounding table", 2, {"--rounding table", "only fit"});
   expect_failure(quantize + "--rounding table --refine fit --bits 5", 2, {"--bits 5", "2, 3 or 4"});
   expect_failure(quantize + "--calibration imatrix", 2, {"--calibration", "{none,awq,weighted,gptq}"});
@@ -69,6 +73,10 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure(quantize + "--report " + path("nowhere/r.json"), 2, {"--report", "nowhere", "no directory"});
   expect_failure("sinq_quantize " + model + " ''", 2, {"OUT_DIR", "empty"});
   expect_failure(quantize + "--exclude .", 2, {"no tensor", "left"});
+  const std::string fold = "sinq_fold " + model + " " + path("q") + " ";
+  expect_failure(fold + "--group-size 24", 2, {"--group-size", "24", "multiple of 16"});
+  expect_failure(fold + "--factors halves", 2, {"--factors", "halves", "powers-of-two"});
+  expect_failure(fold + "--type f8", 2, {"--type", "f8", "bf16"});
   expect_failure("sinq_perplexity " + model, 2, {"--tokens", "required"});
   expect_failure("sinq_perplexity " + model + " --tokens " + path("none"), 2, {"--tokens", "does not exist"});
   expect_failure("sinq_perplexity " + model + " --tokens " + path("tokens.safetensors") + " --numerics quick", 2,
@@ -218,6 +226,46 @@ TEST_F(Programs, CalibrationHelpsOnItsText) {
   EXPECT_LT(kl(" --calibration gptq" + tokens), 0.9 * kl(""));
   const double two_threads = kl(" --calibration gptq --threads 2 --windows 3");
   EXPECT_EQ(kl(" --calibration gptq --threads 1 --windows 3"), two_threads);
+}
+
+/// Two commands make a model that any engine runs: balanced, and without a second axis.
+TEST_F(Programs, FoldThenQuantizeWithoutBalancing) {
+  save_model("model");
+  tiny::save_windows(directory / "tokens.safetensors", 256);
+  const json report = expect_json("sinq_fold " + path("model") + " " + path("folded") + " --group-size 32 --json");
+  EXPECT_EQ(report.at("groups").size(), 8u);
+  EXPECT_LT(report.at("rounding_error").get<double>(), 0x1p-24);
+  const std::string compare = " --json --tokens " + path("tokens.safetensors") + " --reference " + path("model");
+  // Logits off by 1e-4 of themselves (fold_test.cpp) change a KL divergence by the square of that.
+  EXPECT_LT(expect_json("sinq_perplexity " + path("folded") + compare).at("kl").get<double>(), 1e-7);
+
+  const json quantized =
+      expect_json("sinq_quantize " + path("folded") + " " + path("q") + " --preset 4.5 --balance none --json");
+  EXPECT_EQ(quantized.at("settings"), json({{"preset", 4.5}, {"balance", "none"}}));
+  for (const auto& [name, q] : sinq::store::load(directory / "q")) EXPECT_TRUE(q.col_scale.empty()) << name;
+  EXPECT_LT(expect_json("sinq_perplexity " + path("q") + compare).at("kl").get<double>(), 0.1);
+  const Outcome text = run("sinq_fold " + path("model") + " " + path("text"));
+  EXPECT_NE(text.out.find("q, k, v -> input_layernorm"), std::string::npos) << text.out;
+  expect_failure("sinq_fold " + path("q") + " " + path("again"), 1, {"already quantized"});
+}
+
+TEST_F(Programs, BudgetIsKept) {
+  save_model("model");
+  const std::string command = "sinq_quantize " + path("model") + " " + path("q") + " --json --budget ";
+  const json small = expect_json(command + "4.2");
+  const json large = expect_json(command + "6.3 --balance none");
+  EXPECT_LE(small.at("bits_per_weight").get<double>(), 4.2);
+  EXPECT_GT(small.at("bits_per_weight").get<double>(), 4.1);  // a step of the smallest matrix is 0.02 of the whole
+  EXPECT_LE(large.at("bits_per_weight").get<double>(), 6.3);
+  EXPECT_GT(large.at("bits_per_weight").get<double>(), 6.2);
+  EXPECT_EQ(small.at("settings").at("budget"), 4.2);
+  std::map<int, int> widths;
+  for (const auto& t : small.at("quantized")) ++widths[t.at("bits").get<int>()];
+  EXPECT_GT(widths.size(), 1u);
+  for (std::size_t i = 0; i < 14; ++i)
+    EXPECT_GE(large.at("quantized")[i].at("bits"), small.at("quantized")[i].at("bits"));
+  EXPECT_NE(run("sinq_quantize " + path("model") + " " + path("q") + " --budget 4.2").out.find("bits of a code"),
+            std::string::npos);
 }
 
 TEST_F(Programs, TiedEmbeddingIsStoredOnce) {
