@@ -4,6 +4,8 @@
 #include <sinq/core/thread_pool.hpp>
 
 #include "engine/build.hpp"
+#include "engine/collect.hpp"
+#include "engine/generate.hpp"
 #include "examples/tiny_model.hpp"
 
 namespace {
@@ -234,6 +236,64 @@ TEST(ModelConfig, ErrorsNameTheKeyAndWhatIsSupported) {
   expect_error({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, "\"rope_scaling.factor\" is 0.5");
   expect_error({{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}, "\"rope_parameters.partial_rotary_factor\"");
   expect_error({{"tie_word_embeddings", 1}}, "\"tie_word_embeddings\" is neither true nor false");
+}
+
+// What the first attention gets is the embedding, normed: known without running the model.
+TEST(Collect, SeesWhatTheLayersGet) {
+  const engine::ModelConfig config = parse(tiny_config("LlamaForCausalLM"));
+  const auto tensors = random_tensors(config);
+  MapSource source{tensors};
+  const engine::Model model = engine::build_model(config, source);
+  const std::vector<engine::Window> windows = {kTokens, {}, {1, 2, 3}};
+  sinq::SerialExecutor serial;
+  const auto all = engine::collect(model, windows, {.second_moments = true}, serial);
+  EXPECT_EQ(all.size(), 14u);
+  for (const auto& [name, statistics] : all) {
+    EXPECT_EQ(statistics->cols(), tensors.at(name).cols) << name;
+    EXPECT_EQ(statistics->tokens(), 16) << name;
+  }
+  const std::string layer = "model.layers.0.";
+  EXPECT_EQ(all.at(layer + "self_attn.q_proj.weight"), all.at(layer + "self_attn.v_proj.weight"));
+  EXPECT_EQ(all.at(layer + "mlp.gate_proj.weight"), all.at(layer + "mlp.up_proj.weight"));
+  EXPECT_NE(all.at(layer + "self_attn.q_proj.weight"), all.at("model.layers.1.self_attn.q_proj.weight"));
+
+  sinq::Activations expected(config.hidden_size);
+  for (const engine::Window& window : windows) {
+    const engine::Matrix x = model.embedding.rows_at(window);
+    const engine::Matrix n = engine::rms_norm(x, model.layers[0].attention_norm, config.rms_norm_eps);
+    expected.add(n);
+  }
+  EXPECT_EQ(all.at(layer + "self_attn.k_proj.weight")->mean_square(), expected.mean_square());
+
+  Eigen::ThreadPool three(3);
+  sinq::ThreadPoolExecutor pool(three);
+  const auto threaded = engine::collect(model, windows, {.second_moments = true}, pool);
+  for (const auto& [name, statistics] : all)
+    EXPECT_EQ(threaded.at(name)->mean_square(), statistics->mean_square()) << name;
+}
+
+TEST(Generate, OwnTextIsTheSameOnAnyNumberOfThreads) {
+  for (bool with_bos : {true, false}) {
+    json json_config = tiny_config("LlamaForCausalLM");
+    if (with_bos) json_config["bos_token_id"] = 7;
+    const engine::ModelConfig config = parse(json_config);
+    const auto tensors = random_tensors(config);
+    MapSource source{tensors};
+    const engine::Model model = engine::build_model(config, source);
+    sinq::SerialExecutor serial;
+    Eigen::ThreadPool three(3);
+    sinq::ThreadPoolExecutor pool(three);
+    const auto windows = engine::own_text(model, 5, 12, 1, serial);
+    ASSERT_EQ(windows.size(), 5u);
+    for (const auto& window : windows) {
+      EXPECT_EQ(window.size(), 12u);
+      if (with_bos) {
+        EXPECT_EQ(window[0], 7);
+      }
+    }
+    EXPECT_NE(windows[0], windows[1]);
+    EXPECT_EQ(windows, engine::own_text(model, 5, 12, 1, pool));
+  }
 }
 
 }  // namespace

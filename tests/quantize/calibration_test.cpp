@@ -233,7 +233,8 @@ TEST(Gptq, LosesLessWithEveryPass) {
   }
 }
 
-/// The reference's search in double, on one tile of the whole matrix: column scales of the best exponent.
+/// The reference's search in double, on one tile of the whole matrix, with the weights and activations that meet in the
+/// balanced domain: column scales of the best exponent.
 std::vector<double> awq(const Matrix& w, const Matrix& x, int bits, bool balanced) {
   const Eigen::MatrixXd wide = w.cast<double>();
   Eigen::VectorXd row = Eigen::VectorXd::Ones(w.rows());
@@ -243,8 +244,8 @@ std::vector<double> awq(const Matrix& w, const Matrix& x, int bits, bool balance
     for (std::int64_t i = 0; i < w.rows(); ++i) row[i] = double{b.row[static_cast<std::size_t>(i)]};
     for (std::int64_t j = 0; j < w.cols(); ++j) col[j] = double{b.col[static_cast<std::size_t>(j)]};
   }
-  const Eigen::VectorXd activation = x.cast<double>().cwiseAbs().colwise().mean();
-  const Eigen::VectorXd weight = wide.cwiseAbs().colwise().mean();
+  const Eigen::VectorXd activation = x.cast<double>().cwiseAbs().colwise().mean().transpose().cwiseProduct(col);
+  const Eigen::VectorXd weight = wide.cwiseAbs().colwise().mean().transpose().cwiseQuotient(col);
   double least = INFINITY;
   std::vector<double> best;
   for (int k = 0; k < 20; ++k) {

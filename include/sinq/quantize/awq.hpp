@@ -8,15 +8,19 @@
 #include "elementary.hpp"
 #include "encode.hpp"
 
-// Activation-aware column scales (AWQ, arXiv 2306.00978; with balancing A-SINQ, as the Python reference of SINQ does
-// it): columns with large activations are multiplied by a factor before rounding, and their column scale divided by it,
-// so that their error becomes smaller at the expense of the others'.
+// Activation-aware column scales (AWQ, arXiv 2306.00978; with balancing A-SINQ): columns with large activations are
+// multiplied by a factor before rounding, and their column scale divided by it, so that their error becomes smaller at
+// the expense of the others'.
 //
 //   factor[j] = E|x_j|^alpha / (mean |W[.,j]|^(1 - alpha) + 1e-4)      both at least 1e-4, then over sqrt(max min)
 //
 // for alpha = 0, 0.05, ..., 0.95; the one of the least output error on the sample of tokens stays: of |W x - restored
-// x| with balancing, of its square without. Among equals the first. What differs from the reference: the error is that
-// of the whole method, auxiliaries in their stored types included, rather than of a plain rounding to float scales.
+// x| with balancing, of its square without. Among equals the first.
+//
+// Two things differ from the Python reference of SINQ. The error is that of the whole method, auxiliaries in their
+// stored types included, rather than of a plain rounding to float scales. And with balancing, W and x are those that
+// meet there, W / col_scale and x col_scale: with the raw ones, as in the reference, the mean of |W| is divided out a
+// second time, and A-SINQ loses more than SINQ does (bench/results/quality.md).
 
 namespace sinq::inline SINQ_ABI::detail::quantize {
 
@@ -72,19 +76,23 @@ class AwqSearch {
   [[nodiscard]] bool column_scales(int exponent, Aux aux, const std::vector<float>& balanced,
                                    std::vector<float>& out) const {
     const float alpha = static_cast<float>(exponent) / kAwqExponents;
-    std::vector<float> factor(weight_.size());
-    float least = INFINITY;
-    float most = 0;
-    for (std::size_t j = 0; j < factor.size(); ++j) {
-      const float a = std::max(power(activation_[j], alpha), 1e-4f);
-      factor[j] = std::max(a / (power(weight_[j], 1 - alpha) + 1e-4f), 1e-4f);
-      least = std::min(least, factor[j]);
-      most = std::max(most, factor[j]);
-    }
-    const auto middle = static_cast<float>(std::sqrt(double{least} * double{most}));
-    for (std::size_t k = 0; k < balanced.size(); ++k) {
-      out[k] = pack::round_to(aux, balanced[k] / (factor[k % factor.size()] / middle));
-      if (!fits(aux, out[k])) return false;
+    const std::size_t cols = weight_.size();
+    std::vector<float> factor(cols);
+    for (std::size_t first = 0; first < balanced.size(); first += cols) {
+      float least = INFINITY;
+      float most = 0;
+      for (std::size_t j = 0; j < cols; ++j) {
+        const float col_scale = balanced[first + j];
+        const float a = std::max(power(activation_[j] * col_scale, alpha), 1e-4f);
+        factor[j] = std::max(a / (power(weight_[j] / col_scale, 1 - alpha) + 1e-4f), 1e-4f);
+        least = std::min(least, factor[j]);
+        most = std::max(most, factor[j]);
+      }
+      const auto middle = static_cast<float>(std::sqrt(double{least} * double{most}));
+      for (std::size_t j = 0; j < cols; ++j) {
+        out[first + j] = pack::round_to(aux, balanced[first + j] / (factor[j] / middle));
+        if (!fits(aux, out[first + j])) return false;
+      }
     }
     return true;
   }

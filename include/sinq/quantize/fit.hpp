@@ -24,9 +24,10 @@
 // Per group again: the stored scale and its two neighbours, each with the zero that fits it best and that one's two
 // neighbours; the pair of least error stays. So what the auxiliaries' few bits lose, the codes take back.
 //
-// The error is not weighted. In the balanced domain a column counts by its share of the row; weighting by col_scale^2
-// (the plain error of the weights) was clearly worse on every model, weighting by x^2 no better (bench/results/
-// quality.md). Least squares shrinks; unbias.hpp takes that back when the codes are known.
+// Without activations the error is not weighted. In the balanced domain a column counts by its share of the row;
+// weighting by col_scale^2 (the plain error of the weights) was clearly worse on every model, weighting by x^2 no better
+// (bench/results/quality.md). With them columns count by their importance (importance.hpp). Least squares shrinks;
+// unbias.hpp takes that back when the codes are known.
 
 namespace sinq::inline SINQ_ABI::detail::quantize {
 

@@ -48,6 +48,30 @@ void print_bits() {
     h.add(&b.imbalance_after, 8);
     std::printf("balance %016llx\n", static_cast<unsigned long long>(h.value));
   }
+  const auto print = [](const QuantizedMatrix& q) {
+    const auto restored = dequantize(q);
+    Hash h;
+    h.add(q.codes);
+    h.add(q.scale);
+    h.add(q.zero);
+    h.add(q.coarse_scale);
+    h.add(q.col_scale);
+    h.add(restored.data(), static_cast<std::size_t>(restored.size()) * 4);
+    std::printf("%016llx\n", static_cast<unsigned long long>(h.value));
+  };
+  const auto x = weights(200, 150);
+  Activations activations(150, {.second_moments = true});
+  activations.add(MatrixView<const float>(x.data(), 200, 150));
+  for (Isa isa : supported_isas())
+    for (Calibration calibration : {Calibration::awq, Calibration::weighted, Calibration::gptq})
+      for (Balancing balance : {Balancing::sinkhorn, Balancing::none})
+        for (Refine refine : {Refine::none, Refine::fit}) {
+          if (calibration == Calibration::weighted && refine != Refine::fit) continue;
+          force_isa(isa);
+          std::printf("%d %d %d ", static_cast<int>(calibration), static_cast<int>(balance), static_cast<int>(refine));
+          print(quantize(view, {.bits = 3, .refine = refine, .balance = balance, .calibration = calibration},
+                         {.activations = &activations}));
+        }
   for (Isa isa : supported_isas())
     for (int bits : kBitWidths)
       for (Rounding rounding : {Rounding::uniform, Rounding::symmetric, Rounding::nf4, Rounding::nf3, Rounding::table})
@@ -65,16 +89,9 @@ void print_bits() {
                                                         .balance = balance,
                                                         .scale = aux,
                                                         .zero = aux});
-              const auto restored = dequantize(q);
-              Hash h;
-              h.add(q.codes);
-              h.add(q.scale);
-              h.add(q.zero);
-              h.add(q.coarse_scale);
-              h.add(q.col_scale);
-              h.add(restored.data(), static_cast<std::size_t>(restored.size()) * 4);
-              std::printf("%d %d %d %d %d %016llx\n", bits, static_cast<int>(rounding), static_cast<int>(refine),
-                          static_cast<int>(balance), static_cast<int>(aux), static_cast<unsigned long long>(h.value));
+              std::printf("%d %d %d %d %d ", bits, static_cast<int>(rounding), static_cast<int>(refine),
+                          static_cast<int>(balance), static_cast<int>(aux));
+              print(q);
             }
 }
 
