@@ -131,14 +131,12 @@ inline void validate_choices(std::span<const std::vector<Choice>> tensors) {
 /// and a column cost 16 bits each).
 [[nodiscard]] inline std::vector<QuantizeConfig> budget_configs() {
   using detail::quantize::fitted;
-  std::vector<QuantizeConfig> all = {
-      fitted(2, Aux::u5, Aux::none), fitted(2, Aux::u4, Aux::u4), fitted(3, Aux::u4, Aux::none),
-      fitted(3, Aux::u5, Aux::none), fitted(3, Aux::u5, Aux::u5), fitted(3, Aux::u6, Aux::u6),
-      fitted(4, Aux::u5, Aux::none), fitted(4, Aux::u6, Aux::u6), fitted(5, Aux::u4, Aux::u4),
-      fitted(5, Aux::u6, Aux::u6),   fitted(6, Aux::u4, Aux::u4), fitted(6, Aux::u8, Aux::u8),
-      fitted(8, Aux::u8, Aux::u8)};
-  all.back().group_size = 64;
-  return all;
+  return {fitted(2, Aux::u5, Aux::none),   fitted(2, Aux::u4, Aux::u4),     fitted(3, Aux::u4, Aux::none),
+          fitted(3, Aux::u5, Aux::none),   fitted(3, Aux::u5, Aux::u5),     fitted(3, Aux::u6, Aux::u6),
+          fitted(4, Aux::u5, Aux::none),   fitted(4, Aux::u6, Aux::u6, 32), fitted(4, Aux::u6, Aux::u6),
+          fitted(5, Aux::u6, Aux::u6, 64), fitted(5, Aux::u6, Aux::u6, 32), fitted(5, Aux::u4, Aux::u4),
+          fitted(5, Aux::u6, Aux::u6),     fitted(6, Aux::u6, Aux::u6, 64), fitted(6, Aux::u6, Aux::u6, 32),
+          fitted(6, Aux::u4, Aux::u4),     fitted(6, Aux::u8, Aux::u8),     fitted(8, Aux::u8, Aux::u8, 64)};
 }
 
 /// Loss per square of relative error, up to a factor that all have in common: measured on four models

@@ -18,11 +18,11 @@ inline constexpr std::array<double, 8> kPresets = {2.5, 3, 3.5, 4, 4.5, 5, 6, 8}
 
 namespace detail::quantize {
 
-/// Groups of 16: the codebook without a zero (`zero` none), or with one; even levels from 5 bits on.
-[[nodiscard]] inline QuantizeConfig fitted(int bits, Aux scale, Aux zero) noexcept {
+/// The codebook without a zero (`zero` none), or with one; even levels from 5 bits on.
+[[nodiscard]] inline QuantizeConfig fitted(int bits, Aux scale, Aux zero, std::int64_t group_size = 16) noexcept {
   QuantizeConfig c;
   c.bits = bits;
-  c.group_size = 16;
+  c.group_size = group_size;
   c.rounding = bits <= 4 ? Rounding::table : Rounding::uniform;
   c.refine = Refine::fit;
   c.scale = scale;
@@ -63,10 +63,7 @@ namespace detail::quantize {
   if (bits_per_weight == 5) return value ? fitted(5, Aux::u4, Aux::u4) : fitted(4, Aux::u6, Aux::u6);
   if (bits_per_weight == 6) return value ? fitted(6, Aux::u4, Aux::u4) : fitted(5, Aux::u6, Aux::u6);
   detail::core::require(bits_per_weight == 8, "preset", bits_per_weight, "allowed are 2.5, 3, 3.5, 4, 4.5, 5, 6 and 8");
-  if (!value && !down) return fitted(6, Aux::u8, Aux::u8);
-  QuantizeConfig c = fitted(8, Aux::u8, Aux::u8);
-  c.group_size = 64;
-  return c;
+  return value || down ? fitted(8, Aux::u8, Aux::u8, 64) : fitted(6, Aux::u8, Aux::u8);
 }
 
 /// The role that a tensor's name gives away, after the conventions of Hugging Face checkpoints (Llama, Qwen, Mistral,
