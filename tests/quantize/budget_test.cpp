@@ -115,8 +115,8 @@ TEST(ChoicesFor, SizesAreExactAndErrorsThoseOfTheSample) {
     const WeightView rows(sample.data(), DType::f32, 23, 88);
     const double output = measure(quantize(rows, configs[k]), rows, moments).output_error;
     EXPECT_EQ(few[k].loss, 2 * output * output);
-    if (k > 0) {  // each is larger than the one before, and better
-      EXPECT_GT(all[k].bits, all[k - 1].bits);
+    if (k > 0) {  // each is larger than the one before (or as large, where rows end with a broken byte), and better
+      EXPECT_GE(all[k].bits, all[k - 1].bits);
       EXPECT_LT(all[k].loss, all[k - 1].loss);
     }
   }

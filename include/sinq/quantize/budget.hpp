@@ -127,16 +127,16 @@ inline void validate_choices(std::span<const std::vector<Choice>> tensors) {
   }
 }
 
-/// What a budget is spent on: the building blocks of the presets, from 2.31 to 8.25 bits per weight (beside them, a row
-/// and a column cost 16 bits each).
+/// What a budget is spent on, from 2.31 to 8.25 bits per weight (beside them, a row and a column cost 16 bits each): the
+/// building blocks of the presets, and from 4 bits on groups of 32 and 64.
 [[nodiscard]] inline std::vector<QuantizeConfig> budget_configs() {
   using detail::quantize::fitted;
   return {fitted(2, Aux::u5, Aux::none),   fitted(2, Aux::u4, Aux::u4),     fitted(3, Aux::u4, Aux::none),
           fitted(3, Aux::u5, Aux::none),   fitted(3, Aux::u5, Aux::u5),     fitted(3, Aux::u6, Aux::u6),
           fitted(4, Aux::u5, Aux::none),   fitted(4, Aux::u6, Aux::u6, 32), fitted(4, Aux::u6, Aux::u6),
-          fitted(5, Aux::u6, Aux::u6, 64), fitted(5, Aux::u6, Aux::u6, 32), fitted(5, Aux::u4, Aux::u4),
-          fitted(5, Aux::u6, Aux::u6),     fitted(6, Aux::u6, Aux::u6, 64), fitted(6, Aux::u6, Aux::u6, 32),
-          fitted(6, Aux::u4, Aux::u4),     fitted(6, Aux::u8, Aux::u8),     fitted(8, Aux::u8, Aux::u8, 64)};
+          fitted(5, Aux::u6, Aux::u6, 64), fitted(5, Aux::u6, Aux::u6, 32), fitted(5, Aux::u6, Aux::u6),
+          fitted(6, Aux::u6, Aux::u6, 64), fitted(6, Aux::u6, Aux::u6, 32), fitted(6, Aux::u8, Aux::u8),
+          fitted(8, Aux::u8, Aux::u8, 64)};
 }
 
 /// Loss per square of relative error, up to a factor that all have in common: measured on four models
