@@ -10,11 +10,16 @@
 namespace sinq::inline SINQ_ABI {
 
 /// Instruction sets with code of their own. The choice is made at run time from feature bits (and what the operating
-/// system saves), never from a model number. Quantizing gives the same bits on all of them.
-enum class Isa : std::uint8_t { portable, avx2, avx512 };
+/// system saves), never from a model number. Each has what those before it have. Quantizing gives the same bits on all
+/// of them.
+///
+///   avx2         AVX2, FMA
+///   avx512       AVX-512 F, BW, VL, DQ; VNNI where the machine has it
+///   avx512vbmi   the same with VNNI and VBMI
+enum class Isa : std::uint8_t { portable, avx2, avx512, avx512vbmi };
 
 [[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
+  return isa == Isa::avx512vbmi ? "avx512vbmi" : isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
 }
 
 namespace detail::core {
@@ -22,15 +27,18 @@ namespace detail::core {
 [[nodiscard]] inline bool supported(Isa isa) noexcept {
 #if defined(__x86_64__)
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx512)
+  if (isa == Isa::avx512 || isa == Isa::avx512vbmi)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           (isa == Isa::avx512 || (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")));
 #endif
   return isa == Isa::portable;
 }
 
 [[nodiscard]] inline Isa best_isa() noexcept {
-  return supported(Isa::avx512) ? Isa::avx512 : supported(Isa::avx2) ? Isa::avx2 : Isa::portable;
+  for (Isa isa : {Isa::avx512vbmi, Isa::avx512, Isa::avx2})
+    if (supported(isa)) return isa;
+  return Isa::portable;
 }
 
 inline std::atomic<Isa>& chosen_isa() noexcept {
@@ -43,7 +51,7 @@ inline std::atomic<Isa>& chosen_isa() noexcept {
 /// What this machine can run, slowest first.
 [[nodiscard]] inline std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vbmi})
     if (detail::core::supported(isa)) found.push_back(isa);
   return found;
 }
