@@ -17,32 +17,33 @@ namespace peak {
 
 constexpr std::int64_t kRounds = 20'000;
 constexpr int kSums = 12;  // hide the latency
+inline constexpr std::int8_t kFour[4] = {77, 77, 77, 77};
 
-#define SINQ_PEAK(isa, features)                                                                                   \
-  [[gnu::target(features), gnu::noinline]] inline float fma_##isa() noexcept {                                     \
-    using namespace sinq::detail::matmul::isa;                                                                     \
-    Floats sum[kSums];                                                                                             \
-    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all(static_cast<float>(s));                               \
-    const Floats a = all(1.5f);                                                                                    \
-    for (std::int64_t k = 0; k < kRounds; ++k) {                                                                   \
-      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = multiply_add(a, sum[s], a);                             \
-    }                                                                                                              \
-    float out[kWidth];                                                                                             \
-    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = plus(sum[0], sum[s]);                                     \
-    store(out, sum[0]);                                                                                            \
-    return out[0];                                                                                                 \
-  }                                                                                                                \
-  [[gnu::target(features), gnu::noinline]] inline float bytes_##isa() noexcept {                                   \
-    using namespace sinq::detail::matmul::isa;                                                                     \
-    Ints sum[kSums];                                                                                               \
-    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all_ints(0);                                              \
-    for (std::int64_t k = 0; k < kRounds; ++k) {                                                                   \
-      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = dot<false>(sum[s], sum[(s + 1) % kSums], all_ints(77)); \
-    }                                                                                                              \
-    float out[kWidth];                                                                                             \
-    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = add_ints(sum[0], sum[s]);                                 \
-    store(out, to_floats(sum[0]));                                                                                 \
-    return out[0];                                                                                                 \
+#define SINQ_PEAK(isa, features)                                                                            \
+  [[gnu::target(features), gnu::noinline]] inline float fma_##isa() noexcept {                              \
+    using namespace sinq::detail::matmul::isa;                                                              \
+    Floats sum[kSums];                                                                                      \
+    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all(static_cast<float>(s));                        \
+    const Floats a = all(1.5f);                                                                             \
+    for (std::int64_t k = 0; k < kRounds; ++k) {                                                            \
+      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = multiply_add(a, sum[s], a);                      \
+    }                                                                                                       \
+    float out[kWidth];                                                                                      \
+    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = plus(sum[0], sum[s]);                              \
+    store(out, sum[0]);                                                                                     \
+    return out[0];                                                                                          \
+  }                                                                                                         \
+  [[gnu::target(features), gnu::noinline]] inline float bytes_##isa() noexcept {                            \
+    using namespace sinq::detail::matmul::isa;                                                              \
+    Ints sum[kSums];                                                                                        \
+    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all_ints(0);                                       \
+    for (std::int64_t k = 0; k < kRounds; ++k) {                                                            \
+      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = dot<false>(sum[s], sum[(s + 1) % kSums], kFour); \
+    }                                                                                                       \
+    float out[kWidth];                                                                                      \
+    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = add_ints(sum[0], sum[s]);                          \
+    store(out, to_floats(sum[0]));                                                                          \
+    return out[0];                                                                                          \
   }
 SINQ_PEAK(avx2, "avx2,fma,f16c")
 SINQ_PEAK(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
@@ -56,7 +57,7 @@ SINQ_PEAK(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 inline double arithmetic_peak(const Threads& threads, sinq::Isa isa, Unit unit) {
   double best = 0;
 #if defined(__x86_64__)
-  const bool wide = isa == sinq::Isa::avx512;
+  const bool wide = isa >= sinq::Isa::avx512;
   if (isa == sinq::Isa::portable || (wide && !sinq::detail::matmul::avx512::has_byte_products())) return 0;
   const double lanes = (wide ? 16 : 8) * (unit == Unit::fma ? 1 : 4);
   for (int round = 0; round < 5; ++round) {

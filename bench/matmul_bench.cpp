@@ -65,7 +65,7 @@ double limit(const sinq::Format& f, sinq::Isa isa, sinq::Numerics numerics, std:
   const double memory = dram_read(threads) * static_cast<double>(weights * tokens) / static_cast<double>(bytes);
   const bool fast = numerics == sinq::Numerics::fast;
   const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
-  const bool floats = !fast && (nf || isa != sinq::Isa::avx512);
+  const bool floats = !fast && (nf || isa < sinq::Isa::avx512);
   const double arithmetic = arithmetic_peak(threads, isa, floats ? Unit::fma : Unit::bytes) / (fast || floats ? 1 : 3);
   return arithmetic == 0 ? memory : std::min(memory, arithmetic);
 }
@@ -136,7 +136,7 @@ const bool kRegistered = [] {
   for (sinq::Isa isa : sinq::supported_isas())
     for (Unit unit : {Unit::fma, Unit::bytes})
       for (int width : {1, 2}) {
-        if (isa == sinq::Isa::portable) continue;
+        if (isa == sinq::Isa::portable || isa == sinq::Isa::avx512vbmi) continue;  // units of its own has neither
         add(std::string("limit/") + (unit == Unit::fma ? "fma/" : "byte_products/") + name_of(isa) +
                 "/threads:" + std::to_string(width),
             [=](benchmark::State& s) {

@@ -191,7 +191,7 @@ TEST(Cpu, ForcedInstructionSetIsInUse) {
     force_isa(isa);
     EXPECT_EQ(current_isa(), isa);
   }
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon})
+  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512vbmi})
     if (!core::supported(isa)) {
       EXPECT_EQ(message_of([&] { force_isa(isa); }),
                 std::string("sinq: isa = ") + name_of(isa) + ": this machine does not have it");
@@ -203,6 +203,7 @@ TEST(Cpu, ForcedInstructionSetIsInUse) {
   EXPECT_STREQ(name_of(Isa::avx2), "avx2");
   EXPECT_STREQ(name_of(Isa::avx512), "avx512");
   EXPECT_STREQ(name_of(Isa::neon), "neon");
+  EXPECT_STREQ(name_of(Isa::avx512vbmi), "avx512vbmi");
 }
 
 // --- executors ----------------------------------------------------------------------------------------------------

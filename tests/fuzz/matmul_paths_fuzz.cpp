@@ -56,7 +56,7 @@ Format format(Choices& c) {
   f.col_scale = kColumns[c.below(4)];
   if (is_integer(f.scale)) {
     f.signed_scale = c.below(2) == 1;
-    f.coarse_groups = c.below(6);
+    f.coarse_groups = std::max<std::int64_t>(0, c.below(12) - 6);
   }
   return f;
 }

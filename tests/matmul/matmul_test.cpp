@@ -147,6 +147,55 @@ TEST_P(IsaTest, EveryShape) {
   }
 }
 
+/// Scales and zeros that are integers, where a product stays in integers up to the end of a step.
+TEST_P(IsaTest, IntegerGroups) {
+  std::mt19937 random(17);
+  unsigned k = 0;
+  for (const Codes& c : kCodes)
+    for (std::int64_t group : {16, 32, 64, 96, 256})
+      for (Aux scale : {Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8}) {
+        constexpr Aux kZeros[] = {Aux::none, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
+        Format f{.bits = c.bits, .levels = c.levels, .group_size = group, .scale = scale, .zero = kZeros[++k % 6]};
+        if (c.levels == Levels::symmetric) f.zero = Aux::none;
+        if (c.levels == Levels::uniform && f.zero == Aux::none) f.zero = Aux::u5;
+        f.signed_scale = k / 3 % 2;
+        const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 131 % 700;
+        const QuantizedMatrix q = random_matrix(f, rows, cols, random);
+        const PackedMatrix p = pack(q);
+        for (std::int64_t tokens : {1, 5}) {
+          const auto x = random_activations<float>(tokens, cols, random);
+          expect_product(q, x, product(p, x));
+          expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);
+          if (HasFatalFailure()) return;
+        }
+      }
+}
+
+/// The largest sums there are: 256 columns, levels 255 from the zero, scales of 8 bits; activations all at the limit,
+/// and such that all digits to base 256 are -128 or 127.
+TEST_P(IsaTest, LargestSumsFit) {
+  std::mt19937 random(18);
+  for (std::int64_t group : {16, 64, 256})
+    for (int code : {0, 255})
+      for (bool is_signed : {false, true}) {
+        QuantizedMatrix q =
+            random_matrix({.bits = 8, .group_size = group, .scale = Aux::u8, .zero = Aux::u8, .col_scale = Aux::none},
+                          20, 512, random);
+        q.format.signed_scale = is_signed;
+        std::fill(q.codes.begin(), q.codes.end(), static_cast<std::uint8_t>(code));
+        std::fill(q.zero.begin(), q.zero.end(), static_cast<std::uint8_t>(255 - code));
+        std::fill(q.scale.begin(), q.scale.end(), static_cast<std::uint8_t>(is_signed ? 128 : 255));
+        const PackedMatrix p = pack(q);
+        for (float value : {1.0f, -1.0f, 0x7e8080p-23f, -0x7e8080p-23f, 0x7e7f7fp-23f, -0x7e7f7fp-23f}) {
+          const RowMajor<float> x = RowMajor<float>::Constant(4, 512, value);
+          for (Numerics numerics : {Numerics::exact, Numerics::fast})
+            for (std::int64_t tokens : {1, 4})
+              expect_product(q, x.topRows(tokens), product(p, x.topRows(tokens), {.numerics = numerics}), numerics);
+          if (HasFatalFailure()) return;
+        }
+      }
+}
+
 template <class X, class Y>
 void with_types() {
   std::mt19937 random(4);

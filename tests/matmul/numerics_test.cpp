@@ -22,10 +22,12 @@ RowMajor product(const QuantizedMatrix& q, const RowMajor& x, Numerics numerics)
   return y;
 }
 
-const Format kFormats[] = {{.bits = 3, .group_size = 16},
-                           {.bits = 8, .group_size = kWholeRow},
-                           {.levels = Levels::nf4, .scale = Aux::u8, .zero = Aux::none},
-                           {.bits = 5, .levels = Levels::symmetric, .tile = Tile::square, .zero = Aux::none}};
+const Format kFormats[] = {
+    {.bits = 3, .group_size = 16},
+    {.bits = 3, .levels = Levels::table, .group_size = 16, .scale = Aux::u5, .zero = Aux::u4, .signed_scale = true},
+    {.bits = 8, .group_size = kWholeRow},
+    {.levels = Levels::nf4, .scale = Aux::u8, .zero = Aux::none},
+    {.bits = 5, .levels = Levels::symmetric, .tile = Tile::square, .zero = Aux::none}};
 
 TEST(Numerics, NothingIsMadeOfNothing) {
   std::mt19937 random(1);

@@ -370,7 +370,8 @@ TEST(PackedMatrix, UnpacksToTheCanonicalFormBitForBit) {
         for (Tile tile : {Tile::stripe, Tile::square}) {
           Format f{.bits = bits, .group_size = sizes[++k % 6], .tile = tile, .scale = scale, .zero = zero};
           if (is_integer(scale)) f.coarse_groups = k % 4;
-          // Up to 1100 columns: three blocks of 32 groups of 16, the last one not whole.
+          f.signed_scale = is_integer(scale) && k % 3 == 0;
+          // Up to 1100 columns: several blocks of at most 20 groups of 16, the last one not whole.
           const QuantizedMatrix q = random_matrix(f, 1 + k * 7 % 70, 1 + k * 131 % 1100, random);
           const PackedMatrix p = pack(q);
           ASSERT_EQ(unpack(p), q) << k;
@@ -378,6 +379,63 @@ TEST(PackedMatrix, UnpacksToTheCanonicalFormBitForBit) {
           EXPECT_EQ(p.cols(), q.cols);
           EXPECT_EQ(p.format(), f);
         }
+}
+
+TEST(PackedMatrix, IsTheSameWithThreads) {
+  std::mt19937 random(11);
+  Eigen::ThreadPool pool(3);
+  ThreadPoolExecutor threads(pool);
+  for (Tile tile : {Tile::stripe, Tile::square}) {
+    const QuantizedMatrix q = random_matrix({.group_size = 16, .tile = tile, .scale = Aux::u5}, 85, 130, random);
+    EXPECT_EQ(unpack(pack(q, &threads)), q);
+  }
+}
+
+/// Bits behind the last code of a row may be anything in a file; a kernel multiplies them by zeros, `unpack` drops
+/// them.
+TEST(PackedMatrix, BitsBehindTheLastCodeAreDropped) {
+  std::mt19937 random(12);
+  for (int bits : {2, 3, 5, 6}) {
+    const QuantizedMatrix q = random_matrix({.bits = bits}, 17, 67, random);
+    QuantizedMatrix dirty = q;
+    const std::size_t row = q.codes.size() / 17;
+    const int used = 67 * bits % 8;
+    for (std::size_t i = 0; i < 17; ++i) dirty.codes[(i + 1) * row - 1] |= static_cast<std::uint8_t>(0xff << used);
+    EXPECT_NE(dirty, q);
+    EXPECT_EQ(unpack(pack(dirty)), q);
+  }
+}
+
+/// The pictures of strip_order.hpp: where the code of a column lies in its unit.
+TEST(StripOrder, UnitsAreAsDrawn) {
+  using namespace sinq::detail::pack;
+  std::mt19937 random(13);
+  for (int bits : kBitWidths)
+    for (int round = 0; round < 20; ++round) {
+      std::uint8_t stream[32];
+      for (auto& byte : stream) byte = static_cast<std::uint8_t>(test::random_bits(random));
+      std::vector<std::uint8_t> unit(static_cast<std::size_t>(bits * kLine), 0xee);
+      detail::core::with_bits(bits, [&](auto b) { put_unit<b()>(stream, unit.data() + 4); });
+      const auto byte = [&](int line, int i) { return int{unit[static_cast<std::size_t>(line * kLine + 4 + i)]}; };
+      for (int h = 0; h < 2; ++h)
+        for (int n = 0; n < 4; ++n)
+          for (int i = 0; i < 4; ++i) {
+            int code = 0;
+            if (bits == 2) code = byte(h, i) >> (2 * n);
+            if (bits == 4) code = byte(2 * h + n / 2, i) >> (4 * (n % 2));
+            if (bits == 8) code = byte(4 * h + n, i);
+            if (bits == 5) code = (byte(2 * h + n / 2, i) >> (4 * (n % 2)) & 15) | (byte(4, i) >> (4 * h + n) & 1) << 4;
+            if (bits == 3 || bits == 6) {
+              const int six = bits == 6 ? n : 2 * h + n / 2;
+              const int first = bits == 6 ? 3 * h : 0;
+              code = six < 3 ? byte(first + six, i)
+                             : byte(first, i) >> 6 << 4 | byte(first + 1, i) >> 6 << 2 | byte(first + 2, i) >> 6;
+              if (bits == 3) code >>= 3 * (n % 2);
+            }
+            ASSERT_EQ(code & ((1 << bits) - 1), test::bits_at(stream, 16 * h + column_of(bits, n, i), bits))
+                << bits << " bits, half " << h << ", four " << n << ", byte " << i;
+          }
+    }
 }
 
 TEST(PackedMatrix, RowsComeOutAsDequantized) {
@@ -421,7 +479,7 @@ TEST(PackedMatrix, IsDense) {
   for (int bits : kBitWidths)
     for (Aux aux : {Aux::u4, Aux::u5, Aux::u6, Aux::u8, Aux::f16}) {
       const Format f{.bits = bits, .group_size = 16, .scale = aux, .zero = aux};
-      const std::int64_t groups = 120;  // a multiple of all blocks: 8, 6, 10 and 4 groups
+      const std::int64_t groups = 120;  // a multiple of all blocks: 8, 12, 20 and 4 groups
       const QuantizedMatrix q = make_quantized_matrix(f, 64, groups * 16);
       const std::int64_t coarse_padding = is_integer(aux) ? 4 * 32 : 0;
       const std::int64_t unused = aux == Aux::u5 || aux == Aux::u6 ? 64 * 2 * groups / (32 / bits_of(aux)) * 2 / 8 : 0;

@@ -13,13 +13,14 @@ struct ExpectedProduct {
   Eigen::MatrixXd error;  // at most, before the result is rounded to its type
 };
 
-/// The reference, and how far any kernel may be from it. Activations x' = col_scale x of a segment (a group, or 256
-/// columns of a longer one) are rounded to multiples of a step: off by half a step, and what scaling by its inverse
-/// costs.
+/// The reference, and how far any kernel may be from it. Activations x' = col_scale x of a group (or 256 columns of a
+/// longer one, or the 64 columns of several groups of 16 or 32) are rounded to multiples of a step: off by half a step,
+/// and what scaling by its inverse costs.
 ///
 ///   fast    step = max |x'| / 127; the product with the inverse is off by 127 units of 2^-22
-///   exact   a power of two, at most 1.004 * 2^-22 max |x'|; the product is exact (or x' stays a float). Segments below
-///           2^-104 count as zero
+///   exact   a power of two, at most 1.004 * 2^-22 max |x'|; the product is exact (or x' stays a float). What lies
+///           below 2^-104 counts as zero. Integers are multiplied digit by digit, to base 256, and the two upper digits
+///           may stand for 128 * 257 steps more than the number: four roundings of that are 2^-7 steps
 ///
 /// In fast numerics NF levels are off by half of 1/127. Then, in units of 2^-24 of sum_j |x'_j| (|level| + 2 |zero|)
 /// |scale|: activation and column scale cost 2 (a double is rounded first), level - zero and its product with the
@@ -33,7 +34,7 @@ ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<cons
   const bool fast = numerics == Numerics::fast;
   const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
   const bool even = q.format.levels == Levels::uniform;
-  const std::int64_t segment = std::min<std::int64_t>(n.width, 256);
+  const std::int64_t segment = n.width == 16 || n.width == 32 ? 64 : std::min<std::int64_t>(n.width, 256);
   const std::int64_t panel = q.format.tile == Tile::stripe ? q.rows : n.width;
   ExpectedProduct expected{reference_matmul(q, x), Eigen::MatrixXd(x.rows, q.rows)};
   Eigen::MatrixXd scaled(x.rows, q.cols);     // |x'|
@@ -51,7 +52,7 @@ ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<cons
             scaled(t, j) = std::abs(static_cast<double>(x.row(t)[j]) * n.col_scale(i, j));
             most = std::max(most, scaled(t, j));
           }
-          const double half = fast ? most / 127 * (0.5 + 127 * 0x1p-22) : 1.004 * 0x1p-23 * most;
+          const double half = fast ? most / 127 * (0.5 + 127 * 0x1p-22) : 1.004 * (1 + 0x1p-6) * 0x1p-23 * most;
           half_step.row(t).segment(first, end - first).setConstant(half + (most < 0x1p-103 ? most : 0));
         }
     for (std::int64_t j = 0; j < q.cols; ++j) {

@@ -14,11 +14,21 @@
 namespace sinq::inline SINQ_ABI {
 
 /// Instruction sets with code of their own. The choice is made at run time from feature bits (and what the operating
-/// system saves), never from a model number. Quantizing gives the same bits on all of them.
-enum class Isa : std::uint8_t { portable, avx2, avx512, neon };
+/// system saves), never from a model number. On one kind of processor each has what those before it have. Quantizing
+/// gives the same bits on all of them.
+///
+///   neon         ARM NEON with dot products of bytes
+///   avx2         AVX2, FMA
+///   avx512       AVX-512 F, BW, VL, DQ; VNNI where the machine has it
+///   avx512vbmi   the same with VNNI and VBMI
+enum class Isa : std::uint8_t { portable, neon, avx2, avx512, avx512vbmi };
 
 [[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
-  return isa == Isa::neon ? "neon" : isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
+  return isa == Isa::avx512vbmi ? "avx512vbmi"
+         : isa == Isa::avx512   ? "avx512"
+         : isa == Isa::avx2     ? "avx2"
+         : isa == Isa::neon     ? "neon"
+                                : "portable";
 }
 
 namespace detail::core {
@@ -26,17 +36,18 @@ namespace detail::core {
 [[nodiscard]] inline bool supported(Isa isa) noexcept {
 #if defined(__x86_64__)
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx512)
+  if (isa == Isa::avx512 || isa == Isa::avx512vbmi)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           (isa == Isa::avx512 || (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")));
 #elif defined(__aarch64__) && defined(__linux__)
-  if (isa == Isa::neon) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;  // with dot products of bytes
+  if (isa == Isa::neon) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #endif
   return isa == Isa::portable;
 }
 
 [[nodiscard]] inline Isa best_isa() noexcept {
-  for (Isa isa : {Isa::neon, Isa::avx512, Isa::avx2})
+  for (Isa isa : {Isa::avx512vbmi, Isa::avx512, Isa::avx2, Isa::neon})
     if (supported(isa)) return isa;
   return Isa::portable;
 }
@@ -51,7 +62,7 @@ inline std::atomic<Isa>& chosen_isa() noexcept {
 /// What this machine can run, slowest first.
 [[nodiscard]] inline std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon})
+  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512vbmi})
     if (detail::core::supported(isa)) found.push_back(isa);
   return found;
 }

@@ -34,6 +34,11 @@ struct LargePages {
   void deallocate(T* memory, std::size_t count) noexcept {
     ::operator delete(memory, alignment(count * sizeof(T)));
   }
+  /// Memory that is written anyway is not filled with zeros first: `resize` leaves the new elements as they are.
+  template <class U>
+  void construct(U* at) noexcept {
+    ::new (static_cast<void*>(at)) U;
+  }
 
   friend bool operator==(const LargePages&, const LargePages&) = default;
 

@@ -10,13 +10,16 @@ using pack::kStripRows;
 /// Tokens that one pass over the weights serves.
 inline constexpr std::int64_t kTokenBlock = 64;
 
+/// Bytes of an activation, at most.
+inline constexpr std::int64_t kMostPlanes = 3;
+
 /// Columns of the scaled activations: whole units.
 [[nodiscard]] constexpr std::int64_t padded(std::int64_t cols) noexcept {
   return pack::StripOrder::units(cols) * pack::kUnitCols;
 }
 
-/// Columns that share one step of rounded activations: a group, or 256 columns of a longer one, so that sums of
-/// products of two bytes stay below 2^23 (255 * 128 * 256), where a float holds every integer.
+/// Columns whose products are added up before anything else is done with them: a group, or 256 columns of a longer
+/// one, so that sums of products of two bytes stay below 2^23 (255 * 128 * 256), where a float holds every integer.
 [[nodiscard]] constexpr std::int64_t segment_cols(const Tiling& t) noexcept {
   return std::min<std::int64_t>(t.group_size, 256);
 }
@@ -24,20 +27,32 @@ inline constexpr std::int64_t kTokenBlock = 64;
   return (t.cols + segment_cols(t) - 1) / segment_cols(t);
 }
 
+/// Columns that share one step of rounded activations: a segment, or 64 columns of groups of 16 and 32, so that what
+/// belongs to a step is done once for several groups.
+[[nodiscard]] constexpr std::int64_t step_cols(const Tiling& t) noexcept {
+  return t.group_size == 16 || t.group_size == 32 ? 64 : segment_cols(t);
+}
+
 /// Tokens as a kernel wants them, x' = col_scale * x, each in one piece of memory, in whole lines:
 ///
 ///   values   padded(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer * step
-///            with the integer's digits to base 256, lowest first: [column / 4][plane][4 columns]
+///            with the integer's digits to base 256, lowest first: [four][plane][4 columns], with the columns that a
+///            four of codes holds (pack/strip_order.hpp)
 ///   step     of every segment; unused where the values are floats
-///   sum      of the values (or integers) of every segment
+///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
+///            [segment][plane], 0 behind the last segment
 struct Prepared {
   Prepared(const Tiling& t, float* first)
-      : base(first), values(padded(t.cols)), sums((segments(t) + 15) / 16 * 16), token(values + 2 * sums) {}
+      : base(first),
+        values(padded(t.cols)),
+        sums((segments(t) + 15) / 16 * 16),
+        token(values + (1 + kMostPlanes) * sums) {}
 
   [[nodiscard]] float* floats(std::int64_t n) const noexcept { return base + n * token; }
   [[nodiscard]] std::int8_t* bytes(std::int64_t n) const noexcept { return reinterpret_cast<std::int8_t*>(floats(n)); }
   [[nodiscard]] float* step(std::int64_t n) const noexcept { return floats(n) + values; }
   [[nodiscard]] float* sum(std::int64_t n) const noexcept { return step(n) + sums; }
+  [[nodiscard]] std::int32_t* start(std::int64_t n) const noexcept { return reinterpret_cast<std::int32_t*>(sum(n)); }
 
   float* base;
   std::int64_t values;  // floats of a part

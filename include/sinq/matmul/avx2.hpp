@@ -111,9 +111,6 @@ template <int kBits, bool kTable>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
   return _mm256_and_si256(a, b);
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints exclusive_or(Ints a, Ints b) noexcept {
-  return _mm256_xor_si256(a, b);
-}
 /// Every lane shifted by what the same lane of `count` says.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints right_by(Ints v, Ints count) noexcept {
   return _mm256_srlv_epi32(v, count);
@@ -128,12 +125,6 @@ template <int kBits, bool kTable>
 
 // --- products of bytes ---------------------------------------------------------------------------------------------
 
-/// Four bytes in every lane.
-[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
-  std::int32_t four = 0;
-  std::memcpy(&four, p, 4);
-  return _mm256_set1_epi32(four);
-}
 template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
   return _mm256_and_si256(v, _mm256_set1_epi32(0x0101'0101 * ((1 << kBits) - 1)));
@@ -144,10 +135,13 @@ template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
   return _mm256_shuffle_epi8(table, index);
 }
-/// sum + the four products of unsigned and signed bytes of every lane. Two products add up in 16 bits, which holds
-/// 2 * 63 * 127 but not 2 * 255 * 127: wide bytes are multiplied in two halves of 4 bits.
+/// sum + the four products of the unsigned bytes of every lane and four signed ones. Two products add up in 16 bits,
+/// which holds 2 * 63 * 127 but not 2 * 255 * 127: wide bytes are multiplied in two halves of 4 bits.
 template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, Ints x) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
+  std::int32_t word = 0;
+  std::memcpy(&word, four, 4);
+  const Ints x = _mm256_set1_epi32(word);
   const Ints ones = _mm256_set1_epi16(1);
   if constexpr (kWide) {
     const Ints low = _mm256_maddubs_epi16(low_bits_of_bytes<4>(bytes), x);
@@ -175,6 +169,8 @@ template <bool kWide>
   words[0] = _mm256_extract_epi32(bytes, 0);
   words[1] = _mm256_extract_epi32(bytes, 4);
 }
+
+#include "fours_x86.inc"
 
 #include "bytes.inc"
 

@@ -30,8 +30,11 @@ inline constexpr __mmask16 kAll = 0xffff;
 [[SINQ_TARGET, gnu::always_inline]] inline void store(float* p, Floats v) noexcept {
   _mm512_storeu_ps(p, v);
 }
+/// Once: g++ 12 would read the line anew for each of its codes.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints load_ints(const std::uint8_t* p) noexcept {
-  return _mm512_loadu_si512(p);
+  Ints v = _mm512_loadu_si512(p);
+  asm("" : "+v"(v));
+  return v;
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats plus(Floats a, Floats b) noexcept {
   return a + b;
@@ -104,15 +107,23 @@ template <int kBits, bool kTable>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
   return _mm512_and_si512(a, b);
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints exclusive_or(Ints a, Ints b) noexcept {
-  return _mm512_xor_si512(a, b);
-}
 /// Every lane shifted by what the same lane of `count` says.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints right_by(Ints v, Ints count) noexcept {
   return _mm512_maskz_srlv_epi32(kAll, v, count);
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Ints arithmetic_right_by(Ints v, Ints count) noexcept {
   return _mm512_maskz_srav_epi32(kAll, v, count);
+}
+
+[[SINQ_TARGET, gnu::always_inline]] inline Ints rotate_right_by(Ints v, Ints count) noexcept {
+  return _mm512_maskz_rorv_epi32(kAll, v, count);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints rotate_left_by(Ints v, Ints count) noexcept {
+  return _mm512_maskz_rolv_epi32(kAll, v, count);
+}
+/// The low 32 bits of the products.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints multiply_ints(Ints a, Ints b) noexcept {
+  return _mm512_mullo_epi32(a, b);
 }
 
 #include "reading.inc"
@@ -132,12 +143,6 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
   return __builtin_cpu_supports("avx512vnni");
 }
 
-/// Four bytes in every lane.
-[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
-  std::int32_t four = 0;
-  std::memcpy(&four, p, 4);
-  return _mm512_set1_epi32(four);
-}
 template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
   return _mm512_and_si512(v, _mm512_set1_epi32(0x0101'0101 * ((1 << kBits) - 1)));
@@ -148,10 +153,21 @@ template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
   return _mm512_shuffle_epi8(table, index);
 }
-/// sum + the four products of unsigned and signed bytes of every lane.
+/// sum + the four products of the unsigned bytes of every lane and four signed ones. In assembly, since g++ 12 makes
+/// two instructions of it.
 template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, Ints x) noexcept {
-  return _mm512_dpbusd_epi32(sum, bytes, x);
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* x) noexcept {
+  struct Four {
+    std::int8_t bytes[4];
+  };
+  asm("{vpdpbusd %2%{1to16%}, %1, %0|vpdpbusd %0, %1, %2%{1to16%}}"
+      : "+v"(sum)
+      : "v"(bytes), "m"(*reinterpret_cast<const Four*>(x)));
+  return sum;
+}
+/// sum + the two products of signed 16-bit numbers of every lane.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot_of_shorts(Ints sum, Ints a, Ints b) noexcept {
+  return _mm512_dpwssd_epi32(sum, a, b);
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats larger_magnitude(Floats a, Floats b) noexcept {
   const Ints magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fff'ffff));
@@ -169,9 +185,112 @@ template <bool kWide>
   _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_maskz_cvtepi32_epi8(kAll, v));
 }
 
+#include "fours_x86.inc"
+
 #include "bytes.inc"
 
+#include "groups.inc"
+
+/// Even levels, multiplied where the codes are, bits above others: v = code * 2^bit fits a byte, and VNNI adds in 32
+/// bits. The codes of each bit have a sum of their own, which is shifted once for the whole group.
+template <int kBits>
+struct InPlace {
+  static constexpr int kSums = kBits == 2 ? 4 : 2;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline InPlace(const ByteLevels&) noexcept {}
+
+  template <int kN>
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
+    constexpr unsigned kMask = 0x0101'0101u * ((1u << kBits) - 1) << Half<kBits>::template bit_of<kN>;
+    return bits_and(half.template word<kN>(), all_ints(static_cast<int>(kMask)));
+  }
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept {
+    if constexpr (kBits == 2)
+      return add_ints(add_ints(shift<-6>(sum[0]), shift<-4>(sum[1])), add_ints(shift<-2>(sum[2]), sum[3]));
+    else
+      return add_ints(shift<kBits - 8>(sum[0]), shift<2 * kBits - 8>(sum[1]));
+  }
+};
+
+/// Codes brought to the bottom of their bytes, then looked up in a table, or the levels themselves.
+template <int kBits, bool kTable, int kChains>
+struct Shifted {
+  static constexpr int kSums = kChains;
+  Ints table;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Shifted(const ByteLevels& levels) noexcept
+      : table(load_table(levels.table)) {}
+
+  template <int kN>
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
+    Ints codes = half.template four<kN>();
+    if constexpr (kBits < 8) codes = low_bits_of_bytes<kBits>(codes);
+    return kTable ? lookup_bytes(table, codes) : codes;
+  }
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept {
+    const Ints all = kSums == 2 ? add_ints(sum[0], sum[kSums - 1]) : sum[0];
+    return kTable ? all : shift<kBits - 8>(all);
+  }
+};
+
+/// Tokens one by one, from four on four at a time. The last ones share their pass with some that have been served
+/// before.
+template <int kBits, class Few, class Many, int kPlanes>
+[[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
+  if (job.tokens < 4)
+    for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, Few, kPlanes, 1>(job, t);
+  else
+    for (std::int64_t t = 0; t < job.tokens; t += 4)
+      multiply_groups<kBits, Many, kPlanes, 4>(job, std::min(t, job.tokens - 4));
+}
+
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
+
+// --- one token times a table, with VBMI ----------------------------------------------------------------------------
+
+#undef SINQ_TARGET
+#define SINQ_TARGET gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,fma")
+
+namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi {
+
+#include "groups.inc"
+
+/// Codes looked up where they are: a permutation of a table of 64 bytes takes the low six bits of every byte, and the
+/// table of each position has the same level whatever the others of these bits are. Codes that reach into the upper two
+/// bits are shifted first.
+template <int kBits>
+struct Permuted {
+  static constexpr int kSums = 1;
+  static constexpr int kTables = 6 / kBits;
+  Ints tables[kTables];
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Permuted(const ByteLevels& levels) noexcept {
+    SINQ_UNROLL for (int t = 0; t < kTables; ++t) {
+      std::uint8_t table[64];
+      for (int k = 0; k < 64; ++k) table[k] = levels.table[(k >> t * kBits) & ((1 << kBits) - 1)];
+      tables[t] = load_ints(table);
+    }
+  }
+
+  template <int kN>
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
+    constexpr int kBit = Half<kBits>::template bit_of<kN>;
+    if constexpr (kBit + kBits <= 6)
+      return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, half.template word<kN>(), tables[kBit / kBits]);
+    else
+      return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, half.template four<kN>(), tables[0]);
+  }
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept { return sum[0]; }
+};
+
+/// As avx512::multiply_groups, which serves several tokens at once.
+template <int kBits>
+[[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
+  if (job.tokens >= 4) return avx512::multiply_groups<kBits, Shifted<kBits, true, 1>, Shifted<kBits, true, 1>, 1>(job);
+  for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, Permuted<kBits>, 1, 1>(job, t);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi
 
 #undef SINQ_TARGET
 #endif

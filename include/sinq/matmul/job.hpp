@@ -30,6 +30,21 @@ struct ZeroMeaning {
   float offset;
 };
 
+/// Whether scales and zeros are integers that sums of products can be multiplied by, for all of a row's groups in
+/// common units: see groups.inc. Groups of 16 or whole units, at most 256 columns.
+[[nodiscard]] inline bool has_integer_groups(const Format& f, const Tiling& t) noexcept {
+  const bool even = f.levels == Levels::uniform || f.levels == Levels::table;
+  return is_integer(f.scale) && f.coarse_groups == 0 && (f.zero == Aux::none || (is_integer(f.zero) && even)) &&
+         t.group_size <= 256 && (t.group_size == 16 || t.group_size % pack::kUnitCols == 0);
+}
+
+/// There, what the sums of a segment begin with is so many times the sum of its activations: the zero, stored beside
+/// the scale, is multiplied by it, or it takes what levels are stored above zero away.
+[[nodiscard]] inline std::int32_t start_factor(const Format& f) noexcept {
+  if (f.zero != Aux::none) return -1;
+  return f.levels == Levels::symmetric ? -(1 << (f.bits - 1)) : -128;
+}
+
 /// How far ahead of the codes in use the next ones are asked for, in bytes. One token reads as fast as the memory
 /// gives, and the hardware follows; several read slower, and what stops it then is the wait for a line.
 inline constexpr std::int64_t kPrefetch = 256;

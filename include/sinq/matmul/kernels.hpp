@@ -18,8 +18,18 @@ struct Method {
 #if defined(__x86_64__)
 template <int kBits, bool kTable>
 [[nodiscard]] Method bytes_avx512(bool exact) noexcept {
-  if (exact) return {avx512::prepare_bytes<3>, avx512::multiply_bytes<kBits, kTable, 3>, avx512::deliver};
-  return {avx512::prepare_bytes<1>, avx512::multiply_bytes<kBits, kTable, 1>, avx512::deliver};
+  if (exact) return {avx512::prepare_bytes<3, false>, avx512::multiply_bytes<kBits, kTable, 3>, avx512::deliver};
+  return {avx512::prepare_bytes<1, false>, avx512::multiply_bytes<kBits, kTable, 1>, avx512::deliver};
+}
+template <int kBits, bool kTable>
+[[nodiscard]] Method groups_avx512(bool exact, bool vbmi) noexcept {
+  using Many = avx512::Shifted<kBits, kTable, 1>;
+  if (exact) return {avx512::prepare_bytes<3, true>, avx512::multiply_groups<kBits, Many, Many, 3>, avx512::deliver};
+  if constexpr (kTable) {
+    if (vbmi) return {avx512::prepare_bytes<1, true>, avx512::vbmi::multiply_groups<kBits>, avx512::deliver};
+  }
+  using Few = std::conditional_t<kBits <= 4 && !kTable, avx512::InPlace<kBits>, avx512::Shifted<kBits, kTable, 2>>;
+  return {avx512::prepare_bytes<1, true>, avx512::multiply_groups<kBits, Few, Many, 1>, avx512::deliver};
 }
 template <int kBits>
 [[nodiscard]] Method floats_avx512(std::int64_t tokens) noexcept {
@@ -44,13 +54,17 @@ template <int kBits, bool kTable>
 
 /// With products of four bytes (VNNI), exact numerics multiply by activations of three bytes; NF levels, which are no
 /// integers, by floats.
-[[nodiscard]] inline Method choose_avx512(const Format& f, std::int64_t tokens, bool exact) noexcept {
+[[nodiscard]] inline Method choose_avx512(const Format& f, const Tiling& t, std::int64_t tokens, bool exact,
+                                          bool vbmi) noexcept {
   if (exact && f.levels == Levels::nf4) return floats_avx512<4>(tokens);
   if (exact && f.levels == Levels::nf3) return floats_avx512<3>(tokens);
+  const bool groups = has_integer_groups(f, t);
   return core::with_bits(f.bits, [&](auto bits) -> Method {
     if constexpr (bits() <= 4)
-      if (f.levels > Levels::symmetric) return bytes_avx512<bits(), true>(exact);
-    if constexpr (bits() != 7) return bytes_avx512<bits(), false>(exact);
+      if (f.levels > Levels::symmetric)
+        return groups ? groups_avx512<bits(), true>(exact, vbmi) : bytes_avx512<bits(), true>(exact);
+    if constexpr (bits() != 7)
+      return groups ? groups_avx512<bits(), false>(exact, vbmi) : bytes_avx512<bits(), false>(exact);
     return {};  // no such codes
   });
 }
@@ -67,8 +81,8 @@ template <int kBits, bool kTable>
     } else {
       if constexpr (bits() <= 4)
         if (f.levels > Levels::symmetric)
-          return {avx2::prepare_bytes<1>, avx2::multiply_bytes<bits(), true, 1>, avx2::deliver};
-      return {avx2::prepare_bytes<1>, avx2::multiply_bytes<bits(), false, 1>, avx2::deliver};
+          return {avx2::prepare_bytes<1, false>, avx2::multiply_bytes<bits(), true, 1>, avx2::deliver};
+      return {avx2::prepare_bytes<1, false>, avx2::multiply_bytes<bits(), false, 1>, avx2::deliver};
     }
   });
 }
@@ -87,8 +101,9 @@ template <int kBits, bool kTable>
 template <int kBits, bool kTable>
 [[nodiscard]] Method method_neon(std::int64_t tokens, bool exact) noexcept {
   if (!exact) {
-    if (has_i8mm()) return {neon::i8mm::prepare_bytes<1>, neon::i8mm::multiply_bytes<kBits, kTable, 1>, neon::deliver};
-    return {neon::dotprod::prepare_bytes<1>, neon::dotprod::multiply_bytes<kBits, kTable, 1>, neon::deliver};
+    if (has_i8mm())
+      return {neon::i8mm::prepare_bytes<1, false>, neon::i8mm::multiply_bytes<kBits, kTable, 1>, neon::deliver};
+    return {neon::dotprod::prepare_bytes<1, false>, neon::dotprod::multiply_bytes<kBits, kTable, 1>, neon::deliver};
   }
   return {neon::prepare_floats,
           tokens == 1   ? neon::multiply_few<kBits, kTable, 1>
@@ -107,15 +122,18 @@ template <int kBits, bool kTable>
 }
 #endif
 
-[[nodiscard]] inline Method choose(const Format& f, std::int64_t tokens, Numerics numerics) noexcept {
+[[nodiscard]] inline Method choose(const Format& f, const Tiling& t, std::int64_t tokens, Numerics numerics) noexcept {
   const bool exact = numerics == Numerics::exact;
+  const Isa isa = current_isa();
 #if defined(__x86_64__)
-  if (current_isa() == Isa::avx512 && avx512::has_byte_products()) return choose_avx512(f, tokens, exact);
-  if (current_isa() != Isa::portable) return choose_avx2(f, tokens, exact);
+  if (isa >= Isa::avx512 && avx512::has_byte_products())
+    return choose_avx512(f, t, tokens, exact, isa >= Isa::avx512vbmi);
+  if (isa != Isa::portable) return choose_avx2(f, tokens, exact);
 #elif defined(__aarch64__) && !defined(__clang__)
-  if (current_isa() == Isa::neon) return choose_neon(f, tokens, exact);
+  if (isa == Isa::neon) return choose_neon(f, tokens, exact);
 #endif
   (void)f;
+  (void)t;
   (void)tokens;
   (void)exact;
   return {};

@@ -109,9 +109,6 @@ template <int kBits, bool kTable>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
   return vandq_u32(a, b);
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints exclusive_or(Ints a, Ints b) noexcept {
-  return veorq_u32(a, b);
-}
 /// Every lane shifted by what the same lane of `count` says.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints right_by(Ints v, Ints count) noexcept {
   return vshlq_u32(v, vnegq_s32(vreinterpretq_s32_u32(count)));
@@ -127,10 +124,10 @@ template <int kBits, bool kTable>
 // --- products of bytes ---------------------------------------------------------------------------------------------
 
 /// Four bytes in every lane.
-[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast_four(const std::int8_t* p) noexcept {
-  std::uint32_t four = 0;
-  std::memcpy(&four, p, 4);
-  return vdupq_n_u32(four);
+[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast(const std::int8_t* four) noexcept {
+  std::uint32_t word = 0;
+  std::memcpy(&word, four, 4);
+  return vdupq_n_u32(word);
 }
 template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
@@ -162,11 +159,40 @@ template <int kBits>
   return vreinterpretq_u32_s32(vdotq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_s8_u32(a), vreinterpretq_s8_u32(x)));
 }
 
+using Fours = int32x4_t;
+
+[[SINQ_TARGET, gnu::always_inline]] inline Fours no_fours() noexcept {
+  return vdupq_n_s32(0);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Fours add_fours(Fours a, Fours b) noexcept {
+  return vaddq_s32(a, b);
+}
+[[SINQ_TARGET, gnu::always_inline]] inline std::int32_t sum_of(Fours four) noexcept {
+  return vaddvq_s32(four);
+}
+
+/// As in fours_x86.inc.
+struct FoursOrder {
+  uint8x16_t order;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline FoursOrder(int bits) noexcept {
+    std::uint8_t columns[16];
+    for (int k = 0; k < 16; ++k) columns[k] = static_cast<std::uint8_t>(pack::column_of(bits, k / 4, k % 4));
+    order = vld1q_u8(columns);
+  }
+  [[SINQ_TARGET, gnu::always_inline]] inline Fours arrange(std::int32_t* words) const noexcept {
+    const int8x16_t bytes = vqtbl1q_s8(vreinterpretq_s8_s32(vld1q_s32(words)), order);
+    vst1q_s32(words, vreinterpretq_s32_s8(bytes));
+    return vdotq_s32(no_fours(), bytes, vdupq_n_s8(1));
+  }
+};
+
 namespace dotprod {
-/// sum + the four products of unsigned and signed bytes of every lane. Bytes of 128 and more are 128 lower as signed
-/// ones with the highest bit turned over; 64 x, twice, puts that back.
+/// sum + the four products of the unsigned bytes of every lane and four signed ones. Bytes of 128 and more are 128
+/// lower as signed ones with the highest bit turned over; 64 x, twice, puts that back.
 template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, Ints x) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
+  const Ints x = broadcast(four);
   if constexpr (!kWide) return dot_signed(sum, bytes, x);
   const Ints half = vdupq_n_u32(0x4040'4040);
   return dot_signed(dot_signed(dot_signed(sum, veorq_u32(bytes, vdupq_n_u32(0x8080'8080)), x), half, x), half, x);
@@ -181,7 +207,8 @@ template <bool kWide>
 
 namespace sinq::inline SINQ_ABI::detail::matmul::neon::i8mm {
 template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, Ints x) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
+  const Ints x = broadcast(four);
   return vreinterpretq_u32_s32(
       vusdotq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_u8_u32(bytes), vreinterpretq_s8_u32(x)));
 }

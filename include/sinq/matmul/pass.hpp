@@ -68,7 +68,7 @@ inline void run_task(const Place& at, std::int64_t first, Numerics numerics, int
   const pack::StripReader w(*p.w);
   const pack::StripOrder& o = w.order();
   const std::int64_t tokens = tokens_of(p, first);
-  const Method method = choose(w.format(), tokens, numerics);
+  const Method method = choose(w.format(), w.tiling(), tokens, numerics);
   const std::int64_t begin = at.index * strips_per_task(o, width);
   const std::int64_t end = std::min(begin + strips_per_task(o, width), o.strips);
   Prepared x(o.tiling, at.prepared);
@@ -99,7 +99,7 @@ inline void run_pass(std::span<const Product> products, std::int64_t first, Nume
   const auto prepare = [&](std::int64_t index, int) {
     const Place at = find(products, first, index, shared_tokens_of, width, prepared);
     const pack::StripReader w(*at.product->w);
-    const Method method = choose(w.format(), tokens_of(*at.product, first), numerics);
+    const Method method = choose(w.format(), w.tiling(), tokens_of(*at.product, first), numerics);
     prepare_token(*at.product, method, w, 0, first, at.index, Prepared(w.tiling(), at.prepared));
   };
   // A token takes microseconds, waking threads takes longer than a few of them.

@@ -12,8 +12,9 @@ namespace sinq::inline SINQ_ABI {
 /// How exactly to compute.
 ///
 ///   exact   as accurate as a float product with the dequantized weights. Activations keep 23 bits of the largest
-///           magnitude in their group (NF levels, and kernels without byte products: they stay floats). The default:
-///           what quantizing the weights cost is then all that is lost
+///           magnitude among those that share a step: a group (256 columns of a longer one, 64 columns of groups of 16
+///           and 32). With NF levels, and kernels without byte products, they stay floats. The default: what quantizing
+///           the weights cost is then all that is lost
 ///   fast    activations keep 7 bits of it (a 254th of the largest magnitude), NF levels are rounded to multiples of
 ///           1/127
 enum class Numerics : std::uint8_t { exact, fast };

@@ -31,6 +31,30 @@ constexpr std::uint64_t lane_mask(int lane, int low) noexcept {
   return mask;
 }
 
+template <class Word>
+[[nodiscard, gnu::always_inline]] inline Word get_word(const std::uint8_t* from) noexcept {
+  Word word = 0;
+  std::memcpy(&word, from, sizeof word);
+  return word;
+}
+template <int kBytes, class Word>
+[[gnu::always_inline]] inline void put_word(std::uint8_t* to, Word word) noexcept {
+  std::memcpy(to, &word, kBytes);
+}
+
+/// kBits bytes. Never a copy of 3, 5 or 6 bytes into a word: that goes through memory in two pieces, which the
+/// processor cannot read back as one without waiting.
+template <int kBits>
+[[nodiscard, gnu::always_inline]] inline std::uint64_t get_eight(const std::uint8_t* from) noexcept {
+  if constexpr (kBits == 2) return get_word<std::uint16_t>(from);
+  if constexpr (kBits == 3) return get_word<std::uint16_t>(from) | std::uint64_t{from[2]} << 16;
+  if constexpr (kBits == 8) return get_word<std::uint64_t>(from);
+  std::uint64_t word = get_word<std::uint32_t>(from);
+  if constexpr (kBits == 5 || kBits == 7) word |= std::uint64_t{from[kBits - 1]} << (8 * kBits - 8);
+  if constexpr (kBits == 6 || kBits == 7) word |= std::uint64_t{get_word<std::uint16_t>(from + 4)} << 32;
+  return word;
+}
+
 /// Eight codes in the low 8 b bits -> one code per byte.
 template <int kBits>
 [[nodiscard]] constexpr std::uint64_t spread(std::uint64_t x) noexcept {
@@ -63,12 +87,7 @@ template <int kBits>
 void read_codes(const std::uint8_t* stream, std::int64_t first, std::int64_t count, std::uint8_t* codes) noexcept {
   const std::uint8_t* from = stream + first / 8 * kBits;
   std::int64_t k = 0;
-  for (; k + 8 <= count; k += 8, from += kBits) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, from, kBits);
-    word = spread<kBits>(word);
-    std::memcpy(codes + k, &word, 8);
-  }
+  for (; k + 8 <= count; k += 8, from += kBits) put_word<8>(codes + k, spread<kBits>(get_eight<kBits>(from)));
   if (k < count) {
     std::uint64_t word = 0;
     std::memcpy(&word, from, static_cast<std::size_t>(stream_bytes(count - k, kBits)));

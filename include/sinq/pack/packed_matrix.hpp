@@ -25,7 +25,7 @@ class PackedMatrix {
   }
 
  private:
-  friend PackedMatrix pack(const QuantizedMatrix& q);
+  friend PackedMatrix pack(const QuantizedMatrix& q, Executor* executor);
   friend QuantizedMatrix unpack(const PackedMatrix& p);
   friend detail::pack::StripAccess;
 
@@ -66,49 +66,75 @@ struct StripAccess {
   static const std::uint8_t* col_scale(const PackedMatrix& p) noexcept { return p.col_scale_.data(); }
 };
 
-/// Calls visit(aux, canonical array, bytes of its rows, entries of its rows, bit) for scales, zeros and coarse scales;
-/// bit(k, lane) is where entry k of a row lies in its strip.
-template <class Matrix, class Visitor>
-void for_auxiliaries(Matrix& q, const StripOrder& o, Visitor&& visit) {
+/// A row's auxiliaries of a block: entries [first, first + count) of a row of a canonical array, with the bits of
+/// `flipped` turned over in every integer, -> its lane.
+inline void put_auxiliaries(Aux aux, std::uint32_t flipped, const std::vector<std::uint8_t>& array,
+                            std::int64_t row_byte, std::int64_t first, std::int64_t count, std::int64_t lane,
+                            std::uint8_t* lines) noexcept {
+  const int n = bits_of(aux);
+  const std::uint8_t* from = array.data() + row_byte;
+  const std::int64_t per_line = groups_per_line(aux);
+  if (is_integer(aux)) {
+    std::uint64_t flips = 0;
+    for (std::int64_t g = 0; g < per_line; ++g) flips |= std::uint64_t{flipped} << g * n;
+    for (std::int64_t g = 0; g < count; g += per_line) {
+      // A lane's word of a line is so many bits of the stream. Eight bytes from the first one on hold them.
+      const std::int64_t bit = (first + g) * n;
+      const int bits = static_cast<int>(std::min(per_line, count - g)) * n;
+      const bool whole = row_byte + bit / 8 + 8 <= std::ssize(array);
+      const std::uint64_t word =
+          whole ? get_word<std::uint64_t>(from + bit / 8) >> bit % 8 : get_entry(from, bit, bits);
+      const std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+      put_word<4>(lines + g / per_line * kLine + lane * 4, static_cast<std::uint32_t>((word ^ flips) & mask));
+    }
+  } else if (n == 16) {
+    for (std::int64_t g = 0; g < count; ++g)
+      put_word<2>(lines + (g * kStripRows + lane) * 2, get_word<std::uint16_t>(from + (first + g) * 2));
+  } else if (n == 32) {
+    for (std::int64_t g = 0; g < count; ++g)
+      put_word<4>(lines + (g * kStripRows + lane) * 4, get_word<std::uint32_t>(from + (first + g) * 4));
+  }
+}
+
+/// One strip, every byte of it.
+template <int kBits>
+void pack_strip(const QuantizedMatrix& q, const StripOrder& o, std::int64_t s, std::uint8_t* strip) noexcept {
   const Extents e = extents(q.format, o.tiling);
-  visit(q.format.scale, q.scale, e.scale_row, o.tiling.groups(), [&](std::int64_t g, std::int64_t lane) {
-    return 8 * o.scales(g / o.block) + aux_bit(o.scale, g % o.block, lane);
-  });
-  if (q.format.zero != Aux::none)
-    visit(q.format.zero, q.zero, e.zero_row, o.tiling.groups(), [&](std::int64_t g, std::int64_t lane) {
-      return 8 * o.zeros(g / o.block) + aux_bit(o.zero, g % o.block, lane);
-    });
-  if (is_integer(q.format.scale))
-    visit(Aux::f16, q.coarse_scale, e.coarse_row, coarse_per_row(q.format, o.tiling),
-          [&](std::int64_t k, std::int64_t lane) { return aux_bit(Aux::f16, k, lane); });
+  const std::int64_t first = o.first_row(s);
+  const std::int64_t rows = o.rows(s);
+  std::memset(strip, 0, static_cast<std::size_t>(rows < kStripRows ? o.strip : o.head));
+  for (std::int64_t lane = 0; lane < rows && o.head > 0; ++lane)
+    put_auxiliaries(Aux::f16, 0, q.coarse_scale, (first + lane) * e.coarse_row, 0, coarse_per_row(q.format, o.tiling),
+                    lane, strip);
+  for (std::int64_t b = 0; b < o.blocks; ++b) {
+    const std::int64_t group = b * o.block;
+    std::memset(strip + o.scales(b), 0, static_cast<std::size_t>(o.scale_bytes + o.zero_bytes));
+    for (std::int64_t lane = 0; lane < rows; ++lane) {
+      const std::int64_t row = first + lane;
+      put_auxiliaries(o.scale, scale_flip(q.format), q.scale, row * e.scale_row, group, o.block_groups(b), lane,
+                      strip + o.scales(b));
+      put_auxiliaries(o.zero, 0, q.zero, row * e.zero_row, group, o.block_groups(b), lane, strip + o.zeros(b));
+      const std::uint8_t* codes = q.codes.data() + row * e.code_row + o.block_begin(b) * kBits / 8;
+      // Sixteen rows in turn are more streams than hardware follows: ask for this row's part of the next block.
+      const std::int64_t bytes = o.block_cols(b) * kBits / 8;
+      for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(codes + bytes + at);
+      put_codes<kBits>(codes, o.block_cols(b), strip + o.codes(b) + lane * 4);
+    }
+  }
 }
 
 }  // namespace detail::pack
 
-/// Checks `q` (InvalidArgument, see `validate`) and brings it into kernel order.
-[[nodiscard]] inline PackedMatrix pack(const QuantizedMatrix& q) {
-  using namespace detail::pack;
+/// Checks `q` (InvalidArgument, see `validate`) and brings it into kernel order, strip by strip on the executor.
+[[nodiscard]] inline PackedMatrix pack(const QuantizedMatrix& q, Executor* executor = nullptr) {
   validate(q);
   PackedMatrix p(q);
-  const StripOrder& o = p.order_;
-  const Extents e = extents(q.format, o.tiling);
-  std::vector<std::uint8_t> row(static_cast<std::size_t>(StripOrder::units(o.tiling.cols) * kUnitCols));
-  for (std::int64_t i = 0; i < q.rows; ++i) {
-    std::uint8_t* const strip = p.strip(o.strip_of(i));
-    const std::int64_t lane = o.lane_of(i);
-    read_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, q.cols, row.data());
-    for (std::int64_t b = 0; b < o.blocks; ++b)
-      detail::core::with_bits(q.format.bits, [&](auto bits) {
-        if constexpr (bits() != 7)
-          put_codes<bits()>(row.data() + o.block_begin(b), lane, StripOrder::units(o.block_cols(b)),
-                            strip + o.codes(b));
-      });
-    for_auxiliaries(q, o, [&](Aux aux, const auto& array, std::int64_t row_bytes, std::int64_t count, auto bit) {
-      const int n = bits_of(aux);
-      for (std::int64_t k = 0; k < count; ++k)
-        put_entry(strip, bit(k, lane), n, get_entry(array.data() + i * row_bytes, k * n, n));
+  SerialExecutor serial;
+  (executor ? *executor : serial).run(p.order_.strips, [&](std::int64_t s, int) {
+    detail::core::with_bits(q.format.bits, [&](auto bits) {
+      if constexpr (bits() != 7) detail::pack::pack_strip<bits()>(q, p.order_, s, p.strip(s));
     });
-  }
+  });
   return p;
 }
 
@@ -120,21 +146,25 @@ void for_auxiliaries(Matrix& q, const StripOrder& o, Visitor&& visit) {
   q.table = p.table_;
   q.col_scale = p.col_scale_;
   const Extents e = extents(q.format, o.tiling);
-  std::vector<std::uint8_t> row(static_cast<std::size_t>(q.cols));
   for (std::int64_t i = 0; i < q.rows; ++i) {
     const std::uint8_t* const strip = p.strip(o.strip_of(i));
     const std::int64_t lane = o.lane_of(i);
+    const auto entries = [&](Aux aux, std::uint32_t flipped, std::int64_t count, std::uint8_t* to, auto bit) {
+      for (std::int64_t k = 0; k < count; ++k)
+        put_entry(to, k * bits_of(aux), bits_of(aux), get_entry(strip, bit(k), bits_of(aux)) ^ flipped);
+    };
+    entries(Aux::f16, 0, coarse_per_row(q.format, o.tiling), q.coarse_scale.data() + i * e.coarse_row,
+            [&](std::int64_t k) { return aux_bit(Aux::f16, k, lane); });
+    entries(o.scale, scale_flip(q.format), o.tiling.groups(), q.scale.data() + i * e.scale_row,
+            [&](std::int64_t g) { return 8 * o.scales(g / o.block) + aux_bit(o.scale, g % o.block, lane); });
+    entries(o.zero, 0, o.zero == Aux::none ? 0 : o.tiling.groups(), q.zero.data() + i * e.zero_row,
+            [&](std::int64_t g) { return 8 * o.zeros(g / o.block) + aux_bit(o.zero, g % o.block, lane); });
     for (std::int64_t b = 0; b < o.blocks; ++b)
       detail::core::with_bits(q.format.bits, [&](auto bits) {
         if constexpr (bits() != 7)
-          get_codes<bits()>(strip + o.codes(b), lane, 0, o.block_cols(b), row.data() + o.block_begin(b));
+          get_codes<bits()>(strip + o.codes(b) + lane * 4, o.block_cols(b),
+                            q.codes.data() + i * e.code_row + o.block_begin(b) * bits() / 8);
       });
-    write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, q.cols, row.data());
-    for_auxiliaries(q, o, [&](Aux aux, auto& array, std::int64_t row_bytes, std::int64_t count, auto bit) {
-      const int n = bits_of(aux);
-      for (std::int64_t k = 0; k < count; ++k)
-        put_entry(array.data() + i * row_bytes, k * n, n, get_entry(strip, bit(k, lane), n));
-    });
   }
   return q;
 }

@@ -8,45 +8,58 @@
 // nothing is ever added across lanes.
 //
 //   strip    coarse scales | block 0 | block 1 | ...      every part whole lines of 64 bytes
-//   block    scales | zeros | units                       4 to 10 groups: what one or two lines of auxiliaries hold;
+//   block    scales | zeros | units                       4 to 20 groups: what one to four lines of auxiliaries hold;
 //                                                         the last one has only the units that there are
 //   scales   integers of n bits: a lane holds those of 32 / n groups, from its lowest bit on (u5: six, two bits
-//   unused);
+//            unused);
 //            floats: 16 of a group, then 16 of the next one; zeros alike; coarse scales alike
-//   unit     32 columns x 16 rows of codes: `bits` lines, in planes of 1, 2, 4 or 8 bits (3 = 2 + 1, 5 = 4 + 1,
-//            6 = 4 + 2), each of as many lines as it has bits
+//   unit     32 columns x 16 rows of codes: `bits` lines, of which a row has one 32-bit word each
 //
-// Blocks are short so that a kernel never reads far ahead of its codes: one stream is what hardware follows.
+// Blocks are short so that a kernel never reads far ahead of its codes: one stream is what hardware follows. They are a
+// multiple of four groups long, of 64 columns: see matmul/activations.hpp.
 //
-// Within a unit, the four columns 4n ... 4n+3 (n = 0 ... 7) are the four bytes of a lane: 8 bits wide, they are what an
-// 8-bit dot product takes. A plane of p bits holds them for 8/p values of n in one line:
+// What a kernel takes at a time is four codes of a row, one in each byte of its lane: the first operand of an 8-bit dot
+// product. Half a unit, always of one group, is four such fours. Where possible, words are what the canonical bit
+// stream has there, so that packing moves words and no bits; which columns share a four follows from that (column_of):
 //
-//   p = 4, lane:  byte     0        1        2        3
-//                 line 0   4|0      5|1      6|2      7|3       columns, high nibble | low nibble
-//                 line 1   12|8     13|9     14|10    15|11
+//   2 bits   byte:  3|2|1|0   7|6|5|4   11|10|9|8   15|14|13|12     columns; one word is half a unit
+//   4 bits          1|0       3|2       5|4         7|6             two words
+//   8 bits          0         1         2           3               four words
+//   6 bits   three words A, B, C: columns 0 to 3, 4 to 7 and 8 to 11 in the low six bits of their bytes; columns 12 to
+//            15 are D, whose two highest bits are the free bits of A, the next those of B, the lowest those of C
+//   3 bits   the same of a whole unit, each six bits being two codes: 1|0, 3|2, 5|4, 7|6 in A, and so on. So six of
+//            eight codes are read where they are, and for the other two three words are merged once
+//   5 bits   four words as 4 bits have them, but 4|0, 5|1, 6|2, 7|3; and one of the highest bits, columns 4n to 4n + 3
+//            in bit n
 //
-// One shift and one mask bring four codes to the bottom of their bytes. Rows and columns that the matrix does not have
-// are zero.
+// Rows and columns that the matrix does not have are zero.
 
 namespace sinq::inline SINQ_ABI::detail::pack {
 
 inline constexpr std::int64_t kStripRows = 16;
 inline constexpr std::int64_t kUnitCols = 32;
 inline constexpr std::int64_t kLine = 64;
-inline constexpr std::int64_t kMostBlockGroups = 10;
+inline constexpr std::int64_t kMostBlockGroups = 20;
 
 [[nodiscard]] constexpr std::int64_t whole_lines(std::int64_t bytes) noexcept {
   return (bytes + kLine - 1) / kLine * kLine;
 }
 
-/// Bits of the first plane; the second one holds the rest.
-[[nodiscard]] constexpr int low_plane(int bits) noexcept {
-  return bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits;
+/// The column, of the sixteen of half a unit, that is in byte i of its n-th four.
+[[nodiscard]] constexpr int column_of(int bits, int n, int i) noexcept {
+  if (bits == 2) return 4 * i + n;
+  if (bits == 3 || bits == 4) return n / 2 * 8 + 2 * i + n % 2;
+  return 4 * n + i;
 }
 
 /// Groups whose auxiliaries of 16 rows share a line.
 [[nodiscard]] constexpr std::int64_t groups_per_line(Aux aux) noexcept {
   return is_integer(aux) ? 32 / bits_of(aux) : aux == Aux::f32 ? 1 : 2;
+}
+
+/// Signed scales of n bits are stored 2^(n-1) higher, which turns their sign bit over: one addition reads them.
+[[nodiscard]] constexpr std::uint32_t scale_flip(const Format& f) noexcept {
+  return f.signed_scale ? 1u << (bits_of(f.scale) - 1) : 0;
 }
 
 /// Lines of the auxiliaries of `groups` groups of 16 rows.
@@ -61,12 +74,12 @@ inline constexpr std::int64_t kMostBlockGroups = 10;
   return (g / groups_per_line(aux) * kStripRows + lane) * 32 + g % groups_per_line(aux) * n;
 }
 
-/// Groups of a block: as many as fill a line of the wider integer, an even number, so that units are whole.
+/// Groups of a block: as many as fill lines of the wider integer, a multiple of four.
 [[nodiscard]] constexpr std::int64_t groups_per_block(const Format& f) noexcept {
   const std::int64_t scales = is_integer(f.scale) ? groups_per_line(f.scale) : 8;
   const std::int64_t zeros = is_integer(f.zero) ? groups_per_line(f.zero) : 8;
   const std::int64_t groups = is_integer(f.scale) || is_integer(f.zero) ? std::min(scales, zeros) : 4;
-  return groups % 2 == 0 ? groups : 2 * groups;
+  return groups % 4 == 0 ? groups : groups % 2 == 0 ? 2 * groups : 4 * groups;
 }
 
 /// Where everything lies.
@@ -134,61 +147,111 @@ struct StripOrder {
 
 // --- codes --------------------------------------------------------------------------------------------------------
 
-/// Puts the codes of columns 4n ... 4n+3 of one lane, one per byte, into a unit of zeros.
-template <int kBits>
-[[gnu::always_inline]] inline void put_four(std::uint8_t* unit, std::int64_t lane, int n, std::uint32_t four) noexcept {
-  const auto plane = [&](auto width, int first_line, int from) {
-    constexpr int kWidth = width();
-    if constexpr (kWidth > 0) {
-      std::uint8_t* at = unit + (first_line + n * kWidth / 8) * kLine + lane * 4;
-      std::uint32_t word = 0;
-      std::memcpy(&word, at, 4);
-      word |= (four >> from & 0x0101'0101u * ((1u << kWidth) - 1)) << (n * kWidth % 8);
-      std::memcpy(at, &word, 4);
-    }
-  };
-  constexpr int kLow = low_plane(kBits);
-  plane(std::integral_constant<int, kLow>{}, 0, 0);
-  plane(std::integral_constant<int, kBits - kLow>{}, kLow, kLow);
+/// Every byte's `count` bits from bit `from` on, moved to bit `to`.
+[[nodiscard]] constexpr std::uint32_t move_bits(std::uint32_t word, int from, int count, int to) noexcept {
+  const std::uint32_t mask = 0x0101'0101u * ((1u << count) - 1) << to;
+  return (to >= from ? word << (to - from) : word >> (from - to)) & mask;
 }
 
-/// The inverse of `put_four`.
-template <int kBits>
-[[gnu::always_inline]] inline std::uint32_t get_four(const std::uint8_t* unit, std::int64_t lane, int n) noexcept {
-  const auto plane = [&](auto width, int first_line) {
-    constexpr int kWidth = width();
-    std::uint32_t word = 0;
-    if constexpr (kWidth > 0) {
-      std::memcpy(&word, unit + (first_line + n * kWidth / 8) * kLine + lane * 4, 4);
-      word = word >> (n * kWidth % 8) & 0x0101'0101u * ((1u << kWidth) - 1);
-    }
-    return word;
-  };
-  constexpr int kLow = low_plane(kBits);
-  return plane(std::integral_constant<int, kLow>{}, 0) | plane(std::integral_constant<int, kBits - kLow>{}, kLow)
-                                                             << (kBits - kLow > 0 ? kLow : 0);
+/// Sixteen numbers of 6 bits, in 12 bytes, -> three words, one line apart.
+[[gnu::always_inline]] inline void put_sixes(const std::uint8_t* from, std::uint8_t* lane) noexcept {
+  const auto first = get_word<std::uint64_t>(from);
+  const std::uint64_t low = spread<6>(first);
+  const std::uint64_t high = spread<6>(first >> 48 | std::uint64_t{get_word<std::uint32_t>(from + 8)} << 16);
+  const auto d = static_cast<std::uint32_t>(high >> 32);
+  put_word<4>(lane, static_cast<std::uint32_t>(low) | move_bits(d, 4, 2, 6));
+  put_word<4>(lane + kLine, static_cast<std::uint32_t>(low >> 32) | move_bits(d, 2, 2, 6));
+  put_word<4>(lane + 2 * kLine, static_cast<std::uint32_t>(high) | move_bits(d, 0, 2, 6));
 }
 
-/// Codes [0, 32 units) of a row, one byte each -> its lane in `units` units of zeros.
-template <int kBits>
-void put_codes(const std::uint8_t* codes, std::int64_t lane, std::int64_t units, std::uint8_t* to) noexcept {
-  for (std::int64_t u = 0; u < units; ++u, to += kBits * kLine)
-    for (int n = 0; n < 8; ++n) {
-      std::uint32_t four = 0;
-      std::memcpy(&four, codes + u * kUnitCols + 4 * n, 4);
-      put_four<kBits>(to, lane, n, four);
-    }
+/// The inverse.
+[[gnu::always_inline]] inline void get_sixes(const std::uint8_t* lane, std::uint8_t* to) noexcept {
+  const auto a = get_word<std::uint32_t>(lane);
+  const auto b = get_word<std::uint32_t>(lane + kLine);
+  const auto c = get_word<std::uint32_t>(lane + 2 * kLine);
+  const std::uint32_t d = move_bits(a, 6, 2, 4) | move_bits(b, 6, 2, 2) | move_bits(c, 6, 2, 0);
+  put_word<6>(to, gather<6>(move_bits(a, 0, 6, 0) | std::uint64_t{move_bits(b, 0, 6, 0)} << 32));
+  put_word<6>(to + 6, gather<6>(move_bits(c, 0, 6, 0) | std::uint64_t{d} << 32));
 }
 
-/// Codes [first, first + count) of one lane of a block, one byte each; `first` is a multiple of 4.
+/// 32 codes of a row as the canonical bit stream has them -> its words of a unit.
 template <int kBits>
-void get_codes(const std::uint8_t* units, std::int64_t lane, std::int64_t first, std::int64_t count,
-               std::uint8_t* codes) noexcept {
-  for (std::int64_t k = 0; k < count; k += 4) {
-    const std::int64_t column = first + k;
-    const std::uint32_t four =
-        get_four<kBits>(units + column / kUnitCols * kBits * kLine, lane, static_cast<int>(column % kUnitCols / 4));
-    std::memcpy(codes + k, &four, static_cast<std::size_t>(std::min<std::int64_t>(4, count - k)));
+[[gnu::always_inline]] inline void put_unit(const std::uint8_t* codes, std::uint8_t* lane) noexcept {
+  if constexpr (kBits == 3 || kBits == 6) {
+    put_sixes(codes, lane);
+    if constexpr (kBits == 6) put_sixes(codes + 12, lane + 3 * kLine);
+  } else if constexpr (kBits == 5) {
+    std::uint32_t highest = 0;
+    for (int k = 0; k < 4; ++k) {
+      const std::uint64_t eight =
+          spread<5>(k < 3 ? get_word<std::uint64_t>(codes + 5 * k) : get_word<std::uint64_t>(codes + 12) >> 24);
+      const auto first = static_cast<std::uint32_t>(eight);
+      const auto second = static_cast<std::uint32_t>(eight >> 32);
+      put_word<4>(lane + k * kLine, move_bits(first, 0, 4, 0) | move_bits(second, 0, 4, 4));
+      highest |= (move_bits(first, 4, 1, 0) | move_bits(second, 4, 1, 1)) << 2 * k;
+    }
+    put_word<4>(lane + 4 * kLine, highest);
+  } else {
+    for (int k = 0; k < kBits; ++k) put_word<4>(lane + k * kLine, get_word<std::uint32_t>(codes + 4 * k));
+  }
+}
+
+/// The inverse.
+template <int kBits>
+[[gnu::always_inline]] inline void get_unit(const std::uint8_t* lane, std::uint8_t* codes) noexcept {
+  if constexpr (kBits == 3 || kBits == 6) {
+    get_sixes(lane, codes);
+    if constexpr (kBits == 6) get_sixes(lane + 3 * kLine, codes + 12);
+  } else if constexpr (kBits == 5) {
+    const auto highest = get_word<std::uint32_t>(lane + 4 * kLine);
+    for (int k = 0; k < 4; ++k) {
+      const auto pair = get_word<std::uint32_t>(lane + k * kLine);
+      const std::uint32_t first = move_bits(pair, 0, 4, 0) | move_bits(highest, 2 * k, 1, 4);
+      const std::uint32_t second = move_bits(pair, 4, 4, 0) | move_bits(highest, 2 * k + 1, 1, 4);
+      put_word<5>(codes + 5 * k, gather<5>(first | std::uint64_t{second} << 32));
+    }
+  } else {
+    for (int k = 0; k < kBits; ++k) put_word<4>(codes + 4 * k, get_word<std::uint32_t>(lane + k * kLine));
+  }
+}
+
+/// Codes [0, cols) of a row's bit stream, which begins at a byte -> its words of as many units as that takes.
+template <int kBits>
+void put_codes(const std::uint8_t* stream, std::int64_t cols, std::uint8_t* lane) noexcept {
+  for (; cols >= kUnitCols; cols -= kUnitCols, stream += 4 * kBits, lane += kBits * kLine)
+    put_unit<kBits>(stream, lane);
+  if (cols == 0) return;
+  std::uint8_t rest[4 * kBits] = {};
+  const std::int64_t bytes = stream_bytes(cols, kBits);
+  std::memcpy(rest, stream, static_cast<std::size_t>(bytes));
+  if (cols * kBits % 8 != 0) rest[bytes - 1] &= static_cast<std::uint8_t>((1 << cols * kBits % 8) - 1);
+  put_unit<kBits>(rest, lane);
+}
+
+/// The inverse; bits behind the last code become zero.
+template <int kBits>
+void get_codes(const std::uint8_t* lane, std::int64_t cols, std::uint8_t* stream) noexcept {
+  for (; cols >= kUnitCols; cols -= kUnitCols, stream += 4 * kBits, lane += kBits * kLine)
+    get_unit<kBits>(lane, stream);
+  if (cols == 0) return;
+  std::uint8_t rest[4 * kBits];
+  get_unit<kBits>(lane, rest);
+  std::memcpy(stream, rest, static_cast<std::size_t>(stream_bytes(cols, kBits)));
+}
+
+/// Codes [first, first + count) of one lane of a block's units, one byte each.
+template <int kBits>
+void read_unit_codes(const std::uint8_t* lane, std::int64_t first, std::int64_t count, std::uint8_t* codes) noexcept {
+  for (const std::int64_t end = first + count; first < end;) {
+    std::uint8_t stream[4 * kBits];
+    std::uint8_t unit[kUnitCols];
+    get_unit<kBits>(lane + first / kUnitCols * kBits * kLine, stream);
+    read_codes<kBits>(stream, 0, kUnitCols, unit);
+    const std::int64_t at = first % kUnitCols;
+    const std::int64_t n = std::min(kUnitCols - at, end - first);
+    std::memcpy(codes, unit + at, static_cast<std::size_t>(n));
+    codes += n;
+    first += n;
   }
 }
 

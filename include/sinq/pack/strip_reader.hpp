@@ -20,16 +20,15 @@ class StripReader {
   /// level(code) for every code.
   [[nodiscard]] const std::array<float, 256>& levels() const noexcept { return StripAccess::levels(p_); }
 
-  /// Codes [first, first + count) of row i, one byte each. `first` is a multiple of 4.
+  /// Codes [first, first + count) of row i, one byte each.
   void codes(std::int64_t i, std::int64_t first, std::int64_t count, std::uint8_t* out) const noexcept {
     const std::int64_t block_cols = order_.block_begin(1);
     for (std::int64_t at = first; at < first + count;) {
       const std::int64_t b = at / block_cols;
       const std::int64_t n = std::min(first + count, (b + 1) * block_cols) - at;
-      const std::uint8_t* units = row_strip(i) + order_.codes(b);
+      const std::uint8_t* lane = row_strip(i) + order_.codes(b) + order_.lane_of(i) * 4;
       core::with_bits(format().bits, [&](auto bits) {
-        if constexpr (bits() != 7)
-          get_codes<bits()>(units, order_.lane_of(i), at - order_.block_begin(b), n, out + (at - first));
+        if constexpr (bits() != 7) read_unit_codes<bits()>(lane, at - order_.block_begin(b), n, out + (at - first));
       });
       at += n;
     }
@@ -47,7 +46,7 @@ class StripReader {
       }
       const std::int64_t lane = order_.lane_of(i);
       const float coarse = float_of(Aux::f16, get_entry(row_strip(i), aux_bit(Aux::f16, g / per_coarse, lane), 16));
-      *out = coarse * scale_share(f.scale, f.signed_scale, static_cast<int>(m));
+      *out = coarse * scale_share(f.scale, f.signed_scale, static_cast<int>(m ^ scale_flip(f)));
     }
   }
 
