@@ -109,17 +109,24 @@ void pack_strip(const QuantizedMatrix& q, const StripOrder& o, std::int64_t s, s
   for (std::int64_t b = 0; b < o.blocks; ++b) {
     const std::int64_t group = b * o.block;
     std::memset(strip + o.scales(b), 0, static_cast<std::size_t>(o.scale_bytes + o.zero_bytes));
+    // Of the next block: a store waits for its line, and those behind it wait as well; and sixteen rows in turn are
+    // more streams than hardware follows.
+    for (std::int64_t at = 0; at < o.block_bytes; at += kLine)
+      __builtin_prefetch(strip + o.scales(b) + o.block_bytes + at, 1);
     for (std::int64_t lane = 0; lane < rows; ++lane) {
       const std::int64_t row = first + lane;
       put_auxiliaries(o.scale, scale_flip(q.format), q.scale, row * e.scale_row, group, o.block_groups(b), lane,
                       strip + o.scales(b));
       put_auxiliaries(o.zero, 0, q.zero, row * e.zero_row, group, o.block_groups(b), lane, strip + o.zeros(b));
-      const std::uint8_t* codes = q.codes.data() + row * e.code_row + o.block_begin(b) * kBits / 8;
-      // Sixteen rows in turn are more streams than hardware follows: ask for this row's part of the next block.
-      const std::int64_t bytes = o.block_cols(b) * kBits / 8;
-      for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(codes + bytes + at);
-      put_codes<kBits>(codes, o.block_cols(b), strip + o.codes(b) + lane * 4);
+      const std::uint8_t* next = q.codes.data() + row * e.code_row + o.block_begin(b + 1) * kBits / 8;
+      for (std::int64_t at = 0; at < o.block_bytes / kStripRows; at += kLine) __builtin_prefetch(next + at);
     }
+    std::int64_t lane = 0;
+    const std::uint8_t* codes = q.codes.data() + first * e.code_row + o.block_begin(b) * kBits / 8;
+    std::uint8_t* const units = strip + o.codes(b);
+    for (; lane + 4 <= rows; lane += 4, codes += 4 * e.code_row)
+      put_codes_of_four<kBits>(codes, e.code_row, o.block_cols(b), units + lane * 4);
+    for (; lane < rows; ++lane, codes += e.code_row) put_codes<kBits>(codes, o.block_cols(b), units + lane * 4);
   }
 }
 

@@ -239,6 +239,36 @@ void get_codes(const std::uint8_t* lane, std::int64_t cols, std::uint8_t* stream
   std::memcpy(stream, rest, static_cast<std::size_t>(stream_bytes(cols, kBits)));
 }
 
+/// Four words of four rows -> four lines of four lanes.
+[[gnu::always_inline]] inline void transpose_words(const std::uint8_t* from, std::int64_t row,
+                                                   std::uint8_t* lane) noexcept {
+  using Four [[gnu::vector_size(16)]] = std::uint32_t;
+  Four r[4];
+  for (int k = 0; k < 4; ++k) std::memcpy(&r[k], from + k * row, sizeof r[k]);
+#if defined(__clang__)
+  const auto low = [](Four a, Four b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); };
+  const auto high = [](Four a, Four b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); };
+#else
+  const auto low = [](Four a, Four b) { return __builtin_shuffle(a, b, Four{0, 4, 1, 5}); };
+  const auto high = [](Four a, Four b) { return __builtin_shuffle(a, b, Four{2, 6, 3, 7}); };
+#endif
+  const Four even[2] = {low(r[0], r[2]), low(r[1], r[3])};
+  const Four odd[2] = {high(r[0], r[2]), high(r[1], r[3])};
+  const Four lines[4] = {low(even[0], even[1]), high(even[0], even[1]), low(odd[0], odd[1]), high(odd[0], odd[1])};
+  for (int k = 0; k < 4; ++k) std::memcpy(lane + k * kLine, &lines[k], sizeof lines[k]);
+}
+
+/// The same as put_codes of four rows, `row` bytes apart, to four lanes.
+template <int kBits>
+void put_codes_of_four(const std::uint8_t* stream, std::int64_t row, std::int64_t cols, std::uint8_t* lane) noexcept {
+  if constexpr (kBits == 2 || kBits == 4 || kBits == 8) {  // words as they are
+    constexpr std::int64_t kCols = kBits == 2 ? 2 * kUnitCols : kUnitCols;
+    for (; cols >= kCols; cols -= kCols)
+      for (int k = 0; k < kCols * kBits / 128; ++k, stream += 16, lane += 4 * kLine) transpose_words(stream, row, lane);
+  }
+  for (int k = 0; k < 4; ++k) put_codes<kBits>(stream + k * row, cols, lane + 4 * k);
+}
+
 /// Codes [first, first + count) of one lane of a block's units, one byte each.
 template <int kBits>
 void read_unit_codes(const std::uint8_t* lane, std::int64_t first, std::int64_t count, std::uint8_t* codes) noexcept {
