@@ -300,6 +300,25 @@ TEST(Awq, ChoosesWhatTheReferenceChooses) {
 }
 
 // All columns count alike: the same bits as without weights.
+/// An error of a balanced weight, seen in the outputs, is larger by the column's scale and by what it is multiplied
+/// with.
+TEST(Weighted, AColumnCountsByItsActivationsAndItsScale) {
+  const Tiling t = tiling(3, 32, 16, Tile::stripe);
+  std::vector<double> mean_square(32, 1.0);
+  std::vector<float> col_scale(32, 1.0f);
+  mean_square[3] = 9;
+  col_scale[5] = 4;
+  col_scale[20] = 0.5f;
+  const auto i = detail::quantize::importance_of(mean_square, col_scale, t);
+  // Per group relative to the group's mean: (14 + 9 + 16) / 16 and (15 + 1/4) / 16. Rounded to float once.
+  const double means[] = {39.0 / 16, 15.25 / 16};
+  for (std::size_t j = 0; j < 32; ++j) {
+    const double counts = j == 3 ? 9 : j == 5 ? 16 : j == 20 ? 0.25 : 1;
+    EXPECT_FLOAT_EQ(i.column[j], static_cast<float>(counts / means[j / 16])) << j;
+  }
+  EXPECT_FLOAT_EQ(i.group[0] / i.group[1], static_cast<float>(means[0] / means[1]));
+}
+
 TEST(Weighted, ByEqualActivationsIsThePlainFit) {
   const Matrix w = weights(40, 80);
   const Activations a = statistics(Matrix::Ones(4, 80));
