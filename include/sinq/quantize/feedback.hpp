@@ -154,7 +154,7 @@ struct ChooseWithFeedback {
       const float* row[kBlock];
       for (std::int64_t b = 0; b < kBlock; ++b) row[b] = table + (first + std::min(b, count - 1)) * stride;
       std::array<Float, kBlock> sum;
-      const auto add = [&](std::int64_t from, std::int64_t to) {
+      const auto add = [&](std::int64_t from, std::int64_t to) __attribute__((always_inline)) {
         for (std::int64_t u = from; u < to; ++u) {
           const Float e = Float::load(error + u * kFeedbackLanes);
           for (std::size_t b = 0; b < kBlock; ++b) sum[b] = mul_add(row[b][u], e, sum[b]);
