@@ -141,6 +141,18 @@ struct ChooseWithFeedback {
   }
 
  private:
+  /// sum[b] += row[b][u] error[u] for u in [from, to). (A lambda, which an unoptimised build does not inline, would not
+  /// be code for the instruction set.)
+  template <class Float, std::size_t kBlock>
+  [[gnu::always_inline]] static void add_errors(const float* error, const float* const (&row)[kBlock],
+                                                std::int64_t from, std::int64_t to,
+                                                std::array<Float, kBlock>& sum) noexcept {
+    for (std::int64_t u = from; u < to; ++u) {
+      const Float e = Float::load(error + u * kFeedbackLanes);
+      for (std::size_t b = 0; b < kBlock; ++b) sum[b] = mul_add(row[b][u], e, sum[b]);
+    }
+  }
+
   /// kAll: the sums go over all steps, or else over those before.
   template <int kWidth, bool kAll>
   [[gnu::always_inline]] static void pass(const FeedbackStrip& s, std::int64_t lane, const float* table) noexcept {
@@ -154,14 +166,8 @@ struct ChooseWithFeedback {
       const float* row[kBlock];
       for (std::int64_t b = 0; b < kBlock; ++b) row[b] = table + (first + std::min(b, count - 1)) * stride;
       std::array<Float, kBlock> sum;
-      const auto add = [&](std::int64_t from, std::int64_t to) __attribute__((always_inline)) {
-        for (std::int64_t u = from; u < to; ++u) {
-          const Float e = Float::load(error + u * kFeedbackLanes);
-          for (std::size_t b = 0; b < kBlock; ++b) sum[b] = mul_add(row[b][u], e, sum[b]);
-        }
-      };
-      add(0, first);
-      if constexpr (kAll) add(first + count, steps);
+      add_errors(error, row, 0, first, sum);
+      if constexpr (kAll) add_errors(error, row, first + count, steps, sum);
       for (std::int64_t b = 0; b < count; ++b) {
         Float all = sum[static_cast<std::size_t>(b)];
         for (std::int64_t u = first; u < first + (kAll ? count : b); ++u)
