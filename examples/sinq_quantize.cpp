@@ -54,8 +54,8 @@ sinq::QuantizeConfig configuration(const Arguments& a, bool bits_given) {
                                            : Rounding::table;
   c.refine = a.refine == "none" ? sinq::Refine::none : a.refine == "hqq" ? sinq::Refine::hqq : sinq::Refine::fit;
   c.balance = a.balance == "sinkhorn" ? sinq::Balancing::sinkhorn : sinq::Balancing::none;
-  if (a.calibration == "weighted" && a.refine != "fit")
-    throw program::UsageError("--calibration weighted weights a fit: it needs --refine fit, or a preset");
+  if (a.calibration == "weighted" && a.refine != "fit" && !a.budget)
+    throw program::UsageError("--calibration weighted weights a fit: it needs --refine fit, a preset or a budget");
   c.scale = c.zero = a.aux_bits == 16 ? Aux::f16 : static_cast<Aux>(a.aux_bits);
   const auto refuse = [](const std::string& one, const std::string& other, const std::string& why) {
     throw program::UsageError(one + " does not go with " + other + ", " + why);
