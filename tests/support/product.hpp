@@ -22,6 +22,8 @@ struct ExpectedProduct {
 ///           below 2^-104 counts as zero. Integers are multiplied digit by digit, to base 256, and the two upper digits
 ///           may stand for 128 * 257 steps more than the number: four roundings of that are 2^-7 steps
 ///
+///   tiles   activations and (level - zero) scale are rounded to bfloat16: each off by 2^-8 of itself
+///
 /// In fast numerics NF levels are off by half of 1/127. Then, in units of 2^-24 of sum_j |x'_j| (|level| + 2 |zero|)
 /// |scale|: activation and column scale cost 2 (a double is rounded first), level - zero and its product with the
 /// scale 3, a product 1, and a sum of n terms at most n: all columns where floats are added up, so that this holds for
@@ -29,16 +31,17 @@ struct ExpectedProduct {
 /// as well, not only to the difference: hence not the magnitude |W x| itself. Bytes stand for levels up to 256 (2 for
 /// NF) from the zero on.
 template <class X>
-ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<const X>& x, Numerics numerics) {
+ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<const X>& x, Numerics numerics,
+                                 bool tiles = false) {
   const Naive n{q};
-  const bool fast = numerics == Numerics::fast;
+  const bool fast = numerics == Numerics::fast && !tiles;
   const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
   const bool even = q.format.levels == Levels::uniform;
   const std::int64_t segment = n.width == 16 || n.width == 32 ? 64 : std::min<std::int64_t>(n.width, 256);
   const std::int64_t panel = q.format.tile == Tile::stripe ? q.rows : n.width;
   ExpectedProduct expected{reference_matmul(q, x), Eigen::MatrixXd(x.rows, q.rows)};
   Eigen::MatrixXd scaled(x.rows, q.cols);     // |x'|
-  Eigen::MatrixXd half_step(x.rows, q.cols);  // of its segment
+  Eigen::MatrixXd half_step(x.rows, q.cols);  // of its segment; of both factors, with tiles
   Eigen::VectorXd above_zero(q.cols);
   Eigen::VectorXd size(q.cols);
   Eigen::VectorXd scale(q.cols);
@@ -52,8 +55,12 @@ ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<cons
             scaled(t, j) = std::abs(static_cast<double>(x.row(t)[j]) * n.col_scale(i, j));
             most = std::max(most, scaled(t, j));
           }
-          const double half = fast ? most / 127 * (0.5 + 127 * 0x1p-22) : 1.004 * (1 + 0x1p-6) * 0x1p-23 * most;
-          half_step.row(t).segment(first, end - first).setConstant(half + (most < 0x1p-103 ? most : 0));
+          auto half_steps = half_step.row(t).segment(first, end - first);
+          half_steps = (tiles ? 0x1p-7 + 0x1p-15 : 0) * scaled.row(t).segment(first, end - first);
+          const double half = tiles  ? 0
+                              : fast ? most / 127 * (0.5 + 127 * 0x1p-22)
+                                     : 1.004 * (1 + 0x1p-6) * 0x1p-23 * most;
+          half_steps.array() += half + (most < 0x1p-103 ? most : 0);
         }
     for (std::int64_t j = 0; j < q.cols; ++j) {
       const double zero = n.zero(i, j / n.width);

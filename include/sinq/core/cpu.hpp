@@ -9,6 +9,10 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace sinq::inline SINQ_ABI {
@@ -21,20 +25,51 @@ namespace sinq::inline SINQ_ABI {
 ///   avx2         AVX2, FMA
 ///   avx512       AVX-512 F, BW, VL, DQ; VNNI where the machine has it
 ///   avx512vbmi   the same with VNNI and VBMI
-enum class Isa : std::uint8_t { portable, neon, avx2, avx512, avx512vbmi };
+///   amx          the same with AMX's tiles of bfloat16, if the system lets the process use them (Linux)
+enum class Isa : std::uint8_t { portable, neon, avx2, avx512, avx512vbmi, amx };
 
 [[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
-  return isa == Isa::avx512vbmi ? "avx512vbmi"
-         : isa == Isa::avx512   ? "avx512"
-         : isa == Isa::avx2     ? "avx2"
-         : isa == Isa::neon     ? "neon"
-                                : "portable";
+  return isa == Isa::amx          ? "amx"
+         : isa == Isa::avx512vbmi ? "avx512vbmi"
+         : isa == Isa::avx512     ? "avx512"
+         : isa == Isa::avx2       ? "avx2"
+         : isa == Isa::neon       ? "neon"
+                                  : "portable";
 }
 
 namespace detail::core {
 
+/// With SINQ_EMULATED_TILES, for tests, `amx` can be forced on any machine that has AVX-512 with VBMI.
+#ifdef SINQ_EMULATED_TILES
+inline constexpr bool kEmulatedTiles = true;
+#else
+inline constexpr bool kEmulatedTiles = false;
+#endif
+
+/// Whether tiles may be used: the processor has AMX-TILE and AMX-BF16 (CPUID 7, EDX bits 24 and 22), the system saves
+/// their state (XCR0 bits 17 and 18) and lets this process have it: Linux wants to be asked, once, before any use
+/// (ARCH_REQ_XCOMP_PERM in its arch/x86/xstate documentation).
+[[nodiscard]] inline bool ask_for_tiles() noexcept {
+#if defined(__linux__) && defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kTileBf16 = 1u << 24 | 1u << 22, kOsxsave = 1u << 27, kState = 1u << 17 | 1u << 18;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTileBf16) != kTileBf16) return false;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsxsave) == 0) return false;
+  asm("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+  constexpr long kRequest = 0x1023, kTileData = 18;
+  return (a & kState) == kState && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+[[nodiscard]] inline bool has_tiles() noexcept {
+  static const bool allowed = ask_for_tiles();
+  return allowed;
+}
+
 [[nodiscard]] inline bool supported(Isa isa) noexcept {
 #if defined(__x86_64__)
+  if (isa == Isa::amx) return supported(Isa::avx512vbmi) && (has_tiles() || kEmulatedTiles);
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (isa == Isa::avx512 || isa == Isa::avx512vbmi)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -47,6 +82,7 @@ namespace detail::core {
 }
 
 [[nodiscard]] inline Isa best_isa() noexcept {
+  if (supported(Isa::amx) && has_tiles()) return Isa::amx;
   for (Isa isa : {Isa::avx512vbmi, Isa::avx512, Isa::avx2, Isa::neon})
     if (supported(isa)) return isa;
   return Isa::portable;
@@ -62,7 +98,7 @@ inline std::atomic<Isa>& chosen_isa() noexcept {
 /// What this machine can run, slowest first.
 [[nodiscard]] inline std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
-  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512vbmi})
+  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512vbmi, Isa::amx})
     if (detail::core::supported(isa)) found.push_back(isa);
   return found;
 }

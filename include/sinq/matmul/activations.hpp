@@ -7,8 +7,16 @@ namespace sinq::inline SINQ_ABI::detail::matmul {
 
 using pack::kStripRows;
 
-/// Tokens that one pass over the weights serves.
-inline constexpr std::int64_t kTokenBlock = 64;
+/// Tokens that one pass over the weights serves, a multiple of 16: what restoring a weight costs is shared by so many.
+/// Tiles multiply so fast that it takes more of them.
+[[nodiscard]] inline std::int64_t token_block(Numerics numerics) noexcept {
+  return numerics == Numerics::fast && current_isa() == Isa::amx ? 512 : 64;
+}
+
+/// In either numerics, for what must hold for both: the workspace.
+[[nodiscard]] inline std::int64_t most_tokens() noexcept {
+  return token_block(Numerics::fast);
+}
 
 /// Bytes of an activation, at most.
 inline constexpr std::int64_t kMostPlanes = 3;
@@ -41,6 +49,8 @@ inline constexpr std::int64_t kMostPlanes = 3;
 ///   step     of every segment; unused where the values are floats
 ///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
 ///            [segment][plane], 0 behind the last segment
+///
+/// For tiles (amx.hpp) all tokens lie together, as bfloat16: [16 tokens][32 columns][token][column].
 struct Prepared {
   Prepared(const Tiling& t, float* first)
       : base(first),

@@ -68,11 +68,13 @@ template <int kLow>
   return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x0101'0101 * ((1 << kLow) - 1)), a, b, 0xca);
 }
 
-/// From lanes whose low 4 bits are codes to levels, by permuting a table, which ignores the bits above.
+/// From lanes whose low bits are codes to levels. Up to four bits by permuting a table, which ignores the bits above.
 struct Lookup {
   Floats table;
+  float first;
 
-  [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept {
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept
+      : first(levels[0]) {
     float all[16];
     for (int k = 0; k < 16; ++k) all[k] = levels[k & ((1 << bits) - 1)];
     table = load(all);
@@ -81,8 +83,12 @@ struct Lookup {
 
 template <int kBits, bool kTable>
 [[SINQ_TARGET, gnu::always_inline]] inline Floats level(Ints v, const Lookup& lookup) noexcept {
-  static_assert(kBits <= 4);
-  return _mm512_maskz_permutexvar_ps(kAll, v, lookup.table);
+  if constexpr (kBits <= 4)
+    return _mm512_maskz_permutexvar_ps(kAll, v, lookup.table);
+  else  // 2^23 + code as a float, exactly, then the level of code 0 instead of 2^23
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(v, _mm512_set1_epi32((1 << kBits) - 1),
+                                                         _mm512_set1_epi32(0x4b00'0000), 0xea)) -
+           all(0x1p23f - lookup.first);
 }
 
 /// kWidth numbers of 16 bits.

@@ -72,15 +72,22 @@ struct ByteLevels {
   std::uint8_t table[16] = {};  // byte of a code; unused for even levels, where it is the code
 };
 
-/// One strip times a block of tokens.
+/// Tokens from which on tiles of 16 of them pay: two thirds of their rows are in use then.
+inline constexpr std::int64_t kFewestTileTokens = 11;
+
+/// Strips that share what a worker prepares, at most.
+inline constexpr std::int64_t kMostStrips = 4;
+
+/// One strip, or as many as the method takes at once, times a block of tokens.
 struct Job {
   const pack::StripReader* weights;
   const ByteLevels* byte_levels;
   std::int64_t strip;
+  std::int64_t strips;
   const Prepared* x;
-  std::int64_t tokens;  // 1 to kTokenBlock
+  std::int64_t tokens;  // 1 to token_block
   float* scratch;       // kScratch floats, aligned to 64 bytes
-  float* y;             // result: tokens x kStripRows, aligned to 64 bytes
+  float* y;             // results: strips x most_tokens() x kStripRows, aligned to 64 bytes
 };
 
 using Kernel = void (*)(const Job&) noexcept;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "amx.hpp"
 #include "avx2.hpp"
 #include "avx512.hpp"
 #include "neon.hpp"
@@ -13,6 +14,7 @@ struct Method {
   Prepare prepare = prepare_portable;
   Kernel kernel = strip_portable;
   Deliver deliver = deliver_portable;
+  std::int64_t strips = 1;  // that the kernel takes at once, at most
 };
 
 #if defined(__x86_64__)
@@ -69,6 +71,17 @@ template <int kBits, bool kTable>
   });
 }
 
+/// Many tokens in fast numerics, rounded to bfloat16 like the restored weights.
+[[nodiscard]] inline Method choose_amx(const Format& f) noexcept {
+  return core::with_bits(f.bits, [](auto bits) -> Method {
+    if constexpr (bits() == 7) return {};  // no such codes
+    Kernel kernel = amx::multiply_tiles<HardwareTiles, bits()>;
+    if constexpr (core::kEmulatedTiles)
+      if (!core::has_tiles()) kernel = amx::multiply_tiles<EmulatedTiles, bits()>;
+    return {amx::prepare_tiles, kernel, avx512::deliver, kMostStrips};
+  });
+}
+
 /// Without them, three times as many products of bytes take as long as floats.
 [[nodiscard]] inline Method choose_avx2(const Format& f, std::int64_t tokens, bool exact) noexcept {
   return core::with_bits(f.bits, [&](auto bits) -> Method {
@@ -122,10 +135,16 @@ template <int kBits, bool kTable>
 }
 #endif
 
+/// Whether a product of that many tokens is one of tiles.
+[[nodiscard]] inline bool uses_tiles(Numerics numerics, std::int64_t tokens) noexcept {
+  return current_isa() == Isa::amx && numerics == Numerics::fast && tokens >= kFewestTileTokens;
+}
+
 [[nodiscard]] inline Method choose(const Format& f, const Tiling& t, std::int64_t tokens, Numerics numerics) noexcept {
   const bool exact = numerics == Numerics::exact;
   const Isa isa = current_isa();
 #if defined(__x86_64__)
+  if (uses_tiles(numerics, tokens)) return choose_amx(f);
   if (isa >= Isa::avx512 && avx512::has_byte_products())
     return choose_avx512(f, t, tokens, exact, isa >= Isa::avx512vbmi);
   if (isa != Isa::portable) return choose_avx2(f, tokens, exact);

@@ -8,7 +8,7 @@ namespace detail::matmul {
 
 /// Room for workers, for prepared tokens, and to align.
 [[nodiscard]] inline std::size_t workspace_bytes(std::int64_t prepared, int width) noexcept {
-  return static_cast<std::size_t>(prepared + width * kPerWorker) * sizeof(float) + 64;
+  return static_cast<std::size_t>(prepared + width * floats_per_worker()) * sizeof(float) + 64;
 }
 
 }  // namespace detail::matmul
@@ -56,8 +56,9 @@ inline void matmul(std::span<const Product> products, const MatmulOptions& optio
   std::align(64, needed - 64, aligned, space);
   std::int64_t tokens = 0;
   for (const Product& p : products) tokens = std::max(tokens, p.y.rows);
-  for (std::int64_t first = 0; first < tokens; first += detail::matmul::kTokenBlock)
-    detail::matmul::run_pass(products, first, options.numerics, threads, static_cast<float*>(aligned));
+  for (std::int64_t first = 0; first < tokens; first += detail::matmul::token_block(options.numerics))
+    detail::matmul::run_pass(products, {first, options.numerics, threads.width()}, threads,
+                             static_cast<float*>(aligned));
 }
 
 /// y = x W^T: x is tokens x cols, y tokens x rows, both row-major and of any element type: MatrixView or Eigen's
