@@ -3,11 +3,13 @@
 
 #include "arithmetic.hpp"
 #include "memory.hpp"
+#include "peers.hpp"
 
-// matmul/<path>/<format>/<numerics>: y = x W^T, beside Eigen's float product of the same shape and what the machine
-// gives (limit/...). Up to 16 tokens, copies of the matrix are visited in turn, more than 1 GB of them, so that no
-// cache helps. share_of_limit is the rate over what the limit that binds allows, measured just before and after: the
-// memory's bytes (times the tokens that share them), or multiplications, of which exact numerics with VNNI need three.
+// matmul/<path>/<format>/<numerics>: y = x W^T, beside the float products of Eigen, OpenBLAS and oneDNN (where they are
+// installed) of the same shape and what the machine gives (limit/...). Up to 16 tokens, copies of the matrix are
+// visited in turn, more than 1 GB of them, so that no cache helps. share_of_limit is the median time of a call over
+// what the limit that binds makes of it: reading the bytes of the matrix, measured between the calls, or the
+// multiplications, of which exact numerics with VNNI need three, measured just before and after.
 
 namespace {
 
@@ -59,15 +61,15 @@ const std::vector<sinq::PackedMatrix>& copies(const Named& f, std::int64_t rows,
   return all;
 }
 
-/// Billions of weights times tokens per second that the machine allows.
-double limit(const sinq::Format& f, sinq::Isa isa, sinq::Numerics numerics, std::int64_t tokens, std::int64_t bytes,
-             std::int64_t weights, const Threads& threads) {
-  const double memory = dram_read(threads) * static_cast<double>(weights * tokens) / static_cast<double>(bytes);
+/// Seconds that the multiplications of a product take at least.
+double arithmetic_seconds(const sinq::Format& f, sinq::Isa isa, sinq::Numerics numerics, std::int64_t tokens,
+                          std::int64_t weights, const Threads& threads) {
   const bool fast = numerics == sinq::Numerics::fast;
   const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
   const bool floats = !fast && (nf || isa < sinq::Isa::avx512);
-  const double arithmetic = arithmetic_peak(threads, isa, floats ? Unit::fma : Unit::bytes) / (fast || floats ? 1 : 3);
-  return arithmetic == 0 ? memory : std::min(memory, arithmetic);
+  const bool tiles = sinq::detail::matmul::uses_tiles(numerics, tokens);
+  const double peak = arithmetic_peak(threads, isa, tiles ? Unit::tiles : floats ? Unit::fma : Unit::bytes);
+  return peak == 0 ? 0 : 1e-9 * static_cast<double>(weights * tokens) * (fast || floats ? 1 : 3) / peak;
 }
 
 void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, const Named& f, std::int64_t tokens,
@@ -77,37 +79,54 @@ void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, co
   const Threads threads(width);
   const RowMajor x = weights(tokens, cols);
   RowMajor y(tokens, rows);
-  std::vector<std::byte> workspace(sinq::matmul_workspace(all[0], tokens, width));
   const sinq::Isa before = sinq::current_isa();
   sinq::force_isa(isa);
-  const double limit_before = limit(f.format, isa, numerics, tokens, all[0].bytes(), rows * cols, threads);
+  std::vector<std::byte> workspace(sinq::matmul_workspace(all[0], tokens, width));
+  const auto arithmetic = [&] { return arithmetic_seconds(f.format, isa, numerics, tokens, rows * cols, threads); };
+  const double first = arithmetic();
+  MemoryRead memory(all[0].bytes());
   std::size_t k = 0;
   std::vector<double> times;
   for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
     sinq::matmul(all[k], x, y, {.executor = threads.get(), .workspace = workspace, .numerics = numerics});
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    times.push_back(seconds_since(start));
     k = k + 1 == all.size() ? 0 : k + 1;
+    state.PauseTiming();
+    memory.once(threads);
+    state.ResumeTiming();
   }
+  const double limit = std::max(memory.seconds(), std::min(first, arithmetic()));
   sinq::force_isa(before);
   count_weights(state, rows * cols * tokens);
   state.counters["bytes_per_weight"] = static_cast<double>(all[0].bytes()) / static_cast<double>(rows * cols);
-  const double undisturbed = 1e-9 * static_cast<double>(rows * cols * tokens) / best_tenth(times);
-  state.counters["undisturbed_gigaweights_per_second"] = undisturbed;
-  state.counters["share_of_limit"] = undisturbed / std::max(limit_before, limit(f.format, isa, numerics, tokens,
-                                                                                all[0].bytes(), rows * cols, threads));
+  if (isa != sinq::Isa::portable || decode)  // its arithmetic has no limit of its own
+    state.counters["share_of_limit"] = limit / median(times);
 }
 
-void eigen(benchmark::State& state, std::int64_t tokens) {
+/// A peer's product: y = x W^T in floats, or from bfloat16.
+template <class Peer>
+void peer(benchmark::State& state, std::int64_t tokens, int width) {
   constexpr std::int64_t n = 4096;
   const RowMajor w = weights(n, n);
   const RowMajor x = weights(tokens, n);
   RowMajor y(tokens, n);
+  Peer product(w, x, y, width);
   for (auto _ : state) {
-    y.noalias() = x * w.transpose();
+    product.run();
     benchmark::DoNotOptimize(y.data());
   }
   count_weights(state, n * n * tokens);
+}
+
+template <class Peer>
+void add_peer() {
+  for (int tokens : {1, 16, 512})
+    for (int width : {1, 2})
+      if (width == 1 || Peer::kThreads)
+        add(std::string("matmul/") + Peer::kName + "/exact/tokens:" + std::to_string(tokens) + "/" +
+                shape(4096, 4096, width),
+            [=](benchmark::State& s) { peer<Peer>(s, tokens, width); });
 }
 
 sinq::Format uniform(int bits, sinq::Aux aux) {
@@ -129,16 +148,20 @@ const bool kRegistered = [] {
   for (int width : {1, 2})
     add("limit/dram_read/threads:" + std::to_string(width), [=](benchmark::State& s) {
       const Threads threads(width);
-      double best = 0;
-      for (auto _ : s) best = std::max(best, dram_read(threads));
-      s.counters["gigabytes_per_second"] = best;
+      MemoryRead memory(std::int64_t{1} << 26);
+      for (auto _ : s) memory.once(threads);
+      s.counters["gigabytes_per_second"] = memory.gigabytes_per_second();
     });
   for (sinq::Isa isa : sinq::supported_isas())
-    for (Unit unit : {Unit::fma, Unit::bytes})
+    for (Unit unit : {Unit::fma, Unit::bytes, Unit::tiles})
       for (int width : {1, 2}) {
-        if (isa == sinq::Isa::portable || isa == sinq::Isa::avx512vbmi) continue;  // units of its own has neither
-        add(std::string("limit/") + (unit == Unit::fma ? "fma/" : "byte_products/") + name_of(isa) +
-                "/threads:" + std::to_string(width),
+        const bool own = isa == sinq::Isa::amx ? unit == Unit::tiles : unit != Unit::tiles;
+        if (!own || isa == sinq::Isa::portable || isa == sinq::Isa::avx512vbmi) continue;
+        add(std::string("limit/") +
+                (unit == Unit::tiles ? "bf16_products/"
+                 : unit == Unit::fma ? "fma/"
+                                     : "byte_products/") +
+                name_of(isa) + "/threads:" + std::to_string(width),
             [=](benchmark::State& s) {
               const Threads threads(width);
               double best = 0;
@@ -176,9 +199,14 @@ const bool kRegistered = [] {
                   });
             }
           }
-  for (int tokens : {1, 16, 512})
-    add("matmul/eigen/float/exact/tokens:" + std::to_string(tokens) + "/" + shape(4096, 4096, 1),
-        [=](benchmark::State& s) { eigen(s, tokens); });
+  add_peer<EigenProduct>();
+#ifdef SINQ_BENCH_OPENBLAS
+  add_peer<OpenBlasProduct>();
+#endif
+#ifdef SINQ_BENCH_ONEDNN
+  add_peer<OneDnnProduct<float>>();
+  add_peer<OneDnnProduct<sinq::bfloat16>>();
+#endif
   return true;
 }();
 
