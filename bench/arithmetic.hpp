@@ -19,9 +19,9 @@ constexpr std::int64_t kRounds = 20'000;
 constexpr int kSums = 12;  // hide the latency
 inline constexpr std::int8_t kFour[4] = {77, 77, 77, 77};
 
-#define SINQ_PEAK(isa, features)                                                                            \
+#define SINQ_PEAK(isa, operations, features)                                                                \
   [[gnu::target(features), gnu::noinline]] inline float fma_##isa() noexcept {                              \
-    using namespace sinq::detail::matmul::isa;                                                              \
+    using namespace sinq::detail::matmul::operations;                                                       \
     Floats sum[kSums];                                                                                      \
     SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all(static_cast<float>(s));                        \
     const Floats a = all(1.5f);                                                                             \
@@ -34,7 +34,7 @@ inline constexpr std::int8_t kFour[4] = {77, 77, 77, 77};
     return out[0];                                                                                          \
   }                                                                                                         \
   [[gnu::target(features), gnu::noinline]] inline float bytes_##isa() noexcept {                            \
-    using namespace sinq::detail::matmul::isa;                                                              \
+    using namespace sinq::detail::matmul::operations;                                                       \
     Ints sum[kSums];                                                                                        \
     SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all_ints(0);                                       \
     for (std::int64_t k = 0; k < kRounds; ++k) {                                                            \
@@ -45,8 +45,9 @@ inline constexpr std::int8_t kFour[4] = {77, 77, 77, 77};
     store(out, to_floats(sum[0]));                                                                          \
     return out[0];                                                                                          \
   }
-SINQ_PEAK(avx2, "avx2,fma,f16c")
-SINQ_PEAK(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
+SINQ_PEAK(avx2, avx2::maddubs, "avx2,fma,f16c")
+SINQ_PEAK(avxvnni, avx2::vnni, "avx2,fma,f16c")
+SINQ_PEAK(avx512, avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #undef SINQ_PEAK
 
 inline float tiles_amx() noexcept {
@@ -80,9 +81,11 @@ inline double arithmetic_peak(const Threads& threads, sinq::Isa isa, Unit unit) 
     const std::int64_t tasks = threads.get()->width();
     const auto start = std::chrono::steady_clock::now();
     threads.get()->run(tasks, [&](std::int64_t, int) {
-      float x = unit == Unit::tiles ? peak::tiles_amx()
-                : unit == Unit::fma ? (wide ? peak::fma_avx512() : peak::fma_avx2())
-                                    : (wide ? peak::bytes_avx512() : peak::bytes_avx2());
+      float x = unit == Unit::tiles         ? peak::tiles_amx()
+                : unit == Unit::fma         ? (wide ? peak::fma_avx512() : peak::fma_avx2())
+                : wide                      ? peak::bytes_avx512()
+                : isa == sinq::Isa::avxvnni ? peak::bytes_avxvnni()
+                                            : peak::bytes_avx2();
       benchmark::DoNotOptimize(x);
     });
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;

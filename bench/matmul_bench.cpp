@@ -66,7 +66,7 @@ double arithmetic_seconds(const sinq::Format& f, sinq::Isa isa, sinq::Numerics n
                           std::int64_t weights, const Threads& threads) {
   const bool fast = numerics == sinq::Numerics::fast;
   const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
-  const bool floats = !fast && (nf || isa < sinq::Isa::avx512);
+  const bool floats = !fast && (nf || isa < sinq::Isa::avxvnni);
   const bool tiles = sinq::detail::matmul::uses_tiles(numerics, tokens);
   const double peak = arithmetic_peak(threads, isa, tiles ? Unit::tiles : floats ? Unit::fma : Unit::bytes);
   return peak == 0 ? 0 : 1e-9 * static_cast<double>(weights * tokens) * (fast || floats ? 1 : 3) / peak;

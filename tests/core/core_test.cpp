@@ -195,7 +195,7 @@ TEST(Cpu, ForcedInstructionSetIsInUse) {
     force_isa(isa);
     EXPECT_EQ(current_isa(), isa);
   }
-  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512vbmi, Isa::amx})
+  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vbmi, Isa::amx})
     if (!core::supported(isa)) {
       EXPECT_EQ(message_of([&] { force_isa(isa); }),
                 std::string("sinq: isa = ") + name_of(isa) + ": this machine does not have it");
@@ -205,6 +205,7 @@ TEST(Cpu, ForcedInstructionSetIsInUse) {
   force_isa(before);
   EXPECT_STREQ(name_of(Isa::portable), "portable");
   EXPECT_STREQ(name_of(Isa::avx2), "avx2");
+  EXPECT_STREQ(name_of(Isa::avxvnni), "avxvnni");
   EXPECT_STREQ(name_of(Isa::avx512), "avx512");
   EXPECT_STREQ(name_of(Isa::neon), "neon");
   EXPECT_STREQ(name_of(Isa::avx512vbmi), "avx512vbmi");

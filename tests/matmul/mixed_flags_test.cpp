@@ -68,7 +68,8 @@ std::set<std::string> shared_by_name(const std::string& object) {
 }
 
 bool of_an_instruction_set(const std::string& function) {
-  return function.find("6matmul4avx2") != std::string::npos || function.find("6matmul6avx512") != std::string::npos;
+  return function.find("6matmul4avx2") != std::string::npos || function.find("6matmul6avx512") != std::string::npos ||
+         function.find("6matmul3amx") != std::string::npos;
 }
 
 TEST(MixedFlags, WithoutFlagsNewInstructionsStayInTheirNamespace) {

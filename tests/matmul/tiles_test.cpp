@@ -10,7 +10,7 @@
 #include "support/naive.hpp"
 #include "support/product.hpp"
 
-// Products in tiles, on the machine's own or on emulated ones (SINQ_EMULATED_TILES). matmul_test.cpp compares formats
+// Products in tiles, on the machine's own or on emulated ones (SINQ_STAND_INS). matmul_test.cpp compares formats
 // and small shapes on every instruction set; here are the shapes that only this one tells apart.
 
 namespace {

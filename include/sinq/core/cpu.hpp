@@ -9,29 +9,33 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
-#elif defined(__x86_64__) && defined(__linux__)
+#elif defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #endif
 
 namespace sinq::inline SINQ_ABI {
 
 /// Instruction sets with code of their own. The choice is made at run time from feature bits (and what the operating
-/// system saves), never from a model number. On one kind of processor each has what those before it have. Quantizing
-/// gives the same bits on all of them.
+/// system saves), never from a model number. On one kind of processor each has what those before it have, but for
+/// avxvnni, which not every machine with AVX-512 has. Quantizing gives the same bits on all of them.
 ///
 ///   neon         ARM NEON with dot products of bytes
 ///   avx2         AVX2, FMA
+///   avxvnni      the same with AVX-VNNI
 ///   avx512       AVX-512 F, BW, VL, DQ; VNNI where the machine has it
 ///   avx512vbmi   the same with VNNI and VBMI
 ///   amx          the same with AMX's tiles of bfloat16, if the system lets the process use them (Linux)
-enum class Isa : std::uint8_t { portable, neon, avx2, avx512, avx512vbmi, amx };
+enum class Isa : std::uint8_t { portable, neon, avx2, avxvnni, avx512, avx512vbmi, amx };
 
 [[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
   return isa == Isa::amx          ? "amx"
          : isa == Isa::avx512vbmi ? "avx512vbmi"
          : isa == Isa::avx512     ? "avx512"
+         : isa == Isa::avxvnni    ? "avxvnni"
          : isa == Isa::avx2       ? "avx2"
          : isa == Isa::neon       ? "neon"
                                   : "portable";
@@ -39,11 +43,12 @@ enum class Isa : std::uint8_t { portable, neon, avx2, avx512, avx512vbmi, amx };
 
 namespace detail::core {
 
-/// With SINQ_EMULATED_TILES, for tests, `amx` can be forced on any machine that has AVX-512 with VBMI.
-#ifdef SINQ_EMULATED_TILES
-inline constexpr bool kEmulatedTiles = true;
+/// With SINQ_STAND_INS, for tests, instructions that a machine with AVX-512 lacks are stood in for: tiles by memory,
+/// those of AVX-VNNI by their forms of AVX-512. So `amx` and `avxvnni` can be forced there.
+#ifdef SINQ_STAND_INS
+inline constexpr bool kStandIns = true;
 #else
-inline constexpr bool kEmulatedTiles = false;
+inline constexpr bool kStandIns = false;
 #endif
 
 /// Whether tiles may be used: the processor has AMX-TILE and AMX-BF16 (CPUID 7, EDX bits 24 and 22), the system saves
@@ -62,6 +67,15 @@ inline constexpr bool kEmulatedTiles = false;
   return false;
 #endif
 }
+/// CPUID 7.1, EAX bit 4. What saving its registers takes is part of AVX2.
+[[nodiscard]] inline bool has_avx_vnni() noexcept {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
+#else
+  return false;
+#endif
+}
 [[nodiscard]] inline bool has_tiles() noexcept {
   static const bool allowed = ask_for_tiles();
   return allowed;
@@ -69,7 +83,8 @@ inline constexpr bool kEmulatedTiles = false;
 
 [[nodiscard]] inline bool supported(Isa isa) noexcept {
 #if defined(__x86_64__)
-  if (isa == Isa::amx) return supported(Isa::avx512vbmi) && (has_tiles() || kEmulatedTiles);
+  if (isa == Isa::amx) return supported(Isa::avx512vbmi) && (has_tiles() || kStandIns);
+  if (isa == Isa::avxvnni) return supported(Isa::avx2) && (kStandIns ? supported(Isa::avx512vbmi) : has_avx_vnni());
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (isa == Isa::avx512 || isa == Isa::avx512vbmi)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -83,7 +98,7 @@ inline constexpr bool kEmulatedTiles = false;
 
 [[nodiscard]] inline Isa best_isa() noexcept {
   if (supported(Isa::amx) && has_tiles()) return Isa::amx;
-  for (Isa isa : {Isa::avx512vbmi, Isa::avx512, Isa::avx2, Isa::neon})
+  for (Isa isa : {Isa::avx512vbmi, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon})
     if (supported(isa)) return isa;
   return Isa::portable;
 }
@@ -98,7 +113,7 @@ inline std::atomic<Isa>& chosen_isa() noexcept {
 /// What this machine can run, slowest first.
 [[nodiscard]] inline std::vector<Isa> supported_isas() {
   std::vector<Isa> found;
-  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512vbmi, Isa::amx})
+  for (Isa isa : {Isa::portable, Isa::neon, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vbmi, Isa::amx})
     if (detail::core::supported(isa)) found.push_back(isa);
   return found;
 }

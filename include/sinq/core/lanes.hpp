@@ -444,7 +444,7 @@ template <class Body, class... Args>
 auto on_isa(const Args&... args) noexcept {
 #if defined(__x86_64__)
   if (current_isa() >= Isa::avx512) return run_avx512<Body>(args...);
-  if (current_isa() == Isa::avx2) return run_avx2<Body>(args...);
+  if (current_isa() >= Isa::avx2) return run_avx2<Body>(args...);
 #endif
   return run_portable<Body>(args...);
 }

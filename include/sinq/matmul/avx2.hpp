@@ -135,23 +135,6 @@ template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
   return _mm256_shuffle_epi8(table, index);
 }
-/// sum + the four products of the unsigned bytes of every lane and four signed ones. Two products add up in 16 bits,
-/// which holds 2 * 63 * 127 but not 2 * 255 * 127: wide bytes are multiplied in two halves of 4 bits.
-template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
-  std::int32_t word = 0;
-  std::memcpy(&word, four, 4);
-  const Ints x = _mm256_set1_epi32(word);
-  const Ints ones = _mm256_set1_epi16(1);
-  if constexpr (kWide) {
-    const Ints low = _mm256_maddubs_epi16(low_bits_of_bytes<4>(bytes), x);
-    const Ints high = _mm256_maddubs_epi16(low_bits_of_bytes<4>(_mm256_srli_epi32(bytes, 4)), x);
-    const Ints sixteenths = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
-    return add_ints(add_ints(sum, sixteenths), _mm256_madd_epi16(low, ones));
-  } else {
-    return add_ints(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, x), ones));
-  }
-}
 [[SINQ_TARGET, gnu::always_inline]] inline Floats larger_magnitude(Floats a, Floats b) noexcept {
   const Ints magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fff'ffff));
   return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));  // ordered as integers
@@ -172,8 +155,44 @@ template <bool kWide>
 
 #include "fours_x86.inc"
 
-#include "bytes.inc"
+namespace maddubs {
+/// sum + the four products of the unsigned bytes of every lane and four signed ones. Two products add up in 16 bits,
+/// which holds 2 * 63 * 127 but not 2 * 255 * 127: wide bytes are multiplied in two halves of 4 bits.
+template <bool kWide>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
+  std::int32_t word = 0;
+  std::memcpy(&word, four, 4);
+  const Ints x = _mm256_set1_epi32(word);
+  const Ints ones = _mm256_set1_epi16(1);
+  if constexpr (kWide) {
+    const Ints low = _mm256_maddubs_epi16(low_bits_of_bytes<4>(bytes), x);
+    const Ints high = _mm256_maddubs_epi16(low_bits_of_bytes<4>(_mm256_srli_epi32(bytes, 4)), x);
+    const Ints sixteenths = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
+    return add_ints(add_ints(sum, sixteenths), _mm256_madd_epi16(low, ones));
+  } else {
+    return add_ints(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, x), ones));
+  }
+}
 
+#include "bytes.inc"
+}  // namespace maddubs
+
+namespace vnni {
+/// In one instruction. In assembly, since an attribute for AVX-VNNI would keep what is inlined here out.
+template <bool kWide>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
+  std::int32_t word = 0;
+  std::memcpy(&word, four, 4);
+  const Ints x = _mm256_set1_epi32(word);
+  if constexpr (core::kStandIns)
+    asm("{%{evex%} vpdpbusd %2, %1, %0|%{evex%} vpdpbusd %0, %1, %2}" : "+x"(sum) : "x"(bytes), "x"(x));
+  else
+    asm("{%{vex%} vpdpbusd %2, %1, %0|%{vex%} vpdpbusd %0, %1, %2}" : "+x"(sum) : "x"(bytes), "x"(x));
+  return sum;
+}
+
+#include "bytes.inc"
+}  // namespace vnni
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx2
 
 #undef SINQ_TARGET

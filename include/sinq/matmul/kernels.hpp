@@ -76,7 +76,7 @@ template <int kBits, bool kTable>
   return core::with_bits(f.bits, [](auto bits) -> Method {
     if constexpr (bits() == 7) return {};  // no such codes
     Kernel kernel = amx::multiply_tiles<HardwareTiles, bits()>;
-    if constexpr (core::kEmulatedTiles)
+    if constexpr (core::kStandIns)
       if (!core::has_tiles()) kernel = amx::multiply_tiles<EmulatedTiles, bits()>;
     return {amx::prepare_tiles, kernel, avx512::deliver, kMostStrips};
   });
@@ -94,9 +94,27 @@ template <int kBits, bool kTable>
     } else {
       if constexpr (bits() <= 4)
         if (f.levels > Levels::symmetric)
-          return {avx2::prepare_bytes<1, false>, avx2::multiply_bytes<bits(), true, 1>, avx2::deliver};
-      return {avx2::prepare_bytes<1, false>, avx2::multiply_bytes<bits(), false, 1>, avx2::deliver};
+          return {avx2::maddubs::prepare_bytes<1, false>, avx2::maddubs::multiply_bytes<bits(), true, 1>,
+                  avx2::deliver};
+      return {avx2::maddubs::prepare_bytes<1, false>, avx2::maddubs::multiply_bytes<bits(), false, 1>, avx2::deliver};
     }
+  });
+}
+
+template <int kBits, bool kTable>
+[[nodiscard]] Method bytes_avxvnni(bool exact) noexcept {
+  if (exact) return {avx2::vnni::prepare_bytes<3, false>, avx2::vnni::multiply_bytes<kBits, kTable, 3>, avx2::deliver};
+  return {avx2::vnni::prepare_bytes<1, false>, avx2::vnni::multiply_bytes<kBits, kTable, 1>, avx2::deliver};
+}
+
+/// As choose_avx512.
+[[nodiscard]] inline Method choose_avxvnni(const Format& f, std::int64_t tokens, bool exact) noexcept {
+  if (exact && is_nf(f.levels)) return choose_avx2(f, tokens, exact);
+  return core::with_bits(f.bits, [&](auto bits) -> Method {
+    if constexpr (bits() <= 4)
+      if (f.levels > Levels::symmetric) return bytes_avxvnni<bits(), true>(exact);
+    if constexpr (bits() != 7) return bytes_avxvnni<bits(), false>(exact);
+    return {};  // no such codes
   });
 }
 #endif
@@ -147,6 +165,7 @@ template <int kBits, bool kTable>
   if (uses_tiles(numerics, tokens)) return choose_amx(f);
   if (isa >= Isa::avx512 && avx512::has_byte_products())
     return choose_avx512(f, t, tokens, exact, isa >= Isa::avx512vbmi);
+  if (isa == Isa::avxvnni) return choose_avxvnni(f, tokens, exact);
   if (isa != Isa::portable) return choose_avx2(f, tokens, exact);
 #elif defined(__aarch64__) && !defined(__clang__)
   if (isa == Isa::neon) return choose_neon(f, tokens, exact);
