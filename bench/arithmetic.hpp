@@ -19,35 +19,36 @@ constexpr std::int64_t kRounds = 20'000;
 constexpr int kSums = 12;  // hide the latency
 inline constexpr std::int8_t kFour[4] = {77, 77, 77, 77};
 
-#define SINQ_PEAK(isa, operations, features)                                                                \
-  [[gnu::target(features), gnu::noinline]] inline float fma_##isa() noexcept {                              \
-    using namespace sinq::detail::matmul::operations;                                                       \
-    Floats sum[kSums];                                                                                      \
-    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all(static_cast<float>(s));                        \
-    const Floats a = all(1.5f);                                                                             \
-    for (std::int64_t k = 0; k < kRounds; ++k) {                                                            \
-      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = multiply_add(a, sum[s], a);                      \
-    }                                                                                                       \
-    float out[kWidth];                                                                                      \
-    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = plus(sum[0], sum[s]);                              \
-    store(out, sum[0]);                                                                                     \
-    return out[0];                                                                                          \
-  }                                                                                                         \
-  [[gnu::target(features), gnu::noinline]] inline float bytes_##isa() noexcept {                            \
-    using namespace sinq::detail::matmul::operations;                                                       \
-    Ints sum[kSums];                                                                                        \
-    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all_ints(0);                                       \
-    for (std::int64_t k = 0; k < kRounds; ++k) {                                                            \
-      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = dot<false>(sum[s], sum[(s + 1) % kSums], kFour); \
-    }                                                                                                       \
-    float out[kWidth];                                                                                      \
-    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = add_ints(sum[0], sum[s]);                          \
-    store(out, to_floats(sum[0]));                                                                          \
-    return out[0];                                                                                          \
+#define SINQ_PEAK(isa, space, operations, features)                                          \
+  [[gnu::target(features), gnu::noinline]] inline float fma_##isa() noexcept {               \
+    using namespace sinq::detail::matmul::space;                                             \
+    Floats sum[kSums];                                                                       \
+    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all(static_cast<float>(s));         \
+    const Floats a = all(1.5f);                                                              \
+    for (std::int64_t k = 0; k < kRounds; ++k) {                                             \
+      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = multiply_add(a, sum[s], a);       \
+    }                                                                                        \
+    float out[kWidth];                                                                       \
+    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = plus(sum[0], sum[s]);               \
+    store(out, sum[0]);                                                                      \
+    return out[0];                                                                           \
+  }                                                                                          \
+  [[gnu::target(features), gnu::noinline]] inline float bytes_##isa() noexcept {             \
+    using namespace sinq::detail::matmul::space;                                             \
+    Ints sum[kSums];                                                                         \
+    SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] = all_ints(0);                        \
+    for (std::int64_t k = 0; k < kRounds; ++k) {                                             \
+      SINQ_UNROLL for (int s = 0; s < kSums; ++s) sum[s] =                                   \
+          sinq::detail::matmul::operations::dot<false>(sum[s], sum[(s + 1) % kSums], kFour); \
+    }                                                                                        \
+    float out[kWidth];                                                                       \
+    SINQ_UNROLL for (int s = 1; s < kSums; ++s) sum[0] = add_ints(sum[0], sum[s]);           \
+    store(out, to_floats(sum[0]));                                                           \
+    return out[0];                                                                           \
   }
-SINQ_PEAK(avx2, avx2::maddubs, "avx2,fma,f16c")
-SINQ_PEAK(avxvnni, avx2::vnni, "avx2,fma,f16c")
-SINQ_PEAK(avx512, avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
+SINQ_PEAK(avx2, avx2, avx2::maddubs, "avx2,fma,f16c")
+SINQ_PEAK(avxvnni, avx2, avx2::vnni, "avx2,fma,f16c")
+SINQ_PEAK(avx512, avx512, avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #undef SINQ_PEAK
 
 inline float tiles_amx() noexcept {

@@ -24,6 +24,9 @@ struct ToFloats {
   [[gnu::always_inline]] static void run(const std::byte* from, std::int64_t from_stride, std::int64_t rows,
                                          std::int64_t cols, float* out, std::int64_t out_stride) noexcept {
     for (std::int64_t i = 0; i < rows; ++i, from += from_stride * std::int64_t{sizeof(T)}, out += out_stride) {
+      // Of a few columns no hardware guesses the next rows, each in another page.
+      const std::byte* const ahead = from + 16 * from_stride * std::int64_t{sizeof(T)};
+      for (std::int64_t at = 0; at < cols * std::int64_t{sizeof(T)}; at += 64) __builtin_prefetch(ahead + at);
       std::int64_t j = 0;
       for (; j + kWidth <= cols; j += kWidth)
         Lanes<kWidth>::load(from + j * std::int64_t{sizeof(T)}, T{}).store(out + j);
