@@ -130,9 +130,8 @@ class Encoder {
 
  private:
   [[nodiscard]] Matrix attention(const EncoderLayer& layer, const Matrix& x, sinq::Executor& executor) const {
-    const Matrix q = layer.query(x, executor);
-    const Matrix k = layer.key(x, executor);
-    const Matrix v = layer.value(x, executor);
+    const auto [queries, keys, values] = Linear::of_one_input(x, executor, layer.query, layer.key, layer.value);
+    const Matrix &q = queries, &k = keys, &v = values;  // lambdas cannot capture what is bound
     const int dim = config.hidden_size / config.heads;
     const float scale = 1 / std::sqrt(static_cast<float>(dim));
     Matrix out(x.rows(), x.cols());

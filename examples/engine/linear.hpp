@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <concepts>
 #include <cstdint>
 #include <sinq/sinq.hpp>
 #include <span>
@@ -39,13 +41,28 @@ class Linear {
   }
 
   [[nodiscard]] Matrix operator()(const Matrix& x, sinq::Executor& executor) const {
-    Matrix y(x.rows(), rows());
-    if (const auto* packed = std::get_if<sinq::PackedMatrix>(&weight_)) {
-      sinq::matmul(*packed, x, y, {.executor = &executor, .numerics = numerics_});
-    } else {
-      multiply(std::get<sinq::WeightView>(weight_), x, y, executor);
+    return std::move(of_one_input(x, executor, *this)[0]);
+  }
+
+  /// Several that share an input (query, key and value; gate and up), with the numerics of the first: those that are
+  /// quantized go into one call, so that threads meet once.
+  template <std::same_as<Linear>... L>
+  [[nodiscard]] static std::array<Matrix, sizeof...(L)> of_one_input(const Matrix& x, sinq::Executor& executor,
+                                                                     const L&... all) {
+    const std::array<const Linear*, sizeof...(L)> layers{&all...};
+    std::array<Matrix, sizeof...(L)> y{Matrix(x.rows(), all.rows())...};
+    std::array<sinq::Product, sizeof...(L)> products;
+    std::size_t count = 0;
+    for (std::size_t k = 0; k < layers.size(); ++k) {
+      if (const auto* packed = std::get_if<sinq::PackedMatrix>(&layers[k]->weight_))
+        products[count++] = {packed, x, y[k]};
+      else
+        multiply(std::get<sinq::WeightView>(layers[k]->weight_), x, y[k], executor);
     }
-    if (bias_.size() != 0) y.rowwise() += bias_;
+    sinq::matmul(std::span<const sinq::Product>(products).first(count),
+                 {.executor = &executor, .numerics = layers[0]->numerics_});
+    for (std::size_t k = 0; k < layers.size(); ++k)
+      if (layers[k]->bias_.size() != 0) y[k].rowwise() += layers[k]->bias_;
     return y;
   }
 

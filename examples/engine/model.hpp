@@ -85,8 +85,8 @@ class Model {
       x += attention(l, rms_norm(x, layer.attention_norm, config.rms_norm_eps), table, cache, executor, see);
       const Matrix n = rms_norm(x, layer.mlp_norm, config.rms_norm_eps);
       see(l, Input::mlp, n);
-      Matrix gate = layer.gate(n, executor);
-      gate.array() *= layer.up(n, executor).array() / (1 + (-gate.array()).exp());
+      auto [gate, up] = Linear::of_one_input(n, executor, layer.gate, layer.up);
+      gate.array() *= up.array() / (1 + (-gate.array()).exp());
       see(l, Input::down, gate);
       x += layer.down(gate, executor);
     }
@@ -133,13 +133,13 @@ class Model {
                                  sinq::Executor& executor, const Observer& see) const {
     const Layer& layer = layers[l];
     see(l, Input::attention, n);
-    Matrix q = layer.q(n, executor);
-    Matrix k = layer.k(n, executor);
+    auto [queries, keys, values] = Linear::of_one_input(n, executor, layer.q, layer.k, layer.v);
+    Matrix &q = queries, &k = keys;  // lambdas cannot capture what is bound
     if (layer.q_norm.size() != 0) norm_heads(q, layer.q_norm);
     if (layer.k_norm.size() != 0) norm_heads(k, layer.k_norm);
     rotate(table, config.head_dim, q);
     rotate(table, config.head_dim, k);
-    cache.append(l, k, layer.v(n, executor));
+    cache.append(l, k, values);
 
     const KvCache::Entry& seen = cache.layers_[l];
     const std::int64_t past = cache.length();
