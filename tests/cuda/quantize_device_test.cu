@@ -67,6 +67,15 @@ TEST_F(Quantizing, GivesTheBitsOfTheCpu) {
   expect_the_cpus(hard, 150, {}, stream_);
 }
 
+TEST_F(Quantizing, RefinesAsTheCpu) {
+  std::mt19937 random(2);
+  for (int bits : kBitWidths)
+    for (std::int64_t group : {64, 80, 0})
+      for (Balancing balance : {Balancing::sinkhorn, Balancing::none})
+        expect_the_cpus(random_weights(300, 333, random), 300,
+                        {.bits = bits, .group_size = group, .refine = Refine::hqq, .balance = balance}, stream_);
+}
+
 TEST_F(Quantizing, NamesTheWeightThatIsNone) {
   std::vector<float> w(64 * 64, 1.0f);
   w[5 * 64 + 7] = NAN;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "../quantize/rules.hpp"
 #include "layout.hpp"
 
 // What quantizing a matrix is to the kernels, and the memory that they share.
@@ -48,7 +49,9 @@ struct Quantization {
   float least_scale = 0, largest_scale = 0;  // between them a float scale keeps its precision
   float first_level = 0;                     // of code 0, on an even grid
   float middles[16] = {};                    // boundaries between the levels of a table
-  int iteration = 0;                         // of the sweep at hand
+  int hqq_rounds = 0;                        // of refinement; 0: none
+  quantize::HqqShrinkage shrinkage;          //
+  int iteration = 0;                         // of the balancing or the refinement at hand
 
   // In the workspace. Raised from 0:
   std::uint32_t* largest = nullptr;  // per tile: bits of its largest magnitude
@@ -58,17 +61,21 @@ struct Quantization {
   double* imbalance = nullptr;        // of the best iterate
   double* first_imbalance = nullptr;  //
   std::uint32_t* stopped = nullptr;   // 1: its iteration has ended
+  double* hqq_error = nullptr;        // of the best round
   // Per row and group:
   float* row_factor = nullptr;
   float* row_deviation = nullptr;
   float* scale = nullptr;
   float* zero = nullptr;
+  float* best_row = nullptr;    // row factors of the best iterate
+  float* round_zero = nullptr;  // of the round of HQQ at hand, and the error of the round before
+  float* round_error = nullptr;
   float* coarse = nullptr;  // per row and block of coarse_groups
   // Per panel and padded column:
   float* col_factor = nullptr;
   float* col_deviation = nullptr;
-  float* col_inverse = nullptr;
-  float* best_col = nullptr;  // as it will be stored
+  float* col_inverse = nullptr;  // of col_factor; after the balancing of best_col
+  float* best_col = nullptr;     // as it will be stored
   // Per panel, block of rows and group; and sums, then sums of squares, per panel, block and padded column:
   float* extremes = nullptr;
   std::uint32_t* inexact = nullptr;
@@ -80,6 +87,11 @@ struct Quantization {
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t at_row(int row, int group) const {
     return std::int64_t{group} * w.rows + row;
   }
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t row_groups() const { return std::int64_t{w.groups} * w.rows; }
+  [[nodiscard]] SINQ_CUDA_BOTH int group_cols(int group) const {
+    const int left = w.cols - group * w.group_size;
+    return left < w.group_size ? left : w.group_size;
+  }
 };
 
 /// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none.
@@ -89,8 +101,9 @@ enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
 template <class Visitor>
 void for_arrays(Quantization& q, Visitor&& visit) {
   const std::int64_t balanced = q.balanced ? 1 : 0;
-  const std::int64_t tiles = q.tiles(), rows = std::int64_t{q.w.rows} * q.w.groups;
+  const std::int64_t tiles = q.tiles(), rows = q.row_groups();
   const std::int64_t cols = q.w.panels * q.padded_cols() * balanced;
+  const std::int64_t hqq = q.hqq_rounds != 0 ? 1 : 0;
   const std::int64_t coarse_blocks = (q.w.groups + q.w.coarse_groups - 1) / q.w.coarse_groups;
   visit("largest", q.largest, tiles);
   visit("faults", q.faults, std::int64_t{kFaults});
@@ -98,10 +111,14 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("imbalance", q.imbalance, tiles * balanced);
   visit("first_imbalance", q.first_imbalance, tiles * balanced);
   visit("stopped", q.stopped, tiles * balanced);
+  visit("hqq_error", q.hqq_error, tiles * hqq);
   visit("row_factor", q.row_factor, rows * balanced);
   visit("row_deviation", q.row_deviation, rows * balanced);
   visit("scale", q.scale, rows);
   visit("zero", q.zero, rows);
+  visit("best_row", q.best_row, rows * balanced * hqq);
+  visit("round_zero", q.round_zero, rows * hqq);
+  visit("round_error", q.round_error, rows * hqq);
   visit("coarse", q.coarse, q.w.header != 0 ? q.w.rows * coarse_blocks : 0);
   visit("col_factor", q.col_factor, cols);
   visit("col_deviation", q.col_deviation, cols);
@@ -112,11 +129,11 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("sums", q.sums, 2 * q.blocks * cols);
 }
 
-/// Bytes of the workspace; points the arrays into `memory` (aligned to 256) if there is any.
+/// Bytes of the workspace; points the arrays into `memory` (aligned to 256) if there is any, empty ones to nothing.
 inline std::int64_t place(Quantization& q, std::uint8_t* memory) {
   std::int64_t bytes = 0;
   for_arrays(q, [&]<class T>(const char*, T*& array, std::int64_t count) {
-    if (memory != nullptr) array = reinterpret_cast<T*>(memory + bytes);
+    if (memory != nullptr) array = count != 0 ? reinterpret_cast<T*>(memory + bytes) : nullptr;
     bytes += (count * static_cast<std::int64_t>(sizeof(T)) + 255) / 256 * 256;
   });
   return bytes;

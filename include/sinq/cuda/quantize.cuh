@@ -27,8 +27,8 @@ namespace sinq::inline SINQ_ABI::cuda {
 ///
 /// Allocates the result and waits once for `stream`, to know whether the weights are numbers and the scales fit their
 /// type. The codes are still being chosen when it returns: what uses the result later on `stream` finds it whole, and
-/// until then weights and workspace must stay. InvalidArgument for what sinq::quantize refuses, and for `refine`s and a
-/// kurtosis gate, which the device does not know.
+/// until then weights and workspace must stay. InvalidArgument for what sinq::quantize refuses, and for Refine::fit,
+/// calibration and a kurtosis gate, which the device does not know.
 template <class T>
 [[nodiscard]] DeviceMatrix quantize(MatrixView<const T> weights, const QuantizeConfig& config, void* workspace,
                                     cudaStream_t stream = nullptr, QuantizeReport* report = nullptr) {

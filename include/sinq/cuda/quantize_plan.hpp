@@ -12,8 +12,7 @@ namespace sinq::inline SINQ_ABI::detail::cuda {
 /// What the device does not do (yet).
 inline void require_on_device(const QuantizeConfig& c) {
   quantize::validate(c);
-  core::require(c.refine == Refine::none, "refine", c.refine == Refine::hqq ? "hqq" : "fit",
-                "the device quantizes with refine = none");
+  core::require(c.refine != Refine::fit, "refine", "fit", "the device quantizes with refine = none and hqq");
   core::require(c.calibration == Calibration::none, "calibration", static_cast<int>(c.calibration),
                 "the device quantizes with calibration = none");
   core::require(c.kurtosis_gate == 0, "kurtosis_gate", c.kurtosis_gate, "the device balances every matrix: 0");
@@ -44,6 +43,10 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   q.choice = c.rounding == Rounding::uniform     ? Choice::min_max
              : c.rounding == Rounding::symmetric ? Choice::symmetric
                                                  : Choice::mean_shift;
+  if (c.refine == Refine::hqq) {
+    q.hqq_rounds = c.hqq.iterations;
+    q.shrinkage = quantize::shrinkage_of(c.bits, c.hqq);
+  }
   const SinkhornOptions& o = c.sinkhorn;
   const auto to_float = [](double v) { return static_cast<float>(v); };
   q.sinkhorn = {o.iterations,

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "hqq.cuh"
 #include "plan.hpp"
 #include "round.cuh"
 
@@ -44,6 +45,16 @@ void launch_threads(Launch&& launch, Kernel kernel, std::int64_t count, const Qu
   launch(kernel, (count + kRoundThreads - 1) / kRoundThreads, kRoundThreads, 0, q);
 }
 
+template <class Launch>
+void choose_by_hqq(Quantization q, Launch&& launch) {
+  launch_threads(launch, choose_hqq_kernel<>, q.row_groups(), q);
+  for (q.iteration = 0; q.iteration < q.hqq_rounds; ++q.iteration) {
+    launch_threads(launch, refine_kernel<>, q.row_groups() * kSweepLanes, q);
+    launch(keep_better_kernel<>, q.tiles(), kKeepThreads, 0, q);
+  }
+  launch_threads(launch, settle_hqq_kernel<>, q.row_groups(), q);
+}
+
 /// Scales, zeros and column scales, not yet in their stored form, and what is wrong with them. `largest` and `faults`
 /// are zero at the start.
 template <class Launch>
@@ -55,7 +66,11 @@ void choose_factors(Quantization q, Launch&& launch) {
     launch_sweep(q, launch);
     launch(judge_kernel<>, q.tiles(), kJudgeThreads, kJudgeSharedBytes, q);
   }
-  launch_threads(launch, choose_kernel<>, std::int64_t{q.w.rows} * q.w.groups, q);
+  if (q.balanced) launch_threads(launch, invert_columns_kernel<>, q.w.panels * q.padded_cols(), q);
+  if (q.hqq_rounds != 0)
+    choose_by_hqq(q, launch);
+  else
+    launch_threads(launch, choose_kernel<>, q.row_groups(), q);
   if (q.w.header != 0)
     launch_threads(launch, choose_coarse_kernel<>,
                    std::int64_t{q.w.rows} * ((q.w.groups + q.w.coarse_groups - 1) / q.w.coarse_groups), q);

@@ -17,11 +17,6 @@ namespace sinq::inline SINQ_ABI::detail::cuda {
 
 inline constexpr int kRoundThreads = 128;
 
-/// Index of the thread among all.
-SINQ_CUDA_DEVICE std::int64_t global_thread() {
-  return std::int64_t{block_index().x} * thread_count() + thread_index();
-}
-
 // --- scale and zero -------------------------------------------------------------------------------------------------
 
 struct ScaleZero {
@@ -33,7 +28,23 @@ struct ScaleZero {
 struct BalancedGroup {
   std::int64_t at;  // of the first weight
   int cols;
-  const float* col = nullptr;  // factors; none if the matrix is not balanced
+  const float* col_inverse = nullptr;  // none if the matrix is not balanced
+  float row_inverse = 1;
+
+  SINQ_CUDA_DEVICE static BalancedGroup of(const Quantization& q, int row, int group) {
+    BalancedGroup g{};
+    g.at = row * q.stride + std::int64_t{group} * q.w.group_size;
+    g.cols = q.group_cols(group);
+    if (q.balanced)
+      g.col_inverse = q.col_inverse + row / q.w.tile_height * q.padded_cols() + std::int64_t{group} * q.padded;
+    if (q.best_row != nullptr) g.row_inverse = inverse(load_global<float>(q.best_row + q.at_row(row, group)));
+    return g;
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE float operator()(const Quantization& q, int j) const {
+    const float v = load_number(q.number, q.weights, at + j);
+    const float x = col_inverse != nullptr ? multiply(v, load_global<float>(col_inverse + j)) : v;
+    return multiply(x, row_inverse);
+  }
 
   /// Calls visit(j, x) for each weight, in order.
   template <class Visitor>
@@ -41,14 +52,14 @@ struct BalancedGroup {
     for (int j = 0; j < cols; j += 4) {
       float v[4];
       load_numbers(q.number, q.weights, at + j, cols - j, q.aligned, v);
-      if (col != nullptr) {
-        const auto factors = load_global<Words4>(col + j);
+      if (col_inverse != nullptr) {
+        const auto factors = load_global<Words4>(col_inverse + j);
         SINQ_CUDA_UNROLL
-        for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], inverse(as_float(factors.w[i])));
+        for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], as_float(factors.w[i]));
       }
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i)
-        if (j + i < cols) visit(j + i, v[i]);
+        if (j + i < cols) visit(j + i, multiply(v[i], row_inverse));
     }
   }
 
@@ -129,19 +140,18 @@ SINQ_CUDA_DEVICE ScaleZero choose_mean_shift(const Quantization& q, const Balanc
   return {reach, 0.0f - divide(mean, reach)};
 }
 
-SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
-  const std::int64_t at = global_thread();
-  if (at >= std::int64_t{q.w.rows} * q.w.groups) return;
-  const int group = static_cast<int>(at / q.w.rows), row = static_cast<int>(at - std::int64_t{group} * q.w.rows);
-  const int panel = row / q.w.tile_height;
-  BalancedGroup g{};
-  g.at = row * q.stride + std::int64_t{group} * q.w.group_size;
-  g.cols = q.w.cols - group * q.w.group_size;
-  g.cols = g.cols < q.w.group_size ? g.cols : q.w.group_size;
-  if (q.balanced) g.col = q.best_col + panel * q.padded_cols() + std::int64_t{group} * q.padded;
-  const ScaleZero chosen = q.choice == Choice::min_max     ? choose_min_max(q, g)
-                           : q.choice == Choice::symmetric ? choose_symmetric(q, g)
-                                                           : choose_mean_shift(q, g);
+/// Row and group of entry `at` of an array that has one per row and group.
+struct RowGroup {
+  int row, group;
+
+  SINQ_CUDA_DEVICE static RowGroup at(const Quantization& q, std::int64_t at) {
+    const int group = static_cast<int>(at / q.w.rows);
+    return {static_cast<int>(at - std::int64_t{group} * q.w.rows), group};
+  }
+};
+
+/// What a group is given, and what is wrong with it.
+SINQ_CUDA_DEVICE void settle(const Quantization& q, std::int64_t at, const ScaleZero& chosen) {
   store_global(q.scale + at, chosen.scale);
   store_global(q.zero + at, chosen.zero);
   const std::uint64_t complement = ~static_cast<std::uint64_t>(at);
@@ -150,6 +160,17 @@ SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
     raise_global(q.faults + kBadScale, complement);
   const float size = magnitude(chosen.scale);
   if (size != 0 && !(size >= q.least_scale && size <= q.largest_scale)) raise_global(q.faults + kBeyondAux, complement);
+}
+
+SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
+  const std::int64_t at = global_thread();
+  if (at >= q.row_groups()) return;
+  const RowGroup i = RowGroup::at(q, at);
+  const BalancedGroup g = BalancedGroup::of(q, i.row, i.group);
+  settle(q, at,
+         q.choice == Choice::min_max     ? choose_min_max(q, g)
+         : q.choice == Choice::symmetric ? choose_symmetric(q, g)
+                                         : choose_mean_shift(q, g));
 }
 
 template <int = 0>
