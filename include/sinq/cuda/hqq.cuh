@@ -12,8 +12,8 @@
 //     keep_better   a warp per tile: adds up the errors of its rows, in their order; is this the best round so far?
 //   settle_hqq      a thread per row and group: the row's factor comes back into the scale
 //
-// A weight costs some 60 instructions per round, nearly all of them the power of the shrinkage; 20 rounds keep an H200
-// busy for 3 ms with 8192 x 8192 weights and every issue slot filled. A tile's errors are added one after the other
+// A weight costs some 100 instructions per round, most of them the power of the shrinkage; 20 rounds keep an H200 busy
+// for 4 ms with 8192 x 8192 weights and every issue slot filled. A tile's errors are added one after the other
 // because the CPU does: 8192 rows take 0.1 ms per round, all tiles at once.
 
 namespace sinq::inline SINQ_ABI::detail::cuda {

@@ -45,13 +45,15 @@ struct Quantization {
   bool balanced = false;
   Choice choice = Choice::min_max;
   SinkhornLimits sinkhorn;
-  float largest_zero = 0;                    // of a float zero; 0: zeros are integers
-  float least_scale = 0, largest_scale = 0;  // between them a float scale keeps its precision
-  float first_level = 0;                     // of code 0, on an even grid
-  float middles[16] = {};                    // boundaries between the levels of a table
-  int hqq_rounds = 0;                        // of refinement; 0: none
-  quantize::HqqShrinkage shrinkage;          //
-  int iteration = 0;                         // of the balancing or the refinement at hand
+  float largest_zero = 0;              // of a float zero; 0: zeros are integers
+  float first_level = 0;               // of code 0, on an even grid
+  float middles[16] = {};              // boundaries between the levels of a table
+  int hqq_rounds = 0;                  // of refinement; 0: none
+  quantize::HqqShrinkage shrinkage;    //
+  bool fitted = false;                 // Refine::fit
+  quantize::FitRules fit;              //
+  int iteration = 0;                   // of the balancing or the refinement at hand
+  int first_group = 0, end_group = 0;  // of the launch at hand
 
   // In the workspace. Raised from 0:
   std::uint32_t* largest = nullptr;  // per tile: bits of its largest magnitude
@@ -70,7 +72,13 @@ struct Quantization {
   float* best_row = nullptr;    // row factors of the best iterate
   float* round_zero = nullptr;  // of the round of HQQ at hand, and the error of the round before
   float* round_error = nullptr;
-  float* coarse = nullptr;  // per row and block of coarse_groups
+  float* weight = nullptr;  // of a group's scale in the choice of the coarse one
+  // Per row and block of coarse_groups:
+  float* coarse = nullptr;         // while a fit is made, the largest scale
+  float* fitted_coarse = nullptr;  // without the row's gain
+  // Per row:
+  float* gain = nullptr;
+  float* row_share = nullptr;  // by which its weights count in the sums of columns
   // Per panel and padded column:
   float* col_factor = nullptr;
   float* col_deviation = nullptr;
@@ -80,10 +88,19 @@ struct Quantization {
   float* extremes = nullptr;
   std::uint32_t* inexact = nullptr;
   float* sums = nullptr;
+  // Per panel, block of rows and padded column:
+  double* overlap_xx = nullptr;
+  double* overlap_xy = nullptr;
 
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t tiles() const { return std::int64_t{w.panels} * w.groups; }
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t items() const { return tiles() * blocks; }
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t padded_cols() const { return std::int64_t{w.groups} * padded; }
+  /// Of a column in arrays per padded column.
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t padded_col(int col) const {
+    const int group = col / w.group_size;
+    return std::int64_t{group} * padded + (col - group * w.group_size);
+  }
+  [[nodiscard]] SINQ_CUDA_BOTH int coarse_blocks() const { return (w.groups + w.coarse_groups - 1) / w.coarse_groups; }
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t at_row(int row, int group) const {
     return std::int64_t{group} * w.rows + row;
   }
@@ -94,7 +111,8 @@ struct Quantization {
   }
 };
 
-/// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none.
+/// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none. A weight
+/// counts row by row, a scale group by group, a coarse one row by row.
 enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
 
 /// Calls visit(name, pointer, count) for every array in the workspace; the first two have to be zero at the start.
@@ -104,7 +122,8 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   const std::int64_t tiles = q.tiles(), rows = q.row_groups();
   const std::int64_t cols = q.w.panels * q.padded_cols() * balanced;
   const std::int64_t hqq = q.hqq_rounds != 0 ? 1 : 0;
-  const std::int64_t coarse_blocks = (q.w.groups + q.w.coarse_groups - 1) / q.w.coarse_groups;
+  const std::int64_t fitted = q.fitted ? 1 : 0;
+  const std::int64_t coarse = q.w.header != 0 ? std::int64_t{q.w.rows} * q.coarse_blocks() : 0;
   visit("largest", q.largest, tiles);
   visit("faults", q.faults, std::int64_t{kFaults});
   visit("target", q.target, tiles * balanced);
@@ -119,7 +138,11 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("best_row", q.best_row, rows * balanced * hqq);
   visit("round_zero", q.round_zero, rows * hqq);
   visit("round_error", q.round_error, rows * hqq);
-  visit("coarse", q.coarse, q.w.header != 0 ? q.w.rows * coarse_blocks : 0);
+  visit("weight", q.weight, rows * fitted);
+  visit("coarse", q.coarse, coarse);
+  visit("fitted_coarse", q.fitted_coarse, coarse * fitted);
+  visit("gain", q.gain, q.w.rows * fitted);
+  visit("row_share", q.row_share, q.w.rows * fitted);
   visit("col_factor", q.col_factor, cols);
   visit("col_deviation", q.col_deviation, cols);
   visit("col_inverse", q.col_inverse, cols);
@@ -127,6 +150,8 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("extremes", q.extremes, 2 * q.items() * balanced);
   visit("inexact", q.inexact, q.items() * balanced);
   visit("sums", q.sums, 2 * q.blocks * cols);
+  visit("overlap_xx", q.overlap_xx, q.blocks * cols * fitted);
+  visit("overlap_xy", q.overlap_xy, q.blocks * cols * fitted);
 }
 
 /// Bytes of the workspace; points the arrays into `memory` (aligned to 256) if there is any, empty ones to nothing.
