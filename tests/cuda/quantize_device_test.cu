@@ -96,6 +96,13 @@ TEST_F(Quantizing, FitsAsTheCpu) {
   expect_the_cpus(hard, 150, {.refine = Refine::fit}, stream_);
 }
 
+TEST_F(Quantizing, HasTheKurtosisOfTheCpu) {
+  std::mt19937 random(4);
+  const std::vector<float> w = random_weights(300, 333, random);
+  const double k = kurtosis(WeightView(w.data(), DType::f32, 300, 333));
+  for (double gate : {k, std::nextafter(k, 0.0)}) expect_the_cpus(w, 300, {.kurtosis_gate = gate}, stream_);
+}
+
 TEST_F(Quantizing, NamesTheWeightThatIsNone) {
   std::vector<float> w(64 * 64, 1.0f);
   w[5 * 64 + 7] = NAN;

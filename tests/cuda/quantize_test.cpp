@@ -55,6 +55,16 @@ Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& conf
       run.launch({static_cast<unsigned>(blocks)}, static_cast<unsigned>(threads),
                  static_cast<std::size_t>(shared_bytes), [&] { kernel(argument); });
   };
+  if (q.gated) {
+    measure_moments(q, launch);
+    const double* moments = MomentPlaces::of(q, 0).of_all;
+    if (gate_closed(config, q, moments[1], moments[2])) {
+      QuantizeConfig unbalanced = config;
+      unbalanced.balance = Balancing::none;
+      EXPECT_EQ(run.first_failure(), "");
+      return on_device(weights, unbalanced, change);
+    }
+  }
   choose_factors(q, launch);
   raise_faults(
       q, q.faults, [&](auto row, auto col) { return static_cast<float>(weights.row(row)[col]); },
@@ -275,7 +285,7 @@ TEST(Quantize, FitsOfHardMatrices) {
     expect_the_cpus<float>(plain * 1e9f, other, "widened: too large");
   }
   // The last of the coarse scales that are tried is the best where one group is wider than all others.
-  RowMajor<float> wide = random_weights<float>(5, 640, random);
+  RowMajor<float> wide = random_weights<float>(2, 6400, random);
   wide.leftCols(16) *= 18;
   QuantizeConfig coarse = preset(3.5, Role::query);
   coarse.balance = Balancing::none;
@@ -283,6 +293,22 @@ TEST(Quantize, FitsOfHardMatrices) {
   c.table = {-100, -20, 1, 2, 3, 50, 100, 127};
   c.bits = 3;
   expect_the_cpus(plain, c, "a table of one's own");
+}
+
+// The same bits of the kurtosis: the gate is open at just that value and closed at the one below.
+TEST(Quantize, KurtosisGate) {
+  std::mt19937 random(14);
+  for (const auto& [rows, cols] : {std::pair{1, 40}, {33, 7}, {70, 150}, {140, 17}}) {
+    const RowMajor<float> w = random_weights<float>(rows, cols, random);
+    const double k = kurtosis(WeightView(MatrixRef<float>(w)));
+    for (double gate : {k, std::nextafter(k, 0.0)}) {
+      QuantizeConfig c{.kurtosis_gate = gate};
+      c.sinkhorn.iterations = 3;
+      expect_the_cpus(w, c, gate == k ? "open" : "closed");
+      c.refine = Refine::hqq;
+      expect_the_cpus(w, c, gate == k ? "open" : "closed");
+    }
+  }
 }
 
 TEST(Quantize, SixteenIterations) {
@@ -363,8 +389,10 @@ TEST(Quantize, ErrorsAreTheCpus) {
   same_message(w, {});
   w(20, 70) = 0x1p120f;
   same_message(w, {});
-  EXPECT_EQ(test::message_of([&] { (void)on_device<float>(MatrixView<const float>(w), {.kurtosis_gate = 5}); }),
-            "sinq: kurtosis_gate = 5: the device balances every matrix: 0");
+  same_message(w, {.kurtosis_gate = 5});
+  EXPECT_EQ(
+      test::message_of([&] { (void)on_device<float>(MatrixView<const float>(w), {.calibration = Calibration::awq}); }),
+      "sinq: calibration = 1: the device quantizes with calibration = none");
 }
 
 // --- bugs put in ----------------------------------------------------------------------------------------------------

@@ -268,6 +268,7 @@ TEST(Fit, ScalesThatVanishInF32CostTheirGroupsOnly) {
   for (Aux scale : {Aux::f16, Aux::f32}) {
     QuantizeConfig c = preset(4.5);
     c.scale = scale;
+    c.balance = Balancing::none;  // column factors would flush the row to zeros
     const Matrix y = dequantize(quantize(w, c));
     for (std::int64_t i = 0; i < w.rows(); ++i)
       EXPECT_LT((y.row(i) - w.row(i)).norm(), i == 3 ? 0x1p-140f : 0.2f * w.row(i).norm()) << "row " << i;

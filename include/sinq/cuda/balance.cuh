@@ -27,11 +27,6 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// Index of the thread among all.
-SINQ_CUDA_DEVICE std::int64_t global_thread() {
-  return std::int64_t{block_index().x} * thread_count() + thread_index();
-}
-
 /// What 16 threads work on: a block of rows of a tile.
 struct SweepItem {
   bool exists;

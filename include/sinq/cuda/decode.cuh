@@ -8,6 +8,11 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
+/// Index of the thread among all of a grid in one dimension.
+SINQ_CUDA_DEVICE std::int64_t global_thread() {
+  return std::int64_t{block_index().x} * thread_count() + thread_index();
+}
+
 /// The value of a stored number, before factor and offset.
 SINQ_CUDA_DEVICE float number_value(Number number, int bits, std::uint32_t raw) {
   switch (number) {

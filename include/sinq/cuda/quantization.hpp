@@ -43,6 +43,7 @@ struct Quantization {
   int blocks = 0;  // of kSweepRows, per panel
   int padded = 0;  // columns of a group, up to a multiple of kSweepLanes
   bool balanced = false;
+  bool gated = false;  // only balanced if the kurtosis allows it
   Choice choice = Choice::min_max;
   SinkhornLimits sinkhorn;
   float largest_zero = 0;              // of a float zero; 0: zeros are integers
@@ -58,6 +59,8 @@ struct Quantization {
   // In the workspace. Raised from 0:
   std::uint32_t* largest = nullptr;  // per tile: bits of its largest magnitude
   std::uint64_t* faults = nullptr;   // kFaults of them
+  // kMoments per row, and kMoments of all:
+  double* moments = nullptr;
   // Per tile:
   double* target = nullptr;
   double* imbalance = nullptr;        // of the best iterate
@@ -115,6 +118,8 @@ struct Quantization {
 /// counts row by row, a scale group by group, a coarse one row by row.
 enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
 
+inline constexpr int kMoments = 3;
+
 /// Calls visit(name, pointer, count) for every array in the workspace; the first two have to be zero at the start.
 template <class Visitor>
 void for_arrays(Quantization& q, Visitor&& visit) {
@@ -126,6 +131,7 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   const std::int64_t coarse = q.w.header != 0 ? std::int64_t{q.w.rows} * q.coarse_blocks() : 0;
   visit("largest", q.largest, tiles);
   visit("faults", q.faults, std::int64_t{kFaults});
+  visit("moments", q.moments, q.gated ? kMoments * (std::int64_t{q.w.rows} + 1) : 0);
   visit("target", q.target, tiles * balanced);
   visit("imbalance", q.imbalance, tiles * balanced);
   visit("first_imbalance", q.first_imbalance, tiles * balanced);

@@ -28,8 +28,8 @@ namespace sinq::inline SINQ_ABI::cuda {
 ///
 /// Allocates the result and waits once for `stream`, to know whether the weights are numbers and the scales fit their
 /// type. The codes are still being chosen when it returns: what uses the result later on `stream` finds it whole, and
-/// until then weights and workspace must stay. InvalidArgument for what sinq::quantize refuses, and for calibration and
-/// a kurtosis gate, which the device does not know.
+/// until then weights and workspace must stay. With a kurtosis gate it waits once more before that, to know whether to
+/// balance. InvalidArgument for what sinq::quantize refuses, and for calibration, which the device does not know.
 template <class T>
 [[nodiscard]] DeviceMatrix quantize(MatrixView<const T> weights, const QuantizeConfig& config, void* workspace,
                                     cudaStream_t stream = nullptr, QuantizeReport* report = nullptr) {
@@ -56,6 +56,16 @@ template <class T>
           "cudaMemcpyAsync");
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
   };
+  if (q.gated) {
+    measure_moments(q, start);
+    double moments[kMoments] = {};
+    copy(MomentPlaces::of(q, 0).of_all, kMoments, moments);
+    if (gate_closed(config, q, moments[1], moments[2])) {
+      QuantizeConfig unbalanced = config;
+      unbalanced.balance = Balancing::none;
+      return quantize(weights, unbalanced, workspace, stream, report);
+    }
+  }
   check(cudaMemsetAsync(q.largest, 0, static_cast<std::size_t>(q.tiles()) * sizeof *q.largest, stream),
         "cudaMemsetAsync");
   check(cudaMemsetAsync(q.faults, 0, kFaults * sizeof *q.faults, stream), "cudaMemsetAsync");

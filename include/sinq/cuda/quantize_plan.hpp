@@ -9,12 +9,11 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// What the device does not do (yet).
+/// What the device does not do.
 inline void require_on_device(const QuantizeConfig& c) {
   quantize::validate(c);
   core::require(c.calibration == Calibration::none, "calibration", static_cast<int>(c.calibration),
                 "the device quantizes with calibration = none");
-  core::require(c.kurtosis_gate == 0, "kurtosis_gate", c.kurtosis_gate, "the device balances every matrix: 0");
 }
 
 /// The matrix that the weights go into, once it exists.
@@ -32,6 +31,7 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   require_on_device(c);
   Quantization q;
   q.balanced = c.balance == Balancing::sinkhorn;
+  q.gated = q.balanced && c.kurtosis_gate > 0;
   const Format f = quantize::format_of(c, q.balanced);
   const LevelTable table = quantize::table_of(c);
   q.w = kernel_order(f, table, rows, cols).weights;
@@ -65,6 +65,11 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   for (int code = 0; q.w.paired && code + 1 < 1 << f.bits; ++code)
     q.middles[code] = q.w.levels[code] / 2 + q.w.levels[code + 1] / 2;
   return q;
+}
+
+/// Whether the kurtosis, given by the last moments, forbids to balance.
+[[nodiscard]] inline bool gate_closed(const QuantizeConfig& c, const Quantization& q, double second, double fourth) {
+  return balance::kurtosis_of(second, fourth, static_cast<double>(q.w.rows) * q.w.cols) > c.kurtosis_gate;
 }
 
 /// What the kernels found wrong, as the CPU says it. `weight(row, col)` and `read(address)` of a float read what is on

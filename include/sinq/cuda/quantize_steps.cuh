@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "hqq.cuh"
+#include "kurtosis.cuh"
 #include "plan.hpp"
 #include "unbias.cuh"
 
@@ -53,6 +54,15 @@ void choose_by_hqq(Quantization q, Launch&& launch) {
     launch(keep_better_kernel<>, q.tiles(), kKeepThreads, 0, q);
   }
   launch_threads(launch, settle_hqq_kernel<>, q.row_groups(), q);
+}
+
+/// The moments that the kurtosis is made of.
+template <class Launch>
+void measure_moments(Quantization q, Launch&& launch) {
+  for (q.iteration = 0; q.iteration < 2; ++q.iteration) {
+    launch_threads(launch, measure_moments_kernel<>, std::int64_t{q.w.rows} * kSweepLanes, q);
+    launch(add_moments_kernel<>, 1, kLanes, 0, q);
+  }
 }
 
 /// Calls visit(levels) with FitCoding's constant.
