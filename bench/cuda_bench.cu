@@ -295,6 +295,15 @@ const int kRegistered = [] {
     benchmark::RegisterBenchmark(("quantize/sinq" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
                                  QuantizeConfig{.sinkhorn = {.min_step = 1, .max_step = 1}})
         ->UseManualTime();
+    benchmark::RegisterBenchmark(("quantize/preset-3.5" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
+                                 preset(3.5))
+        ->UseManualTime();
+    benchmark::RegisterBenchmark(("quantize/preset-4.5" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
+                                 preset(4.5))
+        ->UseManualTime();
+    benchmark::RegisterBenchmark(("quantize/hqq" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
+                                 QuantizeConfig{.refine = Refine::hqq, .sinkhorn = {.min_step = 1, .max_step = 1}})
+        ->UseManualTime();
     benchmark::RegisterBenchmark(("dequantize/f16" + shape(0, rows, cols)).c_str(), restore, rows, cols)
         ->UseManualTime();
   }

@@ -67,6 +67,42 @@ TEST_F(Quantizing, GivesTheBitsOfTheCpu) {
   expect_the_cpus(hard, 150, {}, stream_);
 }
 
+TEST_F(Quantizing, RefinesAsTheCpu) {
+  std::mt19937 random(2);
+  for (int bits : kBitWidths)
+    for (std::int64_t group : {64, 80, 0})
+      for (Balancing balance : {Balancing::sinkhorn, Balancing::none})
+        expect_the_cpus(random_weights(300, 333, random), 300,
+                        {.bits = bits, .group_size = group, .refine = Refine::hqq, .balance = balance}, stream_);
+}
+
+TEST_F(Quantizing, FitsAsTheCpu) {
+  std::mt19937 random(3);
+  for (double size : kPresets)
+    for (Role role : {Role::other, Role::value}) {
+      QuantizeConfig c = preset(size, role);
+      expect_the_cpus(random_weights(300, 333, random), 300, c, stream_);
+      c.tile = Tile::square;
+      c.scale = Aux::f16;
+      c.group_size = 32;
+      expect_the_cpus(random_weights(300, 333, random), 300, c, stream_);
+    }
+  for (Rounding rounding : {Rounding::uniform, Rounding::symmetric, Rounding::nf4})
+    for (Balancing balance : {Balancing::sinkhorn, Balancing::none})
+      expect_the_cpus(random_weights(150, 130, random), 150,
+                      {.rounding = rounding, .refine = Refine::fit, .balance = balance}, stream_);
+  std::vector<float> hard = random_weights(150, 130, random);
+  for (float& v : hard) v *= 1e-4f;  // scales that f16 has not: the fit is done again with f32
+  expect_the_cpus(hard, 150, {.refine = Refine::fit}, stream_);
+}
+
+TEST_F(Quantizing, HasTheKurtosisOfTheCpu) {
+  std::mt19937 random(4);
+  const std::vector<float> w = random_weights(300, 333, random);
+  const double k = kurtosis(WeightView(w.data(), DType::f32, 300, 333));
+  for (double gate : {k, std::nextafter(k, 0.0)}) expect_the_cpus(w, 300, {.kurtosis_gate = gate}, stream_);
+}
+
 TEST_F(Quantizing, NamesTheWeightThatIsNone) {
   std::vector<float> w(64 * 64, 1.0f);
   w[5 * 64 + 7] = NAN;

@@ -55,19 +55,34 @@ Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& conf
       run.launch({static_cast<unsigned>(blocks)}, static_cast<unsigned>(threads),
                  static_cast<std::size_t>(shared_bytes), [&] { kernel(argument); });
   };
+  if (q.gated) {
+    measure_moments(q, launch);
+    const double* moments = MomentPlaces::of(q, 0).of_all;
+    if (gate_closed(config, q, moments[1], moments[2])) {
+      QuantizeConfig unbalanced = config;
+      unbalanced.balance = Balancing::none;
+      EXPECT_EQ(run.first_failure(), "");
+      return on_device(weights, unbalanced, change);
+    }
+  }
   choose_factors(q, launch);
   raise_faults(
       q, q.faults, [&](auto row, auto col) { return static_cast<float>(weights.row(row)[col]); },
-      [&](auto row, auto group) { return q.scale[q.at_row(static_cast<int>(row), static_cast<int>(group))]; });
+      [](const float* from) { return *from; });
 
   Format format = detail::quantize::format_of(config, q.balanced);
-  if (q.faults[kBeyondAux] != 0) format.scale = Aux::f32;
-  const KernelOrder order = kernel_order(format, {}, weights.rows, weights.cols);
+  if (q.faults[kBeyondAux] != 0) {
+    format.scale = Aux::f32;
+    widen(q, launch);
+  }
+  const LevelTable table = detail::quantize::table_of(config);
+  const KernelOrder order = kernel_order(format, table, weights.rows, weights.cols);
   test::Aligned memory(static_cast<std::size_t>(order.bytes));
   run.zeroed("matrix", memory.data(), static_cast<std::size_t>(order.bytes));
   aim(q, order, memory.data());
   store_matrix(q, launch);
-  Outcome out{from_kernel_order(format, {}, order, {memory.data(), memory.data() + order.bytes}), run.first_failure()};
+  Outcome out{from_kernel_order(format, table, order, {memory.data(), memory.data() + order.bytes}),
+              run.first_failure()};
   for (std::int64_t t = 0; q.balanced && t < q.tiles(); ++t) {
     out.before = (t == 0 ? 0 : out.before) + q.first_imbalance[t] / static_cast<double>(q.tiles());
     out.after = (t == 0 ? 0 : out.after) + q.imbalance[t] / static_cast<double>(q.tiles());
@@ -107,6 +122,7 @@ void expect_the_cpus(const RowMajor<T>& w, const QuantizeConfig& config, const c
   ASSERT_EQ(got.q.scale, expected.scale) << of;
   ASSERT_EQ(got.q.zero, expected.zero) << of;
   ASSERT_EQ(got.q.codes, expected.codes) << of;
+  ASSERT_EQ(got.q, expected) << of;
 }
 
 struct Kind {
@@ -159,6 +175,140 @@ TEST(Quantize, EveryShape) {
       expect_the_cpus(random_weights<float>(rows, cols, random), c);
       if (HasFatalFailure()) return;
     }
+}
+
+TEST(Quantize, Hqq) {
+  std::mt19937 random(9);
+  const Aux scales[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u8};
+  const std::int64_t groups[] = {16, 64, 80, kWholeRow};
+  unsigned k = 0;
+  for (int bits : kBitWidths)
+    for (Aux zero : {Aux::f16, Aux::f32, Aux::u6}) {
+      QuantizeConfig c;
+      c.bits = bits;
+      c.refine = Refine::hqq;
+      c.zero = zero;
+      c.scale = scales[++k % 5];
+      c.group_size = groups[k % 4];
+      c.tile = k % 3 == 0 ? Tile::square : Tile::stripe;
+      c.balance = k % 4 == 0 ? Balancing::none : Balancing::sinkhorn;
+      c.sinkhorn.iterations = 4;
+      c.hqq.iterations = k % 7 == 0 ? 20 : 4;
+      RowMajor<float> w = random_weights<float>(2 + k * 13 % 60, 1 + k * 37 % 170, random);
+      w.row(w.rows() / 2).setZero();
+      if (is_float(c.scale)) w.row(w.rows() - 1) *= 0x1p-130f;  // left out: its scales are subnormal
+      if (k % 3 == 0) expect_the_cpus<half>(w.cast<half>(), c);
+      if (k % 3 == 1) expect_the_cpus<bfloat16>(w.cast<bfloat16>(), c);
+      if (k % 3 == 2) expect_the_cpus(w, c);
+      if (HasFatalFailure()) return;
+    }
+}
+
+TEST(Quantize, HqqHearsEveryRow) {
+  std::mt19937 random(10);
+  const RowMajor<float> all = random_weights<float>(70, 64, random);
+  for (Eigen::Index row : {0, 31, 32, 69}) {
+    RowMajor<float> w = RowMajor<float>::Zero(70, 64);
+    w.row(row) = all.row(row);
+    expect_the_cpus(w, {.bits = 2, .refine = Refine::hqq, .balance = Balancing::none});
+  }
+}
+
+TEST(Quantize, EveryPreset) {
+  std::mt19937 random(11);
+  unsigned k = 0;
+  for (double size : kPresets)
+    for (Role role : {Role::other, Role::query, Role::value, Role::down}) {
+      QuantizeConfig c = preset(size, role);
+      c.sinkhorn.iterations = 3;
+      c.tile = ++k % 3 == 0 ? Tile::square : Tile::stripe;
+      expect_the_cpus(random_weights<bfloat16>(k % 4 == 0 ? 140 : 37, 150, random), c);
+      if (HasFatalFailure()) return;
+    }
+}
+
+TEST(Quantize, EveryFit) {
+  std::mt19937 random(12);
+  std::vector<Kind> kinds(std::begin(kKinds), std::end(kKinds));
+  for (int bits : {2, 3, 4}) kinds.push_back({Rounding::table, bits});
+  const Aux scales[] = {Aux::f16, Aux::u5, Aux::bf16, Aux::u8, Aux::f32, Aux::u4, Aux::u6};
+  const Aux zeros[] = {Aux::none, Aux::f16, Aux::u4, Aux::f32, Aux::u8};
+  const std::int64_t groups[] = {16, 32, 16, 80, kWholeRow, 16, 64};
+  unsigned k = 0;
+  for (const Kind& kind : kinds)
+    for (Aux zero : zeros) {
+      if (zero == Aux::none && kind.rounding == Rounding::uniform) continue;
+      if (zero != Aux::none && kind.rounding == Rounding::symmetric) continue;
+      QuantizeConfig c;
+      c.bits = kind.bits;
+      c.rounding = kind.rounding;
+      c.refine = Refine::fit;
+      c.scale = scales[++k % 7];
+      c.zero = zero;
+      c.col_scale = k % 4 == 0 ? Aux::f32 : Aux::f16;
+      c.group_size = groups[k % 7];
+      c.tile = k % 5 == 0 ? Tile::square : Tile::stripe;
+      c.balance = k % 6 == 0 ? Balancing::none : Balancing::sinkhorn;
+      c.coarse_groups = is_integer(c.scale) ? k % 3 : 0;
+      c.fit.starts = 1 + static_cast<int>(k % 4);
+      c.fit.rounds = static_cast<int>(k % 3);
+      c.sinkhorn.iterations = 3;
+      // Whole groups of 16 and a short one at the end; rows of zeros, constant rows, and a group of zeros.
+      RowMajor<float> w = random_weights<float>(3 + k * 11 % 140, 1 + k * 29 % 120, random);
+      w.row(0).setZero();
+      w.row(1).setConstant(0.125f);
+      w.row(2).head(std::min<Eigen::Index>(16, w.cols())).setZero();
+      if (k % 3 == 0) expect_the_cpus<half>(w.cast<half>(), c);
+      if (k % 3 == 1) expect_the_cpus<bfloat16>(w.cast<bfloat16>(), c);
+      if (k % 3 == 2) expect_the_cpus(w, c);
+      if (HasFatalFailure()) return;
+    }
+}
+
+TEST(Quantize, FitsOfHardMatrices) {
+  std::mt19937 random(13);
+  const RowMajor<float> plain = random_weights<float>(150, 40, random);
+  QuantizeConfig c = preset(4.5);
+  for (const QuantizeConfig& integers : {preset(4.5), preset(4)}) {
+    expect_the_cpus<float>(RowMajor<float>::Zero(20, 70), integers, "zeros");
+    expect_the_cpus<float>(RowMajor<float>::Constant(20, 70, -3.0f), integers, "constant");
+    expect_the_cpus<float>(RowMajor<float>::Constant(1, 1, -3.0f), integers, "a single weight");
+    expect_the_cpus<float>((plain.array() + 5.0f).matrix(), integers, "far from 0");
+    QuantizeConfig other = integers;
+    other.scale = other.col_scale = Aux::f32;
+    expect_the_cpus<float>(plain * 0x1p100f, other, "huge");
+    expect_the_cpus<float>(plain * 0x1p-120f, other, "tiny");
+    expect_the_cpus<float>(plain * 0x1p-140f, other, "subnormal, scales of 0");
+    other.scale = Aux::f16;
+    expect_the_cpus<float>(plain * 1e-8f, other, "widened: a scale is lost");
+    expect_the_cpus<float>(plain * 5e-3f, other, "widened: a scale loses precision");
+    expect_the_cpus<float>(plain * 1e9f, other, "widened: too large");
+  }
+  // The last of the coarse scales that are tried is the best where one group is wider than all others.
+  RowMajor<float> wide = random_weights<float>(2, 6400, random);
+  wide.leftCols(16) *= 18;
+  QuantizeConfig coarse = preset(3.5, Role::query);
+  coarse.balance = Balancing::none;
+  expect_the_cpus(wide, coarse, "one wide group");
+  c.table = {-100, -20, 1, 2, 3, 50, 100, 127};
+  c.bits = 3;
+  expect_the_cpus(plain, c, "a table of one's own");
+}
+
+// The same bits of the kurtosis: the gate is open at just that value and closed at the one below.
+TEST(Quantize, KurtosisGate) {
+  std::mt19937 random(14);
+  for (const auto& [rows, cols] : {std::pair{1, 40}, {33, 7}, {70, 150}, {140, 17}}) {
+    const RowMajor<float> w = random_weights<float>(rows, cols, random);
+    const double k = kurtosis(WeightView(MatrixRef<float>(w)));
+    for (double gate : {k, std::nextafter(k, 0.0)}) {
+      QuantizeConfig c{.kurtosis_gate = gate};
+      c.sinkhorn.iterations = 3;
+      expect_the_cpus(w, c, gate == k ? "open" : "closed");
+      c.refine = Refine::hqq;
+      expect_the_cpus(w, c, gate == k ? "open" : "closed");
+    }
+  }
 }
 
 TEST(Quantize, SixteenIterations) {
@@ -224,22 +374,34 @@ TEST(Quantize, ErrorsAreTheCpus) {
   same_message(w, {.group_size = 24});
   same_message(w * 1e-12f, {.scale = Aux::u8});
   same_message(w * 1e12f, {.balance = Balancing::none, .scale = Aux::u8, .coarse_groups = 1});
+  QuantizeConfig fit = preset(4.5);
+  same_message(w * 1e-9f, fit);
+  same_message(w * 1e9f, fit);
+  fit.coarse_groups = 2;
+  RowMajor<float> late = w;
+  late.row(7).tail(20) *= 1e-9f;
+  late.row(9) *= 1e-9f;
+  same_message(late, fit);
+  same_message(late, {.scale = Aux::u6, .coarse_groups = 1});
   w(20, 70) = NAN;
   same_message(w, {});
   w(20, 70) = -INFINITY;
   same_message(w, {});
   w(20, 70) = 0x1p120f;
   same_message(w, {});
-  EXPECT_EQ(test::message_of([&] { (void)on_device<float>(MatrixView<const float>(w), {.refine = Refine::fit}); }),
-            "sinq: refine = fit: the device quantizes with refine = none");
+  same_message(w, {.kurtosis_gate = 5});
+  EXPECT_EQ(
+      test::message_of([&] { (void)on_device<float>(MatrixView<const float>(w), {.calibration = Calibration::awq}); }),
+      "sinq: calibration = 1: the device quantizes with calibration = none");
 }
 
 // --- bugs put in ----------------------------------------------------------------------------------------------------
 
-std::string failure_with(const std::function<void(test::Executor&, Quantization&)>& bug) {
+std::string failure_with(const std::function<void(test::Executor&, Quantization&)>& bug,
+                         const QuantizeConfig& config = {.scale = Aux::u8}) {
   std::mt19937 random(8);
   const RowMajor<float> w = random_weights<float>(140, 100, random);
-  return on_device<float>(MatrixView<const float>(w), {.scale = Aux::u8}, bug).failure;
+  return on_device<float>(MatrixView<const float>(w), config, bug).failure;
 }
 
 TEST(QuantizeBugs, EveryRemovedBarrierIsFound) {
@@ -252,8 +414,17 @@ TEST(QuantizeBugs, EveryRemovedBarrierIsFound) {
   EXPECT_NE(failure_with([&](test::Executor& e, Quantization&) { e.faults.skip_barrier = 1; }), "");
 }
 
+TEST(QuantizeBugs, AFitWithoutItsBarrierIsFound) {
+  QuantizeConfig c = preset(4.5);
+  c.balance = Balancing::none;
+  EXPECT_EQ(failure_with(nullptr, c), "");
+  EXPECT_NE(failure_with([](test::Executor& e, Quantization&) { e.faults.skip_barrier = 0; }, c), "");
+}
+
 TEST(QuantizeBugs, OneColumnTooManyIsFound) {
   EXPECT_NE(failure_with([](test::Executor&, Quantization& q) { ++q.w.cols; }).find("outside weights"),
+            std::string::npos);
+  EXPECT_NE(failure_with([](test::Executor&, Quantization& q) { ++q.w.cols; }, preset(4.5)).find("outside weights"),
             std::string::npos);
 }
 

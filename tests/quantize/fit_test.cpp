@@ -260,6 +260,21 @@ TEST(Fit, TheSizeOfTheWeightsDoesNotMatter) {
       << message;
 }
 
+// A row of the least numbers there are has scales below them. The rows around it must not notice.
+TEST(Fit, ScalesThatVanishInF32CostTheirGroupsOnly) {
+  Matrix w = weights(40, 100);
+  w.row(3).setConstant(0x1p-149f);
+  w(3, 5) = -0x1p-148f;
+  for (Aux scale : {Aux::f16, Aux::f32}) {
+    QuantizeConfig c = preset(4.5);
+    c.scale = scale;
+    c.balance = Balancing::none;  // column factors would flush the row to zeros
+    const Matrix y = dequantize(quantize(w, c));
+    for (std::int64_t i = 0; i < w.rows(); ++i)
+      EXPECT_LT((y.row(i) - w.row(i)).norm(), i == 3 ? 0x1p-140f : 0.2f * w.row(i).norm()) << "row " << i;
+  }
+}
+
 TEST(Fit, TheSameBitsWhateverTheThreadsAndTheInstructionSet) {
   const Matrix w = weights(300, 150, 16);
   Eigen::ThreadPool six(6);

@@ -14,6 +14,7 @@
 //                    columns (each thread its own, in the order of the rows)
 //     judge          a block per tile: sums of columns in the order of the blocks of rows; deviations, imbalance: stop?
 //                    the best so far? new column factors
+//   invert_columns   once
 //
 // Every addition happens in the order that the CPU's sweep defines: its 16 lanes are 16 threads, its blocks of 128 rows
 // are the work of these. So the bits agree, and nothing is left to bound.
@@ -56,8 +57,7 @@ SINQ_CUDA_DEVICE SweepItem sweep_item(const Quantization& q) {
   i.rows = left < in_panel ? left : in_panel;
   i.rows = i.rows < 0 ? 0 : i.rows < kSweepRows ? i.rows : kSweepRows;
   i.exists = i.rows > 0;  // the last panel may have fewer blocks
-  i.cols = q.w.cols - i.group * q.w.group_size;
-  i.cols = i.cols < q.w.group_size ? i.cols : q.w.group_size;
+  i.cols = q.group_cols(i.group);
   i.tile = std::int64_t{i.panel} * q.w.groups + i.group;
   i.first_col = i.panel * q.padded_cols() + std::int64_t{i.group} * q.padded;
   return i;
@@ -433,7 +433,7 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
   t.first_row = t.panel * q.w.tile_height;
   t.rows = panel_rows(q, t.panel);
   t.first_col = t.panel * q.padded_cols() + std::int64_t{t.group} * q.padded;
-  t.cols = q.w.cols - t.group * q.w.group_size < q.w.group_size ? q.w.cols - t.group * q.w.group_size : q.w.group_size;
+  t.cols = q.group_cols(t.group);
   t.unit = unit_of(load_global<std::uint32_t>(q.largest + t.tile));
   const int thread = static_cast<int>(thread_index()), threads = static_cast<int>(thread_count());
   const int blocks = (t.rows + kSweepRows - 1) / kSweepRows;
@@ -482,6 +482,10 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
     store_global(q.col_factor + at, factor);
     store_global(q.col_inverse + at, inverse(factor));
   }
+  for (int i = thread; keep && q.best_row != nullptr && i < t.rows; i += threads) {
+    const std::int64_t at = q.at_row(t.first_row + i, t.group);
+    store_global(q.best_row + at, load_global<float>(q.row_factor + at));
+  }
   if (thread != 0) return;
   store_global(q.stopped + t.tile, stop ? 1u : 0u);
   if (keep) store_global(q.imbalance + t.tile, imbalance);
@@ -493,6 +497,17 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
 template <int = 0>
 SINQ_CUDA_KERNEL judge_kernel(const Quantization q) {
   judge_block(q);
+}
+
+/// The inverses of what the balancing leaves.
+SINQ_CUDA_DEVICE void invert_columns_block(const Quantization& q) {
+  const std::int64_t at = global_thread();
+  if (at < q.w.panels * q.padded_cols()) store_global(q.col_inverse + at, inverse(load_global<float>(q.best_col + at)));
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL invert_columns_kernel(const Quantization q) {
+  invert_columns_block(q);
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::cuda

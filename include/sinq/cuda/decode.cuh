@@ -8,6 +8,11 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
+/// Index of the thread among all of a grid in one dimension.
+SINQ_CUDA_DEVICE std::int64_t global_thread() {
+  return std::int64_t{block_index().x} * thread_count() + thread_index();
+}
+
 /// The value of a stored number, before factor and offset.
 SINQ_CUDA_DEVICE float number_value(Number number, int bits, std::uint32_t raw) {
   switch (number) {
@@ -33,11 +38,16 @@ SINQ_CUDA_BOTH constexpr int size_of(Number number) {
   return number == Number::f32 ? 4 : 2;
 }
 
+/// The float whose half or bfloat16 has these bits.
+SINQ_CUDA_DEVICE float short_value(Number number, std::uint32_t raw) {
+  return number == Number::f16 ? from_half(static_cast<std::uint16_t>(raw)) : as_float(raw << 16);
+}
+
 /// Element `index` of an array of floats in global memory.
 SINQ_CUDA_DEVICE float load_number(Number number, const void* array, std::int64_t index) {
   const auto* at = static_cast<const std::uint8_t*>(array) + index * size_of(number);
   if (number == Number::f32) return load_global<float>(at);
-  return number_value(number, 16, load_global<std::uint16_t>(at));
+  return short_value(number, load_global<std::uint16_t>(at));
 }
 
 SINQ_CUDA_DEVICE void store_number(Number number, void* array, std::int64_t index, float value) {
@@ -62,7 +72,7 @@ SINQ_CUDA_DEVICE void load_numbers(Number number, const void* array, std::int64_
   } else {
     const auto words = load_global<Words2>(at);
     SINQ_CUDA_UNROLL
-    for (int i = 0; i < 4; ++i) v[i] = number_value(number, 16, words.w[i / 2] >> (16 * (i % 2)) & 0xffffu);
+    for (int i = 0; i < 4; ++i) v[i] = short_value(number, words.w[i / 2] >> (16 * (i % 2)) & 0xffffu);
   }
 }
 

@@ -87,9 +87,9 @@ class DeviceMatrix {
     check(cudaMemcpyAsync(memory(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
   }
 
-  /// All zeros, of a valid format without a table. For the library, which fills it.
-  DeviceMatrix(const Format& format, std::int64_t rows, std::int64_t cols, cudaStream_t stream)
-      : format_(format), order_(detail::cuda::kernel_order(format, {}, rows, cols)) {
+  /// All zeros, of a valid format. For the library, which fills it.
+  DeviceMatrix(const Format& format, const LevelTable& table, std::int64_t rows, std::int64_t cols, cudaStream_t stream)
+      : format_(format), table_(table), order_(detail::cuda::kernel_order(format, table, rows, cols)) {
     allocate();
     detail::cuda::check(cudaMemsetAsync(memory(), 0, static_cast<std::size_t>(bytes()), stream), "cudaMemsetAsync");
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "../quantize/rules.hpp"
 #include "layout.hpp"
 
 // What quantizing a matrix is to the kernels, and the memory that they share.
@@ -42,67 +43,112 @@ struct Quantization {
   int blocks = 0;  // of kSweepRows, per panel
   int padded = 0;  // columns of a group, up to a multiple of kSweepLanes
   bool balanced = false;
+  bool gated = false;  // only balanced if the kurtosis allows it
   Choice choice = Choice::min_max;
   SinkhornLimits sinkhorn;
-  float largest_zero = 0;                    // of a float zero; 0: zeros are integers
-  float least_scale = 0, largest_scale = 0;  // between them a float scale keeps its precision
-  float first_level = 0;                     // of code 0, on an even grid
-  float middles[16] = {};                    // boundaries between the levels of a table
-  int iteration = 0;                         // of the sweep at hand
+  float largest_zero = 0;              // of a float zero; 0: zeros are integers
+  float first_level = 0;               // of code 0, on an even grid
+  float middles[16] = {};              // boundaries between the levels of a table
+  int hqq_rounds = 0;                  // of refinement; 0: none
+  quantize::HqqShrinkage shrinkage;    //
+  bool fitted = false;                 // Refine::fit
+  quantize::FitRules fit;              //
+  int iteration = 0;                   // of the balancing or the refinement at hand
+  int first_group = 0, end_group = 0;  // of the launch at hand
 
   // In the workspace. Raised from 0:
   std::uint32_t* largest = nullptr;  // per tile: bits of its largest magnitude
   std::uint64_t* faults = nullptr;   // kFaults of them
+  // kMoments per row, and kMoments of all:
+  double* moments = nullptr;
   // Per tile:
   double* target = nullptr;
   double* imbalance = nullptr;        // of the best iterate
   double* first_imbalance = nullptr;  //
   std::uint32_t* stopped = nullptr;   // 1: its iteration has ended
+  double* hqq_error = nullptr;        // of the best round
   // Per row and group:
   float* row_factor = nullptr;
   float* row_deviation = nullptr;
   float* scale = nullptr;
   float* zero = nullptr;
-  float* coarse = nullptr;  // per row and block of coarse_groups
+  float* best_row = nullptr;    // row factors of the best iterate
+  float* round_zero = nullptr;  // of the round of HQQ at hand, and the error of the round before
+  float* round_error = nullptr;
+  float* weight = nullptr;  // of a group's scale in the choice of the coarse one
+  // Per row and block of coarse_groups:
+  float* coarse = nullptr;         // while a fit is made, the largest scale
+  float* fitted_coarse = nullptr;  // without the row's gain
+  // Per row:
+  float* gain = nullptr;
+  float* row_share = nullptr;  // by which its weights count in the sums of columns
   // Per panel and padded column:
   float* col_factor = nullptr;
   float* col_deviation = nullptr;
-  float* col_inverse = nullptr;
-  float* best_col = nullptr;  // as it will be stored
+  float* col_inverse = nullptr;  // of col_factor; after the balancing of best_col
+  float* best_col = nullptr;     // as it will be stored
   // Per panel, block of rows and group; and sums, then sums of squares, per panel, block and padded column:
   float* extremes = nullptr;
   std::uint32_t* inexact = nullptr;
   float* sums = nullptr;
+  // Per panel, block of rows and padded column:
+  double* overlap_xx = nullptr;
+  double* overlap_xy = nullptr;
 
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t tiles() const { return std::int64_t{w.panels} * w.groups; }
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t items() const { return tiles() * blocks; }
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t padded_cols() const { return std::int64_t{w.groups} * padded; }
+  /// Of a column in arrays per padded column.
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t padded_col(int col) const {
+    const int group = col / w.group_size;
+    return std::int64_t{group} * padded + (col - group * w.group_size);
+  }
+  [[nodiscard]] SINQ_CUDA_BOTH int coarse_blocks() const { return (w.groups + w.coarse_groups - 1) / w.coarse_groups; }
   [[nodiscard]] SINQ_CUDA_BOTH std::int64_t at_row(int row, int group) const {
     return std::int64_t{group} * w.rows + row;
   }
+  [[nodiscard]] SINQ_CUDA_BOTH std::int64_t row_groups() const { return std::int64_t{w.groups} * w.rows; }
+  [[nodiscard]] SINQ_CUDA_BOTH int group_cols(int group) const {
+    const int left = w.cols - group * w.group_size;
+    return left < w.group_size ? left : w.group_size;
+  }
 };
 
-/// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none.
+/// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none. A weight
+/// counts row by row, a scale group by group, a coarse one row by row.
 enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
+
+inline constexpr int kMoments = 3;
 
 /// Calls visit(name, pointer, count) for every array in the workspace; the first two have to be zero at the start.
 template <class Visitor>
 void for_arrays(Quantization& q, Visitor&& visit) {
   const std::int64_t balanced = q.balanced ? 1 : 0;
-  const std::int64_t tiles = q.tiles(), rows = std::int64_t{q.w.rows} * q.w.groups;
+  const std::int64_t tiles = q.tiles(), rows = q.row_groups();
   const std::int64_t cols = q.w.panels * q.padded_cols() * balanced;
-  const std::int64_t coarse_blocks = (q.w.groups + q.w.coarse_groups - 1) / q.w.coarse_groups;
+  const std::int64_t hqq = q.hqq_rounds != 0 ? 1 : 0;
+  const std::int64_t fitted = q.fitted ? 1 : 0;
+  const std::int64_t coarse = q.w.header != 0 ? std::int64_t{q.w.rows} * q.coarse_blocks() : 0;
   visit("largest", q.largest, tiles);
   visit("faults", q.faults, std::int64_t{kFaults});
+  visit("moments", q.moments, q.gated ? kMoments * (std::int64_t{q.w.rows} + 1) : 0);
   visit("target", q.target, tiles * balanced);
   visit("imbalance", q.imbalance, tiles * balanced);
   visit("first_imbalance", q.first_imbalance, tiles * balanced);
   visit("stopped", q.stopped, tiles * balanced);
+  visit("hqq_error", q.hqq_error, tiles * hqq);
   visit("row_factor", q.row_factor, rows * balanced);
   visit("row_deviation", q.row_deviation, rows * balanced);
   visit("scale", q.scale, rows);
   visit("zero", q.zero, rows);
-  visit("coarse", q.coarse, q.w.header != 0 ? q.w.rows * coarse_blocks : 0);
+  visit("best_row", q.best_row, rows * balanced * hqq);
+  visit("round_zero", q.round_zero, rows * hqq);
+  visit("round_error", q.round_error, rows * hqq);
+  visit("weight", q.weight, rows * fitted);
+  visit("coarse", q.coarse, coarse);
+  visit("fitted_coarse", q.fitted_coarse, coarse * fitted);
+  visit("gain", q.gain, q.w.rows * fitted);
+  visit("row_share", q.row_share, q.w.rows * fitted);
   visit("col_factor", q.col_factor, cols);
   visit("col_deviation", q.col_deviation, cols);
   visit("col_inverse", q.col_inverse, cols);
@@ -110,13 +156,15 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("extremes", q.extremes, 2 * q.items() * balanced);
   visit("inexact", q.inexact, q.items() * balanced);
   visit("sums", q.sums, 2 * q.blocks * cols);
+  visit("overlap_xx", q.overlap_xx, q.blocks * cols * fitted);
+  visit("overlap_xy", q.overlap_xy, q.blocks * cols * fitted);
 }
 
-/// Bytes of the workspace; points the arrays into `memory` (aligned to 256) if there is any.
+/// Bytes of the workspace; points the arrays into `memory` (aligned to 256) if there is any, empty ones to nothing.
 inline std::int64_t place(Quantization& q, std::uint8_t* memory) {
   std::int64_t bytes = 0;
   for_arrays(q, [&]<class T>(const char*, T*& array, std::int64_t count) {
-    if (memory != nullptr) array = reinterpret_cast<T*>(memory + bytes);
+    if (memory != nullptr) array = count != 0 ? reinterpret_cast<T*>(memory + bytes) : nullptr;
     bytes += (count * static_cast<std::int64_t>(sizeof(T)) + 255) / 256 * 256;
   });
   return bytes;

@@ -9,14 +9,11 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// What the device does not do (yet).
+/// What the device does not do.
 inline void require_on_device(const QuantizeConfig& c) {
   quantize::validate(c);
-  core::require(c.refine == Refine::none, "refine", c.refine == Refine::hqq ? "hqq" : "fit",
-                "the device quantizes with refine = none");
   core::require(c.calibration == Calibration::none, "calibration", static_cast<int>(c.calibration),
                 "the device quantizes with calibration = none");
-  core::require(c.kurtosis_gate == 0, "kurtosis_gate", c.kurtosis_gate, "the device balances every matrix: 0");
 }
 
 /// The matrix that the weights go into, once it exists.
@@ -34,8 +31,10 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   require_on_device(c);
   Quantization q;
   q.balanced = c.balance == Balancing::sinkhorn;
+  q.gated = q.balanced && c.kurtosis_gate > 0;
   const Format f = quantize::format_of(c, q.balanced);
-  q.w = kernel_order(f, {}, rows, cols).weights;
+  const LevelTable table = quantize::table_of(c);
+  q.w = kernel_order(f, table, rows, cols).weights;
   core::require(q.tiles() <= 0x7fff'ffff && q.w.rows * std::int64_t{q.w.groups} <= std::int64_t{1} << 36, "rows", rows,
                 "more groups than a launch has blocks");
   q.number = number;
@@ -44,6 +43,12 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   q.choice = c.rounding == Rounding::uniform     ? Choice::min_max
              : c.rounding == Rounding::symmetric ? Choice::symmetric
                                                  : Choice::mean_shift;
+  if (c.refine == Refine::hqq) {
+    q.hqq_rounds = c.hqq.iterations;
+    q.shrinkage = quantize::shrinkage_of(c.bits, c.hqq);
+  }
+  q.fitted = c.refine == Refine::fit;
+  if (q.fitted) q.fit = quantize::FitPlan(f, table, c.fit);
   const SinkhornOptions& o = c.sinkhorn;
   const auto to_float = [](double v) { return static_cast<float>(v); };
   q.sinkhorn = {o.iterations,
@@ -56,19 +61,21 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
                 o.min_deviation,
                 o.max_deviation};
   q.largest_zero = is_float(c.zero) ? quantize::largest_zero(c.zero) : 0;
-  const bool narrow = c.scale == Aux::f16 || c.scale == Aux::bf16;  // quantize::fits
-  q.least_scale = !narrow ? 0 : c.scale == Aux::f16 ? 0x1p-14f : 0x1p-126f;
-  q.largest_scale = !narrow ? INFINITY : c.scale == Aux::f16 ? 65504.0f : 0x1.fep127f;
   q.first_level = core::level_span(f.levels, f.bits).low;
   for (int code = 0; q.w.paired && code + 1 < 1 << f.bits; ++code)
     q.middles[code] = q.w.levels[code] / 2 + q.w.levels[code + 1] / 2;
   return q;
 }
 
-/// What the kernels found wrong, as the CPU says it. `weight(row, col)`, `scale(row, group)` and `largest(row, block)`,
-/// the largest scale that a coarse one stands for, read what is on the device.
-template <class Weight, class Scale>
-void raise_faults(const Quantization& q, const std::uint64_t* faults, Weight&& weight, Scale&& scale) {
+/// Whether the kurtosis, given by the last moments, forbids to balance.
+[[nodiscard]] inline bool gate_closed(const QuantizeConfig& c, const Quantization& q, double second, double fourth) {
+  return balance::kurtosis_of(second, fourth, static_cast<double>(q.w.rows) * q.w.cols) > c.kurtosis_gate;
+}
+
+/// What the kernels found wrong, as the CPU says it. `weight(row, col)` and `read(address)` of a float read what is on
+/// the device.
+template <class Weight, class Read>
+void raise_faults(const Quantization& q, const std::uint64_t* faults, Weight&& weight, Read&& read) {
   using core::raise;
   using core::text;
   if (faults[kBadWeight] != 0) {
@@ -80,15 +87,16 @@ void raise_faults(const Quantization& q, const std::uint64_t* faults, Weight&& w
   if (faults[kBadScale] != 0) {
     const auto at = static_cast<std::int64_t>(~faults[kBadScale]);
     const std::int64_t row = at % q.w.rows, group = at / q.w.rows;
-    raise<InvalidArgument>(text("sinq: row ", row, " has a scale of ", scale(row, group), " in the group from column ",
+    raise<InvalidArgument>(text("sinq: row ", row, " has a scale of ", read(q.scale + at), " in the group from column ",
                                 group * q.w.group_size, ": must be finite"));
   }
   if (faults[kBadCoarse] != 0) {
     const auto at = static_cast<std::int64_t>(~faults[kBadCoarse]);
-    const std::int64_t row = at % q.w.rows, first = at / q.w.rows * q.w.coarse_groups;
+    const int row = static_cast<int>(at / q.coarse_blocks()), block = static_cast<int>(at % q.coarse_blocks());
+    if (q.fitted) return quantize::require_coarse(INFINITY, read(q.coarse + q.at_row(row, block)), row);
     float largest = 0;
-    for (std::int64_t g = first; g < std::min<std::int64_t>(q.w.groups, first + q.w.coarse_groups); ++g)
-      largest = std::max(largest, std::abs(scale(row, g)));
+    for (int g = block * q.w.coarse_groups; g < std::min(q.w.groups, (block + 1) * q.w.coarse_groups); ++g)
+      largest = std::max(largest, std::abs(read(q.scale + q.at_row(row, g))));
     quantize::require_coarse(INFINITY, largest, row);
   }
 }

@@ -11,16 +11,11 @@
 //   store_records    a thread per strip and group: scales and zeros as they are stored
 //   store_columns    a thread per column
 //   encode           a warp per unit, as in dequantize_kernel.cuh: reads the stored scales and zeros back and chooses
-//                    the codes against them
+//                    the codes against them (after a fit: against scales without the row's gain)
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
 inline constexpr int kRoundThreads = 128;
-
-/// Index of the thread among all.
-SINQ_CUDA_DEVICE std::int64_t global_thread() {
-  return std::int64_t{block_index().x} * thread_count() + thread_index();
-}
 
 // --- scale and zero -------------------------------------------------------------------------------------------------
 
@@ -33,19 +28,47 @@ struct ScaleZero {
 struct BalancedGroup {
   std::int64_t at;  // of the first weight
   int cols;
-  const float* col = nullptr;  // factors; none if the matrix is not balanced
+  const float* col_inverse = nullptr;  // none if the matrix is not balanced
+  float row_inverse = 1;
+
+  SINQ_CUDA_DEVICE static BalancedGroup of(const Quantization& q, int row, int group) {
+    BalancedGroup g{};
+    g.at = row * q.stride + std::int64_t{group} * q.w.group_size;
+    g.cols = q.group_cols(group);
+    if (q.balanced)
+      g.col_inverse = q.col_inverse + row / q.w.tile_height * q.padded_cols() + std::int64_t{group} * q.padded;
+    if (q.best_row != nullptr) g.row_inverse = inverse(load_global<float>(q.best_row + q.at_row(row, group)));
+    return g;
+  }
+  /// The next group of the row, of which `cols` says nothing.
+  SINQ_CUDA_DEVICE void advance(const Quantization& q) {
+    at += q.w.group_size;
+    if (col_inverse != nullptr) col_inverse += q.padded;
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE float operator()(const Quantization& q, int j) const {
+    const float v = load_number(q.number, q.weights, at + j);
+    const float x = col_inverse != nullptr ? multiply(v, load_global<float>(col_inverse + j)) : v;
+    return multiply(x, row_inverse);
+  }
+
+  /// Four of them; zeros where there are none.
+  SINQ_CUDA_DEVICE void four(const Quantization& q, int j, float (&v)[4]) const {
+    load_numbers(q.number, q.weights, at + j, cols - j, q.aligned, v);
+    if (col_inverse != nullptr) {
+      const auto factors = load_global<Words4>(col_inverse + j);
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], as_float(factors.w[i]));
+    }
+    SINQ_CUDA_UNROLL
+    for (float& x : v) x = multiply(x, row_inverse);
+  }
 
   /// Calls visit(j, x) for each weight, in order.
   template <class Visitor>
   SINQ_CUDA_DEVICE void each(const Quantization& q, Visitor&& visit) const {
     for (int j = 0; j < cols; j += 4) {
       float v[4];
-      load_numbers(q.number, q.weights, at + j, cols - j, q.aligned, v);
-      if (col != nullptr) {
-        const auto factors = load_global<Words4>(col + j);
-        SINQ_CUDA_UNROLL
-        for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], inverse(as_float(factors.w[i])));
-      }
+      four(q, j, v);
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i)
         if (j + i < cols) visit(j + i, v[i]);
@@ -129,27 +152,45 @@ SINQ_CUDA_DEVICE ScaleZero choose_mean_shift(const Quantization& q, const Balanc
   return {reach, 0.0f - divide(mean, reach)};
 }
 
-SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
-  const std::int64_t at = global_thread();
-  if (at >= std::int64_t{q.w.rows} * q.w.groups) return;
-  const int group = static_cast<int>(at / q.w.rows), row = static_cast<int>(at - std::int64_t{group} * q.w.rows);
-  const int panel = row / q.w.tile_height;
-  BalancedGroup g{};
-  g.at = row * q.stride + std::int64_t{group} * q.w.group_size;
-  g.cols = q.w.cols - group * q.w.group_size;
-  g.cols = g.cols < q.w.group_size ? g.cols : q.w.group_size;
-  if (q.balanced) g.col = q.best_col + panel * q.padded_cols() + std::int64_t{group} * q.padded;
-  const ScaleZero chosen = q.choice == Choice::min_max     ? choose_min_max(q, g)
-                           : q.choice == Choice::symmetric ? choose_symmetric(q, g)
-                                                           : choose_mean_shift(q, g);
+/// Row and group of entry `at` of an array that has one per row and group.
+struct RowGroup {
+  int row, group;
+
+  SINQ_CUDA_DEVICE static RowGroup at(const Quantization& q, std::int64_t at) {
+    const int group = static_cast<int>(at / q.w.rows);
+    return {static_cast<int>(at - std::int64_t{group} * q.w.rows), group};
+  }
+};
+
+SINQ_CUDA_DEVICE bool is_finite(float value) {
+  return (as_bits(value) & 0x7f80'0000u) != 0x7f80'0000u;
+}
+
+/// Whether a float keeps a scale's precision (quantize::fits).
+SINQ_CUDA_DEVICE bool fits(Number number, float scale) {
+  const float size = magnitude(scale);
+  if (number == Number::f16) return size >= 0x1p-14f && size <= 65504.0f;
+  return number != Number::bf16 || (size >= 0x1p-126f && size <= 0x1.fep127f);
+}
+
+/// What a group is given, and what is wrong with it.
+SINQ_CUDA_DEVICE void settle(const Quantization& q, std::int64_t at, const ScaleZero& chosen) {
   store_global(q.scale + at, chosen.scale);
   store_global(q.zero + at, chosen.zero);
   const std::uint64_t complement = ~static_cast<std::uint64_t>(at);
-  const std::uint32_t infinity = 0x7f80'0000u;
-  if ((as_bits(chosen.scale) & infinity) == infinity || (as_bits(chosen.zero) & infinity) == infinity)
-    raise_global(q.faults + kBadScale, complement);
-  const float size = magnitude(chosen.scale);
-  if (size != 0 && !(size >= q.least_scale && size <= q.largest_scale)) raise_global(q.faults + kBeyondAux, complement);
+  if (!is_finite(chosen.scale) || !is_finite(chosen.zero)) raise_global(q.faults + kBadScale, complement);
+  if (chosen.scale != 0 && !fits(q.w.scale.number, chosen.scale)) raise_global(q.faults + kBeyondAux, complement);
+}
+
+SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
+  const std::int64_t at = global_thread();
+  if (at >= q.row_groups()) return;
+  const RowGroup i = RowGroup::at(q, at);
+  const BalancedGroup g = BalancedGroup::of(q, i.row, i.group);
+  settle(q, at,
+         q.choice == Choice::min_max     ? choose_min_max(q, g)
+         : q.choice == Choice::symmetric ? choose_symmetric(q, g)
+                                         : choose_mean_shift(q, g));
 }
 
 template <int = 0>
@@ -176,7 +217,7 @@ SINQ_CUDA_DEVICE int scale_bits(const Quantization& q) {
 /// As quantize::encode_scales: the largest scale of a block meets the largest integer.
 SINQ_CUDA_DEVICE void choose_coarse_block(const Quantization& q) {
   const std::int64_t at = global_thread();
-  const int block = static_cast<int>(at / q.w.rows), row = static_cast<int>(at - std::int64_t{block} * q.w.rows);
+  const auto [row, block] = RowGroup::at(q, at);
   const int first = block * q.w.coarse_groups;
   if (first >= q.w.groups) return;
   float largest = 0;
@@ -185,7 +226,8 @@ SINQ_CUDA_DEVICE void choose_coarse_block(const Quantization& q) {
   if (largest == 0) largest = kZerosScale;
   const auto unit = static_cast<float>(1 << scale_bits(q));
   const float coarse = from_half(half_above(multiply(divide(largest, unit - 1), unit)));
-  if (!(coarse <= 65504.0f) || largest < 0x1p-24f) raise_global(q.faults + kBadCoarse, ~static_cast<std::uint64_t>(at));
+  if (!(coarse <= 65504.0f) || largest < 0x1p-24f)
+    raise_global(q.faults + kBadCoarse, ~(static_cast<std::uint64_t>(row) * q.coarse_blocks() + block));
   store_global(q.coarse + at, coarse);
 }
 
@@ -202,9 +244,13 @@ SINQ_CUDA_DEVICE std::uint32_t stored_bits(Number number, float value) {
 
 SINQ_CUDA_DEVICE std::uint32_t scale_bits_of(const Quantization& q, int row, int group) {
   const float scale = load_global<float>(q.scale + q.at_row(row, group));
+  if (q.w.header == 0 && q.fitted)
+    return stored_bits(q.w.scale.number, multiply(scale, load_global<float>(q.gain + row)));
   if (q.w.header == 0) return stored_bits(q.w.scale.number, scale == 0 ? kZerosScale : scale);
+  if (q.fitted && scale == 0) return 0;
   const auto unit = static_cast<float>(1 << scale_bits(q));
-  const float coarse = load_global<float>(q.coarse + q.at_row(row, group / q.w.coarse_groups));
+  const float* const from = q.fitted ? q.fitted_coarse : q.coarse;
+  const float coarse = load_global<float>(from + q.at_row(row, group / q.w.coarse_groups));
   float m = nearest_integer(multiply(divide(magnitude(scale), coarse), unit));
   m = m < 1 ? 1 : unit - 1 < m ? unit - 1 : m;
   return static_cast<std::uint32_t>(static_cast<int>(scale < 0 ? -m : m)) & low_bits(q.w.scale.bits);
@@ -338,6 +384,20 @@ SINQ_CUDA_DEVICE void store_words(std::uint8_t* unit, int lane, const std::uint3
   if constexpr (kBits % 2 != 0) store_global(unit + 4 * word_in_unit(kBits, lane, kBits - 1), words[kBits - 1]);
 }
 
+/// What the codes of a row's group are chosen with, where it was fitted.
+SINQ_CUDA_DEVICE ScaleZero coding_factors(const Quantization& q, int row, int group) {
+  const std::int64_t at = q.at_row(row, group);
+  const float scale = load_global<float>(q.scale + at);
+  return {scale == 0 ? kZerosScale : scale, load_global<float>(q.zero + at)};
+}
+
+/// The same where it was not: what a reader will see. (The operands' zero of symmetric levels is the level of code 0,
+/// order.hpp, which nearest_code takes off.)
+SINQ_CUDA_DEVICE ScaleZero read_back(const Weights& w, const std::uint8_t* aux, const RecordCursor& record, int row) {
+  const StoredFactors f = load_factors(w, aux, record, row);
+  return {f.scale, w.zero.bits == 0 ? 0.0f : f.zero};
+}
+
 template <int kBits, bool kPaired>
 SINQ_CUDA_DEVICE void encode_block(const Quantization& q) {
   const Weights& w = q.w;
@@ -353,23 +413,21 @@ SINQ_CUDA_DEVICE void encode_block(const Quantization& q) {
   for (int step = 0; step < 4; ++step) {
     const int col = unit * kUnitCols + step * kStepCols + 4 * t;
     if (col >= w.cols) continue;
-    float col_scale[4] = {1, 1, 1, 1};
-    if (w.has_col_scale)
-      load_numbers(w.col_number, w.col_scale, std::int64_t{s.panel} * w.units * kUnitCols + col, 4, true, col_scale);
+    Words4 col_inverse{};
+    if (q.balanced) col_inverse = load_global<Words4>(q.col_inverse + s.panel * q.padded_cols() + q.padded_col(col));
     const RecordCursor record = RecordCursor::at(w, col);
     SINQ_CUDA_UNROLL
     for (int upper = 0; upper < 2; ++upper) {
       const int row = group + 8 * upper;
       if (row >= s.rows) continue;
-      const StoredFactors f = load_factors(w, aux, record, row);
-      // The operands' zero of symmetric levels is the level of code 0 (order.hpp), which nearest_code takes off.
-      const float zero = w.zero.bits == 0 ? 0.0f : f.zero;
+      const ScaleZero f =
+          q.fitted ? coding_factors(q, s.first + row, col / w.group_size) : read_back(w, aux, record, row);
       float v[4];
       load_numbers(q.number, q.weights, (s.first + row) * q.stride + col, w.cols - col, q.aligned, v);
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const float x = w.has_col_scale ? multiply(v[i], inverse(col_scale[i])) : v[i];
-        const float position = divide(x, f.scale) + zero;
+        const float x = q.balanced ? multiply(v[i], as_float(col_inverse.w[i])) : v[i];
+        const float position = divide(x, f.scale) + f.zero;
         if (col + i < w.cols)
           put_code<kBits, kPaired>(words, 2 * step + i / 2, upper, i % 2, nearest_code<kBits, kPaired>(q, position));
       }

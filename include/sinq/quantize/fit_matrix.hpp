@@ -150,7 +150,7 @@ class FitPass {
     for (std::int64_t g = 0; g < t_.groups(); ++g) {
       const float scale = s.scale[static_cast<std::size_t>(g * kStrip + r)];
       if (!core::is_finite(scale)) return false;
-      if (scale == 0 && is_float(plan_.scale)) {
+      if (scale == 0 && is_float(plan_.scale) && plan_.scale != Aux::f32) {  // f32 has nothing finer to give way to
         const float* group = x + t_.group_begin(g);
         if (std::any_of(group, group + t_.group_cols(g), [](float v) { return v != 0; })) return false;
       }

@@ -18,19 +18,9 @@
 
 namespace sinq::inline SINQ_ABI::detail::quantize {
 
-/// <x, x> and <x, y>.
-struct Overlap {
-  double xx = 0;
-  double xy = 0;
-
-  /// The gain; 1 where there is nothing to learn or it lies beyond [least, most]: then the codes say little about x.
-  [[nodiscard]] float gain(int bits, double least, double most) const noexcept {
-    if (!(xy > 0)) return 1;
-    const double full = xx / xy;
-    const double g = bits == 2 ? std::sqrt(full) : full;
-    return g >= least && g <= most ? static_cast<float>(g) : 1.0f;
-  }
-};
+#define SINQ_SHARED inline
+#include "overlap.inc"
+#undef SINQ_SHARED
 
 struct OverlapOf {
   /// Of two rows; rows are padded with zeros.

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "decode.cuh"
+#include "quantization.hpp"
+
+// The kurtosis of a matrix: balance/kurtosis.hpp with the same bits, two passes over the weights.
+//
+//   per pass:
+//     measure_moments   16 threads per row, a lane's columns each, folded in halves
+//     add_moments       a warp: rows in their order, 0.1 ms for 8192
+
+namespace sinq::inline SINQ_ABI::detail::cuda {
+
+/// Where what lies in `moments`: of each row, then of all. The sum of the first pass, then second and fourth moments of
+/// the second pass.
+struct MomentPlaces {
+  double* of_rows;
+  double* of_all;
+
+  SINQ_CUDA_BOTH static MomentPlaces of(const Quantization& q, int k) {
+    return {q.moments + std::int64_t{k} * q.w.rows, q.moments + std::int64_t{kMoments} * q.w.rows + k};
+  }
+};
+
+SINQ_CUDA_DEVICE void measure_moments_block(const Quantization& q) {
+  const std::int64_t row = global_thread() / kSweepLanes;
+  const int lane = static_cast<int>(thread_index()) % kSweepLanes;
+  const bool exists = row < q.w.rows, first_pass = q.iteration == 0;
+  const double count = static_cast<double>(q.w.rows) * q.w.cols;
+  const double mean = first_pass ? 0 : load_global<double>(MomentPlaces::of(q, 0).of_all) / count;
+  double sum = 0, fourth = 0;
+  for (int j = lane; exists && j < q.w.cols; j += kSweepLanes) {
+    const double d = double{load_number(q.number, q.weights, row * q.stride + j)} - mean, d2 = d * d;
+    sum = first_pass ? sum + d : fused(d, d, sum);
+    fourth = fused(d2, d2, fourth);
+  }
+  const int in_warp = static_cast<int>(thread_index()) % kLanes;
+  for (int half = kSweepLanes / 2; half > 0; half /= 2) {
+    sum += shuffle(sum, in_warp ^ half);
+    fourth += shuffle(fourth, in_warp ^ half);
+  }
+  if (!exists || lane != 0) return;
+  store_global(MomentPlaces::of(q, first_pass ? 0 : 1).of_rows + row, sum);
+  if (!first_pass) store_global(MomentPlaces::of(q, 2).of_rows + row, fourth);
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL measure_moments_kernel(const Quantization q) {
+  measure_moments_block(q);
+}
+
+/// One after the other; by a warp, all of which get the sum.
+template <class T>
+SINQ_CUDA_DEVICE double add_in_order(const T* from, int count) {
+  const int lane = static_cast<int>(thread_index()) % kLanes;
+  double sum = 0;
+  for (int i = 0; i < count; i += kLanes) {
+    const T mine = i + lane < count ? load_global<T>(from + i + lane) : T{0};
+    SINQ_CUDA_UNROLL
+    for (int l = 0; l < kLanes; ++l) sum += double{shuffle(mine, l)};
+  }
+  return sum;
+}
+
+SINQ_CUDA_DEVICE void add_moments_block(const Quantization& q) {
+  for (int k = q.iteration == 0 ? 0 : 1; k <= 2 * q.iteration; ++k) {
+    const MomentPlaces at = MomentPlaces::of(q, k);
+    const double sum = add_in_order(at.of_rows, q.w.rows);
+    if (thread_index() == 0) store_global(at.of_all, sum);
+  }
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL add_moments_kernel(const Quantization q) {
+  add_moments_block(q);
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::cuda
