@@ -18,7 +18,7 @@ Weights weights(std::int64_t rows, std::int64_t cols, const Format& format = {})
 
 TEST(Plan, CoversTheProblemWithinTheDevice) {
   const cuda::Device devices[] = {
-      {}, {.multiprocessors = 40, .shared_per_multiprocessor = 64 << 10, .shared_per_block = 64 << 10}};
+      {}, {.multiprocessors = 40, .shared_per_multiprocessor = 64 << 10, .shared_per_block = 64 << 10, .wgmma = false}};
   for (const cuda::Device& device : devices)
     for (int bits : kBitWidths)
       for (std::int64_t group : {16, 48, 64, 256, 0})
@@ -32,8 +32,8 @@ TEST(Plan, CoversTheProblemWithinTheDevice) {
                 EXPECT_GE(p.slices * p.slice_units, w.units);
                 EXPECT_LT((p.slices - 1) * p.slice_units, w.units) << "an empty slice";
                 EXPECT_GE(std::int64_t{p.grid_z} * (8 * p.tiles / p.pieces), tokens);
-                EXPECT_GE(p.grid_x * (p.threads / 32), w.panels * w.panel_strips);
-                EXPECT_LE(p.threads, 256);
+                EXPECT_GE(p.grid_x * (p.threads / 32), strips_of(w));
+                EXPECT_LE(p.threads, p.kernel == cuda::Kernel::wgmma ? 512 : 256);
                 EXPECT_LE(p.shared_bytes, device.shared_per_block);
                 EXPECT_GE(p.chunk_units, 1);
                 EXPECT_LE(p.chunk_units, p.slice_units);
@@ -71,6 +71,42 @@ TEST(Plan, OptionsOverride) {
   EXPECT_EQ(make_plan(w, 0, Number::f32, {}, {}).grid_z, 0);
 }
 
+TEST(Plan, ManyTokensGoToWgmmaWhereItIs) {
+  const Weights w = weights(8192, 8192);
+  const auto kernel = [&](std::int64_t tokens, Number x, bool wgmma, const cuda::PlanOptions& options = {}) {
+    return make_plan(w, tokens, x, {.wgmma = wgmma}, options).kernel;
+  };
+  EXPECT_EQ(kernel(64, Number::f16, true), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(65, Number::f16, true), cuda::Kernel::wgmma);
+  EXPECT_EQ(kernel(65, Number::bf16, true), cuda::Kernel::wgmma);
+  EXPECT_EQ(kernel(4096, Number::f32, true), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(4096, Number::f16, false), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(4096, Number::f16, true, {.kernel = cuda::Kernel::mma}), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(4096, Number::f16, true, {.tiles = 8}), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(1, Number::f16, true, {.kernel = cuda::Kernel::wgmma}), cuda::Kernel::wgmma);
+  const cuda::Plan p = make_plan(w, 512, Number::bf16, {}, {});
+  EXPECT_EQ(p.grid_x * p.grid_y * p.grid_z, 128) << "one wave";
+  EXPECT_EQ(p.workspace_bytes, 0);
+  EXPECT_EQ(
+      to_string(p),
+      "tokens 512: wgmma, 32 x 1 x 4 blocks of 512 threads, 128 operand columns of 1 half per activation, 1 slices "
+      "of 8192 columns in chunks of 64, " +
+          std::to_string(p.shared_bytes) + " bytes shared, 0 bytes workspace");
+  EXPECT_NO_THROW(require_fitting(p, w, Number::bf16));
+  EXPECT_NE(message_of([&] { require_fitting(p, w, Number::f32); }), "nothing was thrown");
+}
+
+TEST(Plan, WgmmaHasFourWarpgroupsWhereTheyFit) {
+  const auto warps = [](std::int64_t rows, const Format& format) {
+    return make_plan(weights(rows, 8192, format), 512, Number::bf16, {}, {}).threads / 32;
+  };
+  EXPECT_EQ(warps(64, {}), 4);
+  EXPECT_EQ(warps(65, {}), 8);
+  EXPECT_EQ(warps(8192, {.bits = 4, .levels = Levels::nf4}), 16) << "a table of levels";
+  for (int bits : kBitWidths) EXPECT_EQ(warps(8192, {.bits = bits}), 16) << bits;
+  EXPECT_EQ(warps(8192, {.group_size = 16, .scale = Aux::f32, .zero = Aux::f32}), 8) << "long records";
+}
+
 TEST(Plan, WrongValuesAreNamed) {
   const Weights w = weights(64, 128);
   const auto message = [&](std::int64_t tokens, const cuda::PlanOptions& options, const cuda::Device& device = {}) {
@@ -80,6 +116,11 @@ TEST(Plan, WrongValuesAreNamed) {
   EXPECT_EQ(message(1, {.pieces = 3}), "sinq: pieces = 3: allowed are 1, 2, and 0 to choose");
   EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
   EXPECT_EQ(message(1, {.warps = 9}), "sinq: warps = 9: allowed are 1 to 8, and 0 to choose");
+  EXPECT_EQ(message(65, {.warps = 2}), "sinq: warps = 2: allowed with wgmma are 4, 8, 16, and 0 to choose");
+  EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma, .tiles = 8}),
+            "sinq: kernel = wgmma: has no pieces, tiles and chunk_units to choose");
+  EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma}, {.wgmma = false}),
+            "sinq: kernel = wgmma: needs activations in half or bfloat16, a Hopper, and code for sm_90a");
   EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to cols / 64, and 0 to choose");
   EXPECT_EQ(message(1, {.chunk_units = 3}), "sinq: chunk_units = 3: allowed are 1 to cols / 64, and 0 to choose");
   EXPECT_EQ(message(1, {}, {.shared_per_multiprocessor = 4096, .shared_per_block = 4096}),
