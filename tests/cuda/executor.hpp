@@ -526,6 +526,7 @@ class Executor final : public detail::cuda::Machine {
   /// The product that a warpgroup has brought together.
   std::shared_ptr<Started> multiply(Warpgroup& group) {
     auto product = std::make_shared<Started>();
+    product->d = group.c;
     const detail::cuda::model::Wgmma& first = group.bring[0];
     const auto value = [&](std::uint32_t bits) {
       return first.bfloat ? detail::cuda::as_float(bits << 16)
@@ -540,9 +541,9 @@ class Executor final : public detail::cuda::Machine {
         a[t][i] = value(mine.a[from] >> (16 * (i % 2)) & 0xffff);
       }
     }
-    std::vector<std::array<float, 16>> b(detail::cuda::kWgmmaTokens);
+    std::vector<std::array<float, 16>> b(static_cast<std::size_t>(first.columns));
     if (first.b >> 62 != 1) fail("only operands swizzled by 128 bytes are modelled");
-    for (int col = 0; col < detail::cuda::kWgmmaTokens; ++col)
+    for (int col = 0; col < first.columns; ++col)
       for (int row = 0; row < 16; ++row) {
         const std::uint32_t at = detail::cuda::model::operand_address(first.b, col, row);
         if (!in_shared(at, 2, "multiplies")) return product;
@@ -557,7 +558,6 @@ class Executor final : public detail::cuda::Machine {
         std::memcpy(&bits, shared_.data() + at, 2);
         b[static_cast<std::size_t>(col)][static_cast<std::size_t>(row)] = value(bits);
       }
-    product->d = group.c;
     multiply_warpgroup(a, b, product->d);
     return product;
   }

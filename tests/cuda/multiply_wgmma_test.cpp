@@ -29,8 +29,10 @@ TEST(MultiplyWgmma, OneUnit) {
   for (const Codes& c : kCodes) {
     Format f{.bits = c.bits, .levels = c.levels};
     if (c.levels == Levels::symmetric) f.zero = Aux::none;
-    check_product<half>(random_matrix(f, 64, 64, random), 8, random, {.kernel = kWgmma});
-    check_product<bfloat16>(random_matrix(f, 64, 64, random), 8, random, {.kernel = kWgmma});
+    for (int tiles : {16, 32}) {
+      check_product<half>(random_matrix(f, 64, 64, random), 8, random, {.tiles = tiles});
+      check_product<bfloat16>(random_matrix(f, 64, 64, random), 8, random, {.tiles = tiles});
+    }
     if (HasFatalFailure()) return;
   }
 }

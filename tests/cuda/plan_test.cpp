@@ -33,7 +33,7 @@ TEST(Plan, CoversTheProblemWithinTheDevice) {
                 EXPECT_LT((p.slices - 1) * p.slice_units, w.units) << "an empty slice";
                 EXPECT_GE(std::int64_t{p.grid_z} * (8 * p.tiles / p.pieces), tokens);
                 EXPECT_GE(p.grid_x * (p.threads / 32), strips_of(w));
-                EXPECT_LE(p.threads, p.kernel == cuda::Kernel::wgmma ? 512 : 256);
+                EXPECT_LE(p.threads, 256);
                 EXPECT_LE(p.shared_bytes, device.shared_per_block);
                 EXPECT_GE(p.chunk_units, 1);
                 EXPECT_LE(p.chunk_units, p.slice_units);
@@ -84,27 +84,30 @@ TEST(Plan, ManyTokensGoToWgmmaWhereItIs) {
   EXPECT_EQ(kernel(4096, Number::f16, true, {.kernel = cuda::Kernel::mma}), cuda::Kernel::mma);
   EXPECT_EQ(kernel(4096, Number::f16, true, {.tiles = 8}), cuda::Kernel::mma);
   EXPECT_EQ(kernel(1, Number::f16, true, {.kernel = cuda::Kernel::wgmma}), cuda::Kernel::wgmma);
+  EXPECT_EQ(kernel(1, Number::f16, true, {.tiles = 16}), cuda::Kernel::wgmma);
+  EXPECT_EQ(make_plan(w, 128, Number::f16, {}, {}).tiles, 16);
+  EXPECT_EQ(make_plan(w, 129, Number::f16, {}, {}).tiles, 32);
   const cuda::Plan p = make_plan(w, 512, Number::bf16, {}, {});
   EXPECT_EQ(p.grid_x * p.grid_y * p.grid_z, 128) << "one wave";
   EXPECT_EQ(p.workspace_bytes, 0);
   EXPECT_EQ(
       to_string(p),
-      "tokens 512: wgmma, 32 x 1 x 4 blocks of 512 threads, 128 operand columns of 1 half per activation, 1 slices "
+      "tokens 512: wgmma, 64 x 1 x 2 blocks of 256 threads, 256 operand columns of 1 half per activation, 1 slices "
       "of 8192 columns in chunks of 64, " +
           std::to_string(p.shared_bytes) + " bytes shared, 0 bytes workspace");
   EXPECT_NO_THROW(require_fitting(p, w, Number::bf16));
   EXPECT_NE(message_of([&] { require_fitting(p, w, Number::f32); }), "nothing was thrown");
 }
 
-TEST(Plan, WgmmaHasFourWarpgroupsWhereTheyFit) {
+TEST(Plan, WgmmaHasTwoWarpgroupsWhereTheyFit) {
   const auto warps = [](std::int64_t rows, const Format& format) {
     return make_plan(weights(rows, 8192, format), 512, Number::bf16, {}, {}).threads / 32;
   };
   EXPECT_EQ(warps(64, {}), 4);
   EXPECT_EQ(warps(65, {}), 8);
-  EXPECT_EQ(warps(8192, {.bits = 4, .levels = Levels::nf4}), 16) << "a table of levels";
-  for (int bits : kBitWidths) EXPECT_EQ(warps(8192, {.bits = bits}), 16) << bits;
-  EXPECT_EQ(warps(8192, {.group_size = 16, .scale = Aux::f32, .zero = Aux::f32}), 8) << "long records";
+  EXPECT_EQ(warps(8192, {.bits = 4, .levels = Levels::nf4}), 8) << "a table of levels";
+  for (int bits : kBitWidths) EXPECT_EQ(warps(8192, {.bits = bits}), 8) << bits;
+  EXPECT_EQ(warps(8192, {.group_size = 16, .scale = Aux::f32, .zero = Aux::f32}), 4) << "long records";
 }
 
 TEST(Plan, WrongValuesAreNamed) {
@@ -114,11 +117,12 @@ TEST(Plan, WrongValuesAreNamed) {
   };
   EXPECT_EQ(message(-1, {}), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
   EXPECT_EQ(message(1, {.pieces = 3}), "sinq: pieces = 3: allowed are 1, 2, and 0 to choose");
-  EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
   EXPECT_EQ(message(1, {.warps = 9}), "sinq: warps = 9: allowed are 1 to 8, and 0 to choose");
-  EXPECT_EQ(message(65, {.warps = 2}), "sinq: warps = 2: allowed with wgmma are 4, 8, 16, and 0 to choose");
+  EXPECT_EQ(message(65, {.warps = 2}), "sinq: warps = 2: allowed with wgmma are 4, 8, and 0 to choose");
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma, .tiles = 8}),
-            "sinq: kernel = wgmma: has no pieces, tiles and chunk_units to choose");
+            "sinq: kernel = wgmma: has 16 or 32 tiles, and no pieces and chunk_units to choose");
+  EXPECT_EQ(message(1, {.kernel = cuda::Kernel::mma, .tiles = 16}), "sinq: tiles = 16: mma has up to 8");
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma}, {.wgmma = false}),
             "sinq: kernel = wgmma: needs activations in half or bfloat16, a Hopper, and code for sm_90a");
   EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to cols / 64, and 0 to choose");
@@ -188,7 +192,8 @@ TEST(BlasPlan, WrongValuesAreNamed) {
   EXPECT_EQ(message(true, {.rows_at_once = 112}), "sinq: rows_at_once = 112" + limit);
   EXPECT_EQ(message(true, {.rows_at_once = 48}), "nothing was thrown");
   EXPECT_EQ(message(true, {.rows_at_once = 100}), "nothing was thrown");
-  EXPECT_EQ(message(true, {.fused = {.tiles = 3}}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
+  EXPECT_EQ(message(true, {.fused = {.tiles = 3}}),
+            "sinq: tiles = 3: allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
 }
 
 }  // namespace

@@ -102,7 +102,10 @@ Simulation simulate(Executor& run, const detail::cuda::Problem& problem, detail:
   };
   with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
     if constexpr (kNumber<X> != Number::f32)
-      if (result.plan.kernel == cuda::Kernel::wgmma) return start(multiply_wgmma_kernel<bits(), paired(), kNumber<X>>);
+      if (result.plan.kernel == cuda::Kernel::wgmma)
+        return with_wgmma_tokens(result.plan.tiles, [&](auto tokens) {
+          start(multiply_wgmma_kernel<bits(), paired(), kNumber<X>, tokens()>);
+        });
     with_tiles(result.plan.tiles, [&](auto tiles) { start(multiply_kernel<bits(), paired(), tiles()>); });
   });
   if (p.slices > 1)

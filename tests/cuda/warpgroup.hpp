@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <deque>
@@ -17,7 +18,7 @@
 namespace sinq::test {
 
 inline constexpr unsigned kWarpgroup = detail::cuda::kWarpgroup;
-using Accumulators = std::array<float, detail::cuda::kWgmmaTokens / 2>;
+using Accumulators = std::vector<float>;  // of a thread: half as many as operand B has columns
 
 /// D = A B + C of a warpgroup: `all` holds what its threads bring, `b` operand B, [column][row]. "Register Fragments
 /// for wgmma.mma_async.m64nNk16", written as the ISA writes it. Products are exact, each sum is rounded once.
@@ -42,9 +43,9 @@ inline void multiply_warpgroup(const std::array<std::array<float, 8>, kWarpgroup
 
 /// A started product.
 struct Started {
-  std::vector<Accumulators> d{kWarpgroup};  // what it will leave in the accumulators
-  std::vector<std::uint32_t> reads;         // the bytes of operand B, 16 at each address
-  unsigned waiting = kWarpgroup;            // threads that have not seen its end
+  std::vector<Accumulators> d;       // what it will leave in the accumulators
+  std::vector<std::uint32_t> reads;  // the bytes of operand B, 16 at each address
+  unsigned waiting = kWarpgroup;     // threads that have not seen its end
 };
 
 /// A thread's part.
@@ -52,15 +53,16 @@ class ThreadProducts {
  public:
   /// Before a product starts. Returns a complaint, or nothing; `c` is what the accumulators really hold.
   std::string before(const detail::cuda::model::Wgmma& mine, Accumulators& c) {
+    const auto count = static_cast<std::size_t>(mine.columns / 2);
     const Mine* running = newest(mine.d);
-    if (!fenced_) return "starts a product without a fence";
-    if (differs(mine.a, 4) || (running == nullptr && differs(mine.d, c.size())))
-      return "starts a product without a fence behind the writing of its registers";
-    if (running != nullptr && !poisoned(mine.d)) return "touches the accumulators of a running product";
     if (running != nullptr)
       c = running->product->d[running->thread];
     else
-      std::memcpy(c.data(), mine.d, sizeof c);
+      c.assign(mine.d, mine.d + count);
+    if (!fenced_) return "starts a product without a fence";
+    if (differs(mine.a, 4) || (running == nullptr && differs(mine.d, count)))
+      return "starts a product without a fence behind the writing of its registers";
+    if (running != nullptr && !poisoned(mine.d, count)) return "touches the accumulators of a running product";
     return "";
   }
 
@@ -69,7 +71,7 @@ class ThreadProducts {
     Mine m{product, thread, mine, {}};
     std::memcpy(m.a.data(), mine.a, sizeof m.a);
     open_.push_back(m);
-    for (std::size_t k = 0; k < std::tuple_size_v<Accumulators>; ++k) std::memcpy(mine.d + k, &kPoison, 4);
+    for (int k = 0; k < mine.columns / 2; ++k) std::memcpy(mine.d + k, &kPoison, 4);
     at_fence_.try_emplace(mine.a);
     at_fence_.try_emplace(mine.d);
     note(mine.a, 4);
@@ -97,9 +99,10 @@ class ThreadProducts {
         if (std::memcmp(m.a.data(), m.registers.a, sizeof m.a) != 0)
           complaint = "writes operand A of a running product";
         if (newest(m.registers.d)->product == m.product) {  // nothing started later adds to them
-          if (!poisoned(m.registers.d)) complaint = "touches the accumulators of a running product";
-          std::memcpy(m.registers.d, m.product->d[m.thread].data(), sizeof(Accumulators));
-          note(m.registers.d, std::tuple_size_v<Accumulators>);
+          const Accumulators& d = m.product->d[m.thread];
+          if (!poisoned(m.registers.d, d.size())) complaint = "touches the accumulators of a running product";
+          std::copy(d.begin(), d.end(), m.registers.d);
+          note(m.registers.d, d.size());
         }
         ended(*m.product);
       }
@@ -137,8 +140,8 @@ class ThreadProducts {
     const auto found = at_fence_.find(registers);
     return found != at_fence_.end() && std::memcmp(found->second.data(), registers, 4 * count) != 0;
   }
-  [[nodiscard]] static bool poisoned(const float* d) {
-    for (std::size_t k = 0; k < std::tuple_size_v<Accumulators>; ++k)
+  [[nodiscard]] static bool poisoned(const float* d, std::size_t count) {
+    for (std::size_t k = 0; k < count; ++k)
       if (std::memcmp(d + k, &kPoison, 4) != 0) return false;
     return true;
   }

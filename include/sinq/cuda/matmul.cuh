@@ -40,7 +40,9 @@ void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, M
   with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
     if constexpr (NumberOf<X>::value != Number::f32)
       if (plan.kernel == sinq::cuda::Kernel::wgmma)
-        return start(multiply_wgmma_kernel<bits(), paired(), NumberOf<X>::value>);
+        return with_wgmma_tokens(plan.tiles, [&](auto tokens) {
+          start(multiply_wgmma_kernel<bits(), paired(), NumberOf<X>::value, tokens()>);
+        });
     with_tiles(plan.tiles, [&](auto tiles) { start(multiply_kernel<bits(), paired(), tiles()>); });
   });
   if (plan.slices > 1)

@@ -180,7 +180,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   }
   if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
-  RecordReader<kBits, false> records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
+  RecordCursor cursor = RecordReader<kBits, false>::start(p.w, b.first_unit * kUnitCols);
+  RecordReader<kBits, false> records(p.w, cursor, stream.records(), stream.mask(),
                                      b.rows > 0 ? stream.aux() : p.members[0].aux);
 
   float total[kTiles][4] = {};

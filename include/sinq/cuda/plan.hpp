@@ -36,8 +36,8 @@ enum class Kernel : std::uint8_t { automatic, mma, wgmma };
 struct PlanOptions {
   Kernel kernel = Kernel::automatic;
   int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits); mma only
-  int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8; mma only
-  int warps = 0;        // per block, 16 rows each: 1 to 8; wgmma: 4, 8 or 16
+  int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8; wgmma: 16 or 32
+  int warps = 0;        // per block, 16 rows each: 1 to 8; wgmma: 4 or 8
   int slices = 0;       // the columns of the matrix are cut into
   int chunk_units = 0;  // times 64 columns whose activations lie in shared memory at once; mma only
 };
@@ -181,33 +181,34 @@ inline constexpr std::int64_t kWgmmaFrom = 65;
   using core::require;
   using sinq::cuda::Kernel;
   const bool possible = device.wgmma && x_number != Number::f32;
-  // Whoever decides about the other kernel's blocks means the other kernel.
-  const bool meant = options.pieces == 0 && options.tiles == 0 && options.chunk_units == 0;
+  // Whoever decides about the blocks of a kernel means that kernel.
+  const bool of_mma = options.pieces != 0 || options.chunk_units != 0 || (options.tiles != 0 && options.tiles <= 8);
+  const bool of_wgmma = options.tiles > 8 || options.kernel == Kernel::wgmma;
   require(options.kernel <= Kernel::wgmma, "kernel", static_cast<int>(options.kernel),
           "allowed are automatic, mma and wgmma");
-  require(possible || options.kernel != Kernel::wgmma, "kernel", "wgmma",
+  require(!of_wgmma || possible, "kernel", "wgmma",
           "needs activations in half or bfloat16, a Hopper, and code for sm_90a");
-  require(meant || options.kernel != Kernel::wgmma, "kernel", "wgmma",
-          "has no pieces, tiles and chunk_units to choose");
+  require(!of_wgmma || !of_mma, "kernel", "wgmma", "has 16 or 32 tiles, and no pieces and chunk_units to choose");
+  require(options.tiles <= 8 || options.kernel != Kernel::mma, "tiles", options.tiles, "mma has up to 8");
   if (options.kernel != Kernel::automatic) return options.kernel;
-  return possible && meant && together >= kWgmmaFrom ? Kernel::wgmma : Kernel::mma;
+  return of_wgmma || (possible && !of_mma && together >= kWgmmaFrom) ? Kernel::wgmma : Kernel::mma;
 }
 
-/// Warps per block, shared memory.
-inline void plan_wgmma_block(const Problem& problem, const sinq::cuda::Device& device,
+/// Tokens and warps per block, shared memory.
+inline void plan_wgmma_block(const Problem& problem, std::int64_t together, const sinq::cuda::Device& device,
                              const sinq::cuda::PlanOptions& options, sinq::cuda::Plan& p) {
-  const auto shared = [&](int warps) { return static_cast<int>(wgmma_shared(problem.w, p.aux_ring, warps).total); };
-  core::require(options.warps == 0 || options.warps == 4 || options.warps == 8 || options.warps == 16, "warps",
-                options.warps, "allowed with wgmma are 4, 8, 16, and 0 to choose");
+  core::require(options.warps == 0 || options.warps == 4 || options.warps == 8, "warps", options.warps,
+                "allowed with wgmma are 4, 8, and 0 to choose");
   p.pieces = 1;
-  p.tiles = kWgmmaTokens / 8;
+  p.tiles = options.tiles != 0 ? options.tiles : (together > kWgmmaTokens / 2 ? kWgmmaTokens : kWgmmaTokens / 2) / 8;
   p.chunk_units = 1;
   p.aux_ring = aux_ring_bytes(problem.w, kWgmmaRounds);
+  const auto shared = [&](int warps) {
+    return static_cast<int>(wgmma_shared(problem.w, 8 * p.tiles, p.aux_ring, warps).total);
+  };
   int strips = 1;
   for (const Member& m : problem.all()) strips = std::max(strips, m.strips());
-  int warps = options.warps != 0 ? options.warps : 16;
-  while (options.warps == 0 && warps > 4 && (warps / 2 >= strips || shared(warps) > device.shared_per_block))
-    warps /= 2;
+  const int warps = options.warps != 0 ? options.warps : strips > 4 && shared(8) <= device.shared_per_block ? 8 : 4;
   p.threads = kLanes * warps;
   p.shared_bytes = shared(warps);
 }
@@ -270,9 +271,8 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
   require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
-  const bool tiles_ok =
-      options.tiles == 0 || options.tiles == 1 || options.tiles == 2 || options.tiles == 4 || options.tiles == 8;
-  require(tiles_ok, "tiles", options.tiles, "allowed are 1, 2, 4, 8, and 0 to choose");
+  require(options.tiles >= 0 && options.tiles <= 32 && (options.tiles & (options.tiles - 1)) == 0, "tiles",
+          options.tiles, "allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
   require(options.warps >= 0, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
   require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
           "allowed are 1 to cols / 64, and 0 to choose");
@@ -288,7 +288,7 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   if (tokens == 0) return p;  // nothing is launched
   const bool wgmma = p.kernel == sinq::cuda::Kernel::wgmma;
   if (wgmma)
-    plan_wgmma_block(problem, device, options, p);
+    plan_wgmma_block(problem, together, device, options, p);
   else
     plan_mma_block(problem, together, x_number, device, options, p);
   p.grid_x = problem.blocks(p.threads / kLanes, wgmma);
@@ -329,12 +329,12 @@ inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
   const int warps = plan.threads / kLanes;
   const bool wgmma = plan.kernel == sinq::cuda::Kernel::wgmma;
-  sinq::cuda::PlanOptions same{.kernel = plan.kernel, .warps = warps, .slices = plan.slices};
-  if (!wgmma) same.pieces = plan.pieces, same.tiles = plan.tiles, same.chunk_units = plan.chunk_units;
+  sinq::cuda::PlanOptions same{.kernel = plan.kernel, .tiles = plan.tiles, .warps = warps, .slices = plan.slices};
+  if (!wgmma) same.pieces = plan.pieces, same.chunk_units = plan.chunk_units;
   const bool chosen =
       plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
-  const bool possible = plan.tokens >= 0 && warps <= (wgmma ? 16 : 8) && plan.slices <= w.units &&
-                        plan.chunk_units <= w.units && !(wgmma && x_number == Number::f32);
+  const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units &&
+                        plan.kernel != sinq::cuda::Kernel::automatic && !(wgmma && x_number == Number::f32);
   const bool fits = chosen && possible && plan == make_plan(problem, plan.tokens, x_number, any, same);
   if (!fits)  // the text of a plan is not for every call
     core::require(false, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
@@ -411,6 +411,15 @@ void with_codes(int bits, bool paired, Visitor&& visit) {
     default:
       return of(std::integral_constant<int, 8>{});
   }
+}
+
+/// Calls visit(tokens) with a compile-time constant, for the wgmma kernel.
+template <class Visitor>
+void with_wgmma_tokens(int tiles, Visitor&& visit) {
+  if (8 * tiles == kWgmmaTokens)
+    visit(std::integral_constant<int, kWgmmaTokens>{});
+  else
+    visit(std::integral_constant<int, kWgmmaTokens / 2>{});
 }
 
 /// Calls visit(tiles) with a compile-time constant.

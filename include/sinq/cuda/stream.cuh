@@ -82,28 +82,33 @@ class Stream {
 template <int kBits, bool kFolded>
 class RecordReader {
  public:
-  SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
+  /// `cursor` says where this lane is and moves on as it decodes; the reader may be made anew for each round.
+  SINQ_CUDA_DEVICE RecordReader(const Weights& w, RecordCursor& cursor, std::uint32_t records, std::uint32_t mask,
                                 const std::uint8_t* aux)
       : weights_(w),
         records_(records),
         mask_(mask),
+        cursor_(cursor),
         first_bit_(static_cast<int>(thread_index()) % 8 * w.scale.bits),
         first_zero_bit_(kStripRows * w.scale.bits + static_cast<int>(thread_index()) % 8 * w.zero.bits),
         all_halves_(w.scale.number == Number::f16 && w.zero.number == Number::f16) {
-    constexpr int kRoundCols = round_units(kBits) * kUnitCols;
-    const int periods = kRoundCols / w.period < 4 ? kRoundCols / w.period : 4;
+    const int periods = periods_at_once(w);
     stride_ = periods * w.period;
     groups_per_stride_ = w.group_size == w.period ? periods : 0;
-    ahead_ = static_cast<int>(thread_index()) % kLanes / 8 * w.period;
-    const int col = first_col + ahead_;
+    ahead_ = columns_ahead(w);
     if (ahead_ >= stride_) ahead_ = kRoundCols;  // not needed
-    cursor_ = RecordCursor::at(w, col < w.cols ? col : w.cols - 1);
     // The coarse scales of the first block may lie before what the stream brings.
     if (w.header != 0) {
       header_at_ = cursor_.header_offset(w);
       const std::uint8_t* const header = aux + header_at_ + 2 * row();
       set_coarse(load_global<std::uint16_t>(header), load_global<std::uint16_t>(header + 16));
     }
+  }
+
+  /// Where a lane begins in a stream whose first column is `first_col`.
+  SINQ_CUDA_DEVICE static RecordCursor start(const Weights& w, int first_col) {
+    const int col = first_col + columns_ahead(w);
+    return RecordCursor::at(w, col < w.cols ? col : w.cols - 1);
   }
 
   /// Where the factors of the periods of a round lie: 32 floats each.
@@ -121,6 +126,14 @@ class RecordReader {
   }
 
  private:
+  static constexpr int kRoundCols = round_units(kBits) * kUnitCols;
+
+  [[nodiscard]] SINQ_CUDA_DEVICE static int periods_at_once(const Weights& w) {
+    return kRoundCols / w.period < 4 ? kRoundCols / w.period : 4;
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE static int columns_ahead(const Weights& w) {
+    return static_cast<int>(thread_index()) % kLanes / 8 * w.period;
+  }
   [[nodiscard]] SINQ_CUDA_DEVICE static int row() { return static_cast<int>(thread_index()) % 8; }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
     return records_ + (static_cast<std::uint32_t>(byte) & mask_);
@@ -186,7 +199,7 @@ class RecordReader {
   const Weights& weights_;
   std::uint32_t records_;
   std::uint32_t mask_;
-  RecordCursor cursor_;
+  RecordCursor& cursor_;
   int first_bit_;       // of this lane's scale, from the start of a record
   int first_zero_bit_;  // of its zero
   bool all_halves_;

@@ -52,8 +52,9 @@ inline std::uint32_t operand_address(std::uint64_t descriptor, int n, int k) noe
 /// columns 0 to 7, 8 to 15, ...
 struct Wgmma {
   std::uint32_t* a;  // 4
-  float* d;          // kWgmmaTokens / 2
+  float* d;          // columns / 2
   std::uint64_t b;
+  int columns;
   bool bfloat;  // half otherwise
 };
 
@@ -61,34 +62,48 @@ struct Wgmma {
 
 #endif
 
-// Sixteen of the accumulators as operands.
+// Sixteen of the accumulators as operands, and how the assembly numbers all of them.
 #define SINQ_CUDA_16(d, i)                                                                                    \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]),      \
       "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
-#define SINQ_CUDA_64(d) SINQ_CUDA_16(d, 0), SINQ_CUDA_16(d, 16), SINQ_CUDA_16(d, 32), SINQ_CUDA_16(d, 48)
-#define SINQ_CUDA_WGMMA_TEXT(type)                                                                               \
-  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                   \
-  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28," \
-  "%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55," \
-  "%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
+#define SINQ_CUDA_64(d, i) SINQ_CUDA_16(d, i), SINQ_CUDA_16(d, i + 16), SINQ_CUDA_16(d, i + 32), SINQ_CUDA_16(d, i + 48)
+#define SINQ_CUDA_NUMBERS_64                                         \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"           \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define SINQ_CUDA_NUMBERS_128                                                        \
+  SINQ_CUDA_NUMBERS_64                                                               \
+      ","                                                                            \
+      "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"             \
+      "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"             \
+      "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
+      "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define SINQ_CUDA_WGMMA_128(type)                                                        \
+  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" SINQ_CUDA_NUMBERS_64 \
+  "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
+#define SINQ_CUDA_WGMMA_256(type)                                                         \
+  "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" SINQ_CUDA_NUMBERS_128 \
+  "}, {%128,%129,%130,%131}, %132, 1, 1, 1, 0;"
+#define SINQ_CUDA_START(text, ...) \
+  asm volatile(text:__VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b) : "memory")
 
-/// Starts D += A B: A 64 x 16 in registers, B 16 x 128 in shared memory, of halves or bfloat16; D float.
-template <Number kNumber>
-SINQ_CUDA_DEVICE void wgmma(float (&d)[kWgmmaTokens / 2], std::uint32_t (&a)[4], std::uint64_t b) {
+/// Starts D += A B: A 64 x 16 in registers, B 16 x 128 or 16 x 256 in shared memory, of halves or bfloat16; D float.
+template <Number kNumber, int kAccumulators>
+SINQ_CUDA_DEVICE void wgmma(float (&d)[kAccumulators], std::uint32_t (&a)[4], std::uint64_t b) {
+  static_assert(kAccumulators == 64 || kAccumulators == 128);
 #if defined(__CUDACC__)
-  if constexpr (kNumber == Number::f16)
-    asm volatile(SINQ_CUDA_WGMMA_TEXT("f16")
-                 : SINQ_CUDA_64(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-                 : "memory");
-  else
-    asm volatile(SINQ_CUDA_WGMMA_TEXT("bf16")
-                 : SINQ_CUDA_64(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-                 : "memory");
+  if constexpr (kAccumulators == 64 && kNumber == Number::f16)
+    SINQ_CUDA_START(SINQ_CUDA_WGMMA_128("f16"), SINQ_CUDA_64(d, 0));
+  if constexpr (kAccumulators == 64 && kNumber == Number::bf16)
+    SINQ_CUDA_START(SINQ_CUDA_WGMMA_128("bf16"), SINQ_CUDA_64(d, 0));
+  if constexpr (kAccumulators == 128 && kNumber == Number::f16)
+    SINQ_CUDA_START(SINQ_CUDA_WGMMA_256("f16"), SINQ_CUDA_64(d, 0), SINQ_CUDA_64(d, 64));
+  if constexpr (kAccumulators == 128 && kNumber == Number::bf16)
+    SINQ_CUDA_START(SINQ_CUDA_WGMMA_256("bf16"), SINQ_CUDA_64(d, 0), SINQ_CUDA_64(d, 64));
 #else
-  machine()->wgmma({a, d, b, kNumber == Number::bf16});
+  machine()->wgmma({a, d, b, 2 * kAccumulators, kNumber == Number::bf16});
 #endif
 }
 
@@ -121,16 +136,22 @@ SINQ_CUDA_DEVICE void wgmma_wait() {
 }
 
 /// Waits until all are done. Names the accumulators, so that the compiler reads them afterwards.
-SINQ_CUDA_DEVICE void wgmma_finish(float (&d)[kWgmmaTokens / 2]) {
+template <int kAccumulators>
+SINQ_CUDA_DEVICE void wgmma_finish(float (&d)[kAccumulators]) {
+  wgmma_wait<0>();
 #if defined(__CUDACC__)
-  asm volatile("wgmma.wait_group.sync.aligned 0;" : SINQ_CUDA_64(d)::"memory");
+  SINQ_CUDA_UNROLL
+  for (int k = 0; k < kAccumulators; k += 16) asm volatile("" : SINQ_CUDA_16(d, k)::"memory");
 #else
   (void)d;
-  machine()->wgmma_wait(0);
 #endif
 }
 
-#undef SINQ_CUDA_WGMMA_TEXT
+#undef SINQ_CUDA_START
+#undef SINQ_CUDA_WGMMA_256
+#undef SINQ_CUDA_WGMMA_128
+#undef SINQ_CUDA_NUMBERS_128
+#undef SINQ_CUDA_NUMBERS_64
 #undef SINQ_CUDA_64
 #undef SINQ_CUDA_16
 
