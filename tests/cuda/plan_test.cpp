@@ -150,14 +150,19 @@ TEST(BlasPlan, RestoresFromManyTokensOn) {
   const auto path = [&](std::int64_t tokens, bool restorable, const cuda::BlasOptions& options = {}) {
     return make_blas_plan(w, tokens, Number::f16, restorable, {}, options).path;
   };
-  EXPECT_EQ(path(kManyTokens - 1, true), cuda::Path::fused);
-  EXPECT_EQ(path(kManyTokens, true), cuda::Path::restored);
-  EXPECT_EQ(path(kManyTokens, false), cuda::Path::fused);
+  const auto path_without_wgmma = [&](std::int64_t tokens) {
+    return make_blas_plan(w, tokens, Number::f16, true, {.wgmma = false}, {}).path;
+  };
+  EXPECT_EQ(path_without_wgmma(299), cuda::Path::fused);
+  EXPECT_EQ(path_without_wgmma(300), cuda::Path::restored);
+  EXPECT_EQ(path(1999, true), cuda::Path::fused);
+  EXPECT_EQ(path(2000, true), cuda::Path::restored);
+  EXPECT_EQ(path(2000, false), cuda::Path::fused);
   EXPECT_EQ(path(1, true, {.path = cuda::Path::restored}), cuda::Path::restored);
   EXPECT_EQ(path(4096, true, {.path = cuda::Path::fused}), cuda::Path::fused);
   EXPECT_EQ(path(0, true, {.path = cuda::Path::restored}), cuda::Path::fused) << "nothing to do";
-  const cuda::BlasPlan p = make_blas_plan(w, 512, Number::f16, true, {}, {});
-  EXPECT_EQ(to_string(p), "tokens 512: 8192 rows at a time restored, then cuBLASLt, 167772160 bytes workspace");
+  const cuda::BlasPlan p = make_blas_plan(w, 4096, Number::f16, true, {}, {});
+  EXPECT_EQ(to_string(p), "tokens 4096: 8192 rows at a time restored, then cuBLASLt, 167772160 bytes workspace");
   const cuda::BlasPlan fused = make_blas_plan(w, 3, Number::f16, true, {}, {});
   EXPECT_EQ(to_string(fused), to_string(fused.fused));
   EXPECT_EQ(fused.workspace_bytes, fused.fused.workspace_bytes);
@@ -170,7 +175,7 @@ TEST(BlasPlan, PiecesCoverTheRowsWithinTheWorkspace) {
         for (Tile tile : {Tile::stripe, Tile::square}) {
           if (tile == Tile::square && group == 0 && cols == 1 && rows > 8192) continue;
           const Weights w = weights(rows, cols, {.group_size = group, .tile = tile});
-          const cuda::BlasPlan p = make_blas_plan(w, 512, Number::f16, true, {}, {});
+          const cuda::BlasPlan p = make_blas_plan(w, 4096, Number::f16, true, {}, {});
           ASSERT_EQ(p.path, cuda::Path::restored);
           EXPECT_TRUE(p.rows_at_once == rows || p.rows_at_once % kStripRows == 0);
           EXPECT_GE(p.restored_cols, cols);

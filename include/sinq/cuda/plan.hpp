@@ -354,9 +354,12 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
 }
 
 /// From how many tokens on restoring the weights pays. Not measured; read from the machine code (bench/results): the
-/// fused kernel does some 200e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16
-/// bits moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 200 - 1 / 350), t = 300.
-inline constexpr std::int64_t kManyTokens = 300;
+/// mma kernel does some 200e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16 bits
+/// moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 200 - 1 / 350), t = 300. The wgmma kernel leaves a quarter of
+/// its issue slots free when the tensor cores are full; if it does nine tenths of what a library does, t = 2000.
+[[nodiscard]] constexpr std::int64_t many_tokens(sinq::cuda::Kernel fused) noexcept {
+  return fused == sinq::cuda::Kernel::wgmma ? 2000 : 300;
+}
 
 /// `restorable`: cuBLASLt has a product for the element types at hand.
 [[nodiscard]] inline sinq::cuda::BlasPlan make_blas_plan(const Weights& w, std::int64_t tokens, Number x_number,
@@ -377,7 +380,7 @@ inline constexpr std::int64_t kManyTokens = 300;
   sinq::cuda::BlasPlan p;
   p.fused = make_plan(w, tokens, x_number, device, options.fused);
   p.workspace_bytes = p.fused.workspace_bytes;
-  const bool many = restorable && tokens >= kManyTokens;
+  const bool many = restorable && tokens >= many_tokens(p.fused.kernel);
   if (options.path == Path::fused || (options.path == Path::automatic && !many) || tokens == 0) return p;
   p.path = Path::restored;
   p.restored_cols = (std::int64_t{w.cols} + 7) / 8 * 8;  // rows begin at multiples of 16 bytes
