@@ -24,7 +24,7 @@ part() {  # part <seconds> <title> <command...>
 # For this GPU alone: half the compile time.
 part 30 configure cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DSINQ_BUILD_TESTS=ON -DSINQ_BUILD_BENCH=ON \
   -DSINQ_BUILD_EXAMPLES=OFF "-DCMAKE_CUDA_ARCHITECTURES=$gpu-real"
-part 150 build cmake --build $build --target cuda_gpu_tests cuda_bench
+part 180 build cmake --build $build --target cuda_gpu_tests cuda_bench
 tests=$build/tests/cuda_gpu_tests
 part 60 tests $tests
 for tool in memcheck racecheck; do
