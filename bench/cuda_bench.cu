@@ -220,6 +220,79 @@ void cublas(benchmark::State& state, cudaDataType type, std::int64_t rows, std::
   state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(rows * cols), rate);
 }
 
+// Many tokens are bound by arithmetic, and how fast that goes depends on the power it takes: these multiply numbers
+// that differ, not zeros.
+
+/// Halves (or bfloat16) of size 0.5 to 1 with random signs.
+void fill(const Buffer& buffer, std::size_t count, bool bfloat) {
+  std::vector<std::uint16_t> some(std::min<std::size_t>(count, 1 << 20));
+  std::mt19937 random(1);
+  for (auto& bits : some) {
+    const auto r = static_cast<std::uint32_t>(random());
+    bits = static_cast<std::uint16_t>((r & 0x8000u) | (bfloat ? 0x3f00u | (r & 0x7fu) : 0x3800u | (r & 0x3ffu)));
+  }
+  for (std::size_t at = 0; at < count; at += some.size())
+    check(cudaMemcpy(static_cast<std::uint16_t*>(buffer.data) + at, some.data(), 2 * std::min(some.size(), count - at),
+                     cudaMemcpyHostToDevice),
+          "cudaMemcpy");
+}
+
+void count_products(benchmark::State& state, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  state.counters["teraflops"] = benchmark::Counter(2e-12 * static_cast<double>(rows * cols * tokens),
+                                                   benchmark::Counter::kIsIterationInvariantRate);
+}
+
+template <class X>
+void many(benchmark::State& state, cuda::Kernel kernel, const Format& format, std::int64_t rows, std::int64_t cols,
+          std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  if (kernel == cuda::Kernel::wgmma && !cuda::device_facts().wgmma) return state.SkipWithError("no wgmma");
+  QuantizedMatrix q = matrix(format, rows, cols);
+  const auto set = [](std::vector<std::uint8_t>& array, std::uint16_t half) {
+    for (std::size_t k = 0; k < array.size(); k += 2) std::memcpy(array.data() + k, &half, 2);
+  };
+  set(q.scale, 0x2c00);      // 1/16
+  set(q.zero, 0x4780);       // 7.5
+  set(q.col_scale, 0x3c00);  // 1
+  const cuda::DeviceMatrix w(q);
+  const cuda::Plan plan = cuda::plan<X>(w, tokens, cuda::device_facts(), {.kernel = kernel});
+  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
+  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  fill(x, static_cast<std::size_t>(tokens * cols), std::is_same_v<X, __nv_bfloat16>);
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        cuda::matmul(plan, w, MatrixView<const X>(static_cast<const X*>(x.data), tokens, cols),
+                     MatrixView<X>(static_cast<X*>(y.data), tokens, rows), workspace.data, nullptr);
+    }) / kRounds);
+  count_products(state, rows, cols, tokens);
+  state.SetLabel(to_string(plan));
+}
+
+void many_cublas(benchmark::State& state, bool bfloat, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  if (!have_gpu()) return state.SkipWithError("no GPU");
+  Buffer w(static_cast<std::size_t>(2 * rows * cols)), x(static_cast<std::size_t>(2 * tokens * cols));
+  Buffer y(static_cast<std::size_t>(2 * tokens * rows));
+  fill(w, static_cast<std::size_t>(rows * cols), bfloat);
+  fill(x, static_cast<std::size_t>(tokens * cols), bfloat);
+  cublasHandle_t handle = nullptr;
+  if (cublasCreate(&handle) != CUBLAS_STATUS_SUCCESS) return state.SkipWithError("cublasCreate");
+  const float one = 1, zero = 0;
+  const cudaDataType type = bfloat ? CUDA_R_16BF : CUDA_R_16F;
+  const auto n = [](std::int64_t v) { return static_cast<int>(v); };
+  Timer timer;
+  for (auto _ : state)
+    state.SetIterationTime(timer.seconds([&] {
+      for (int k = 0; k < kRounds; ++k)
+        (void)cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, n(rows), n(tokens), n(cols), &one, w.data, type, n(cols),
+                           x.data, type, n(cols), &zero, y.data, type, n(rows), CUBLAS_COMPUTE_32F,
+                           CUBLAS_GEMM_DEFAULT);
+    }) / kRounds);
+  (void)cublasDestroy(handle);
+  count_products(state, rows, cols, tokens);
+}
+
 /// Reading and writing 1 GB each: the yardstick of everything bound by memory.
 void copy(benchmark::State& state) {
   if (!have_gpu()) return state.SkipWithError("no GPU");
@@ -272,6 +345,22 @@ const int kRegistered = [] {
     const std::string name = "/tokens:" + std::to_string(tokens);
     benchmark::RegisterBenchmark(("cuda/query-key-value" + name).c_str(), side_by_side, tokens)->UseManualTime();
     benchmark::RegisterBenchmark(("cuda/experts" + name).c_str(), experts, tokens)->UseManualTime();
+  }
+  for (std::int64_t tokens : {65, 128, 256, 512, 2048, 4096}) {
+    const std::string name = shape(tokens, 8192, 8192);
+    const auto add = [&](const std::string& what, auto&&... run) {
+      benchmark::RegisterBenchmark(("many/" + what + name).c_str(), run..., std::int64_t{8192}, std::int64_t{8192},
+                                   tokens)
+          ->UseManualTime();
+    };
+    for (const Format& f : {Format{.bits = 4}, Format{.bits = 8}, Format{.bits = 4, .levels = Levels::nf4}}) {
+      const std::string kind = (f.levels == Levels::nf4 ? "/nf4" : "/bits:" + std::to_string(f.bits));
+      add("wgmma-f16" + kind, many<__half>, cuda::Kernel::wgmma, f);
+      add("wgmma-bf16" + kind, many<__nv_bfloat16>, cuda::Kernel::wgmma, f);
+      add("mma-bf16" + kind, many<__nv_bfloat16>, cuda::Kernel::mma, f);
+    }
+    add("cublas-f16", many_cublas, false);
+    add("cublas-bf16", many_cublas, true);
   }
   for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{8192, 8192}, {28672, 8192}}) {
     for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096}) {

@@ -67,42 +67,75 @@ TEST_F(Matrices, DequantizeToTheBitsOfTheCpu) {
   }
 }
 
-/// As in multiply_test.cpp, in short: with two halves per activation the sums are what rounds, and with one the
-/// activations are (2^-11); NF levels round to half.
+template <class X>
+X rounded(float value);
+template <>
+__half rounded(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__nv_bfloat16 rounded(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+/// As in expect_product.hpp, in short: with two halves per activation the sums are what rounds, with one the
+/// activations are (2^-11), with wgmma the weights (2^-11, 2^-9 for bfloat16); NF levels round to half.
+template <class X>
+void expect_agreement(const Case& c, const cuda::PlanOptions& options, std::mt19937& random, cudaStream_t stream) {
+  const QuantizedMatrix q = matrix_of(c, random);
+  const test::Naive n{q};
+  const cuda::DeviceMatrix d(q, stream);
+  std::vector<X> x(static_cast<std::size_t>(c.tokens * c.cols));
+  for (X& v : x) v = rounded<X>(test::random_float(random, -1, 1));
+  OnDevice<X> x_device(x);
+  OnDevice<float> y_device(static_cast<std::size_t>(c.tokens * c.rows));
+  const cuda::Plan plan = cuda::plan<X>(d, c.tokens, cuda::device_facts(), options);
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
+  cuda::matmul(plan, d, MatrixView<const X>(x_device.data(), c.tokens, c.cols),
+               MatrixView<float>(y_device.data(), c.tokens, c.rows), workspace.data(), stream);
+  const std::vector<float> y = y_device.read();
+  const double rounding = plan.kernel == cuda::Kernel::wgmma           ? std::is_same_v<X, __half> ? 0x1p-10 : 0x1p-8
+                          : plan.pieces == 2 && c.levels < Levels::nf4 ? 0x1p-21
+                                                                       : 0x1p-10;
+  for (std::int64_t t = 0; t < c.tokens; ++t)
+    for (std::int64_t i = 0; i < c.rows; ++i) {
+      double exact = 0, size = 0, weight = 0;
+      for (std::int64_t j = 0; j < c.cols; ++j) {
+        const double xs = static_cast<double>(static_cast<float>(x[static_cast<std::size_t>(t * c.cols + j)])) *
+                          n.col_scale(i, j) * n.scale(i, j / n.width);
+        const double shift = c.levels == Levels::symmetric ? 1 << (c.bits - 1) : 0;
+        exact += (n.level(i, j) - n.zero(i, j / n.width)) * xs;
+        size += (std::abs(n.level(i, j) + shift) + std::abs(n.zero(i, j / n.width) + shift)) * std::abs(xs);
+        weight += (std::abs(n.level(i, j)) + std::abs(n.zero(i, j / n.width))) * std::abs(xs);
+      }
+      ASSERT_NEAR(y[static_cast<std::size_t>(t * c.rows + i)], exact,
+                  4 * static_cast<double>(c.cols + 16) * 0x1p-24 * size + rounding * weight)
+          << "token " << t << " row " << i << " bits " << c.bits << "\n"
+          << to_string(plan);
+    }
+}
+
 TEST_F(Products, AgreeWithDoublePrecision) {
   std::mt19937 random(3);
-  const cuda::Device device = cuda::device_facts();
   for (const Case& c : kCases) {
-    const QuantizedMatrix q = matrix_of(c, random);
-    const test::Naive n{q};
-    const cuda::DeviceMatrix d(q, stream_);
-    std::vector<__half> x(static_cast<std::size_t>(c.tokens * c.cols));
-    for (__half& v : x) v = __float2half_rn(test::random_float(random, -1, 1));
-    OnDevice<__half> x_device(x);
-    OnDevice<float> y_device(static_cast<std::size_t>(c.tokens * c.rows));
-    const cuda::Plan plan = cuda::plan(d, c.tokens, device);
-    OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
-    cuda::matmul(plan, d, MatrixView<const __half>(x_device.data(), c.tokens, c.cols),
-                 MatrixView<float>(y_device.data(), c.tokens, c.rows), workspace.data(), stream_);
-    const std::vector<float> y = y_device.read();
-    for (std::int64_t t = 0; t < c.tokens; ++t)
-      for (std::int64_t i = 0; i < c.rows; ++i) {
-        double exact = 0, size = 0, weight = 0;
-        for (std::int64_t j = 0; j < c.cols; ++j) {
-          const double xs = static_cast<double>(__half2float(x[static_cast<std::size_t>(t * c.cols + j)])) *
-                            n.col_scale(i, j) * n.scale(i, j / n.width);
-          const double shift = c.levels == Levels::symmetric ? 1 << (c.bits - 1) : 0;
-          exact += (n.level(i, j) - n.zero(i, j / n.width)) * xs;
-          size += (std::abs(n.level(i, j) + shift) + std::abs(n.zero(i, j / n.width) + shift)) * std::abs(xs);
-          weight += (std::abs(n.level(i, j)) + std::abs(n.zero(i, j / n.width))) * std::abs(xs);
-        }
-        const double rounding = plan.pieces == 2 && c.levels < Levels::nf4 ? 0x1p-21 : 0x1p-10;
-        ASSERT_NEAR(y[static_cast<std::size_t>(t * c.rows + i)], exact,
-                    4 * static_cast<double>(c.cols + 16) * 0x1p-24 * size + rounding * weight)
-            << "token " << t << " row " << i << " bits " << c.bits << "\n"
-            << to_string(plan);
-      }
+    expect_agreement<__half>(c, {.kernel = cuda::Kernel::mma}, random, stream_);
+    if (HasFatalFailure()) return;
   }
+}
+
+/// Every kind of codes, rows and tokens that fill no block, few units and many, slices.
+TEST_F(Products, OfManyTokensOnHopper) {
+  if (!cuda::device_facts().wgmma) GTEST_SKIP() << "NO WGMMA: not a Hopper, or not compiled for sm_90a";
+  std::mt19937 random(7);
+  for (Case c : kCases)
+    for (std::int64_t tokens : {65, 128, 300})
+      for (int slices : {0, 1, 2}) {
+        c.tokens = tokens;
+        const cuda::PlanOptions options{.kernel = cuda::Kernel::wgmma, .slices = slices};
+        expect_agreement<__half>(c, options, random, stream_);
+        expect_agreement<__nv_bfloat16>(c, options, random, stream_);
+        if (HasFatalFailure()) return;
+      }
 }
 
 TEST_F(Products, SameBitsEveryTimeAndInAGraph) {
@@ -167,8 +200,8 @@ TEST_F(Products, OfManyTokensByCublas) {
   for (__half& v : bias) v = __float2half_rn(test::random_float(random, -1, 1));
   OnDevice<__half> x_device(x), bias_device(bias), y_device(kTokens * kRows);
   for (std::int64_t at_once : {0, 48}) {
-    const cuda::BlasPlan plan = cuda::plan_blas(d, kTokens, cuda::device_facts(), {.rows_at_once = at_once});
-    EXPECT_EQ(plan.path, cuda::Path::restored);
+    const cuda::BlasPlan plan =
+        cuda::plan_blas(d, kTokens, cuda::device_facts(), {.path = cuda::Path::restored, .rows_at_once = at_once});
     OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
     cuda::matmul(plan, d, MatrixView<const __half>(x_device.data(), kTokens, kCols),
                  MatrixView<__half>(y_device.data(), kTokens, kRows), workspace.data(), handle, stream_,

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "warpgroup.hpp"
+
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define SINQ_TEST_ADDRESS_SANITIZER 1
@@ -33,6 +35,9 @@
 //   global memory   an access outside all buffers that the test named, misaligned, or of bytes nobody wrote; a byte
 //                   that one block writes and another one touches in the same launch
 //   meeting points  lanes that meet at different instructions; threads that wait for ever
+//   wgmma           whatever the code around a product forgets (warpgroup.hpp); an operand that no fence has shown to
+//   the
+//                   asynchronous proxy before a barrier, or that is written while a product reads it
 //
 // Races are found from the order that barriers impose, not from the order in which the fibers happened to run. Shuffles
 // and mma are meeting points, but order no memory, as on the device.
@@ -48,8 +53,11 @@ struct Dim3 {
 struct Faults {
   int skip_barrier = -1;       // each thread runs through its n-th barrier
   int skip_warp_barrier = -1;  // the same for the barrier of the warp
-  bool swap_operands = false;  // mma gets its two B registers in the wrong order
+  bool swap_operands = false;  // mma gets its two B registers in the wrong order, wgmma the second and third of A
   int wait_less = 0;           // wait for all but so many more groups of copies
+  int skip_wgmma_fence = -1;   // each thread runs through its n-th fence of registers
+  int skip_proxy_fence = -1;   // the same for the fence of the asynchronous proxy
+  int finish_less = 0;         // wait for all but so many more groups of products
 };
 
 /// Where a fiber, or whoever runs the fibers, has its stack. Address sanitizer has to be told of every switch, right
@@ -263,6 +271,47 @@ class Executor final : public detail::cuda::Machine {
       }
   }
 
+  void wgmma(const detail::cuda::model::Wgmma& mine) override {
+    Warpgroup& group = warpgroups_[running_ / kWarpgroup];
+    const unsigned thread = running_ % kWarpgroup;
+    const std::string complaint = me().products.before(mine, group.c[thread]);
+    if (!complaint.empty()) fail("thread ", running_, " ", complaint);
+    group.bring[thread] = mine;
+    if (++group.here == kWarpgroup) {
+      group.here = 0;
+      group.product = multiply(group);
+      for (unsigned t = 0; t < kWarpgroup; ++t) threads_[running_ / kWarpgroup * kWarpgroup + t]->waits = nullptr;
+    } else {
+      wait("wgmma");
+    }
+    me().products.start(group.product, thread, mine);
+  }
+  void wgmma_fence() override {
+    meet("wgmma.fence", nullptr, 0, false);
+    if (me().wgmma_fences++ != faults.skip_wgmma_fence) me().products.fence();
+  }
+  void wgmma_commit() override {
+    meet("wgmma.commit_group", nullptr, 0, false);
+    me().products.commit();
+  }
+  void wgmma_wait(int newest) override {
+    meet("wgmma.wait_group", nullptr, 0, false);
+    const std::string complaint = me().products.wait(newest + faults.finish_less, [&](Started& product) {
+      if (--product.waiting != 0) return;
+      for (std::uint32_t address : product.reads)
+        for (std::size_t k = address; k < address + 16; ++k) {
+          Shadow& s = shadow_[k];
+          --s.products;
+          s.reader = s.reader_warp = kSeveral;
+          s.read_epoch = epoch_;
+        }
+    });
+    if (!complaint.empty()) fail("thread ", running_, " ", complaint);
+  }
+  void async_proxy_fence() override {
+    if (me().all_proxy_fences++ != faults.skip_proxy_fence) me().proxy_fences.push_back(epoch_);
+  }
+
  private:
   static constexpr int kNobody = -1;
   static constexpr int kSeveral = -2;  // several readers, or atomic writers
@@ -283,6 +332,9 @@ class Executor final : public detail::cuda::Machine {
     int barriers = 0, warp_barriers = 0, meetings = 0;
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    ThreadProducts products;
+    int wgmma_fences = 0, all_proxy_fences = 0;
+    std::vector<std::uint32_t> proxy_fences;  // when: the number of barriers of the block before
   };
 
   struct Warp {
@@ -300,6 +352,8 @@ class Executor final : public detail::cuda::Machine {
     bool pending = false;
     std::uint32_t write_epoch = 0, write_warp_epoch = 0;
     std::uint32_t read_epoch = 0, read_warp_epoch = 0;
+    std::uint32_t proxy_fences = 0;  // of the writer, before the write
+    std::uint16_t products = 0;      // that read it at the moment
   };
 
   struct Buffer {
@@ -363,6 +417,7 @@ class Executor final : public detail::cuda::Machine {
     shared_.assign(shared_bytes, std::byte{0xcd});
     shadow_.assign(shared_bytes, Shadow{});
     warps_.assign(count_ / 32, Warp{});
+    warpgroups_.assign(count_ / kWarpgroup, Warpgroup{});
     epoch_ = 0;
     at_barrier_ = 0;
     stopped_ = false;
@@ -373,6 +428,9 @@ class Executor final : public detail::cuda::Machine {
       thread.barriers = thread.warp_barriers = thread.meetings = 0;
       thread.open.clear();
       thread.groups.clear();
+      thread.products = {};
+      thread.wgmma_fences = thread.all_proxy_fences = 0;
+      thread.proxy_fences.clear();
       getcontext(&thread.start);
       thread.stack.saved = nullptr;
       thread.start.uc_stack = {thread.memory.get(), 0, Thread::kStack};
@@ -393,6 +451,8 @@ class Executor final : public detail::cuda::Machine {
         fail("thread ", t, " waits for ever at ", threads_[t]->waits);
         return;
       }
+    for (unsigned t = 0; t < count_ && !stopped_; ++t)
+      if (!threads_[t]->products.idle()) return fail("thread ", t, " ends while a product runs");
   }
 
   // --- checks ------------------------------------------------------------------------------------------------------
@@ -439,6 +499,7 @@ class Executor final : public detail::cuda::Machine {
     Shadow& s = shadow_[k];
     const auto warp_epoch = warps_[running_ / 32].epoch;
     if (s.pending) return fail("thread ", running_, " writes shared byte ", k, " while a copy writes it");
+    if (s.products != 0) return fail("thread ", running_, " writes shared byte ", k, " while a product reads it");
     if (s.writer != kNobody && !(atomic && s.writer == kSeveral) && !write_ordered(s))
       return fail("race: threads ", s.writer, " and ", running_, " write shared byte ", k);
     const bool mine = s.reader == static_cast<int>(running_);
@@ -448,6 +509,57 @@ class Executor final : public detail::cuda::Machine {
     s.writer = atomic ? kSeveral : static_cast<std::int16_t>(running_);
     s.write_epoch = epoch_;
     s.write_warp_epoch = warp_epoch;
+    s.proxy_fences = static_cast<std::uint32_t>(me().proxy_fences.size());
+  }
+
+  /// A byte of an operand of wgmma: every thread's barrier lies behind its writing and the writer's fence.
+  void check_operand(std::size_t k) {
+    const Shadow& s = shadow_[k];
+    if (s.pending) return fail("a product reads shared byte ", k, " while a copy writes it");
+    if (s.writer == kNobody) return fail("a product reads shared byte ", k, ", which nobody wrote");
+    if (s.write_epoch == epoch_) return fail("race: a product reads shared byte ", k, ", written by thread ", s.writer);
+    const auto& fences = threads_[static_cast<std::size_t>(std::max<int>(s.writer, 0))]->proxy_fences;
+    if (s.writer == kSeveral || fences.size() <= s.proxy_fences || fences[s.proxy_fences] == epoch_)
+      fail("a product reads shared byte ", k, ", whose writing no fence has shown to it");
+  }
+
+  /// The product that a warpgroup has brought together.
+  std::shared_ptr<Started> multiply(Warpgroup& group) {
+    auto product = std::make_shared<Started>();
+    product->d = group.c;
+    const detail::cuda::model::Wgmma& first = group.bring[0];
+    const auto value = [&](std::uint32_t bits) {
+      return first.bfloat ? detail::cuda::as_float(bits << 16)
+                          : detail::cuda::model::half_to_float(static_cast<std::uint16_t>(bits));
+    };
+    std::array<std::array<float, 8>, kWarpgroup> a{};
+    for (unsigned t = 0; t < kWarpgroup; ++t) {
+      const detail::cuda::model::Wgmma& mine = group.bring[t];
+      if (mine.b != first.b || mine.bfloat != first.bfloat) fail("a warpgroup starts two products at once");
+      for (unsigned i = 0; i < 8; ++i) {
+        const unsigned from = faults.swap_operands && (i / 2 == 1 || i / 2 == 2) ? 3 - i / 2 : i / 2;
+        a[t][i] = value(mine.a[from] >> (16 * (i % 2)) & 0xffff);
+      }
+    }
+    std::vector<std::array<float, 16>> b(static_cast<std::size_t>(first.columns));
+    if (first.b >> 62 != 1) fail("only operands swizzled by 128 bytes are modelled");
+    for (int col = 0; col < first.columns; ++col)
+      for (int row = 0; row < 16; ++row) {
+        const std::uint32_t at = detail::cuda::model::operand_address(first.b, col, row);
+        if (!in_shared(at, 2, "multiplies")) return product;
+        if (row % 8 == 0) {
+          product->reads.push_back(at);
+          for (std::size_t k = at; k < at + 16; ++k) {
+            check_operand(k);
+            ++shadow_[k].products;
+          }
+        }
+        std::uint16_t bits = 0;
+        std::memcpy(&bits, shared_.data() + at, 2);
+        b[static_cast<std::size_t>(col)][static_cast<std::size_t>(row)] = value(bits);
+      }
+    multiply_warpgroup(a, b, product->d);
+    return product;
   }
 
   bool other_block_of_this_launch(std::int64_t writer) const {
@@ -476,6 +588,7 @@ class Executor final : public detail::cuda::Machine {
   const std::function<void()>* kernel_ = nullptr;
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
+  std::vector<Warpgroup> warpgroups_;
   std::vector<std::byte> shared_;
   std::vector<Shadow> shadow_;
   std::vector<Buffer> buffers_;

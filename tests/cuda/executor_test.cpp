@@ -254,4 +254,122 @@ TEST(Executor, FindsACopyThatIsUsedTooEarly) {
   EXPECT_EQ(failure({.skip_warp_barrier = 0}), "thread 0 reads shared byte 496, which nobody wrote");
 }
 
+// --- products of a warpgroup
+// ------------------------------------------------------------------------------------------
+
+enum class Bug { none, fence, proxy_fence, barrier, wait, commit, early_read, writes_a, writes_b, touches_d, odd_warp };
+
+/// D = A B + D, 64 x 16 by 16 x kColumns, twice, with matrices of small integers. Operand B lies behind `step` other
+/// steps of 16 rows.
+template <Number kNumber, int kColumns>
+struct Toy {
+  float a[64][16], b[16][kColumns], d[64][kColumns];
+  unsigned step = 0;
+  Bug bug = Bug::none;
+
+  explicit Toy(unsigned seed) {
+    std::mt19937 random(seed);
+    for (auto* matrix : {&a[0][0], &b[0][0], &d[0][0]})
+      for (int k = 0; k < (matrix == &a[0][0] ? 64 * 16 : matrix == &b[0][0] ? 16 * kColumns : 64 * kColumns); ++k)
+        matrix[k] = static_cast<float>(static_cast<int>(random() % 17) - 8);
+  }
+  static std::uint32_t pair(float low, float high) {
+    return kNumber == Number::f16 ? to_halves(low, high) : to_bfloats(low, high);
+  }
+
+  void operator()(float (*out)[kColumns]) {
+    const int t = static_cast<int>(thread_index());
+    // "Matrix Descriptor Format" and "Swizzling Modes" for 128 bytes: eight columns of 128 bytes, whose pieces of 16
+    // bytes are exchanged by the column's number.
+    for (int n = t; n < kColumns; n += 128)
+      for (unsigned k = 0; k < 16; k += 2) {
+        const unsigned piece = (2 * step + k / 8) ^ static_cast<unsigned>(n % 8);
+        store_shared(static_cast<std::uint32_t>(n / 8 * 1024 + n % 8 * 128) + 16 * piece + 2 * (k % 8),
+                     pair(b[k][n], b[k + 1][n]));
+      }
+    // "Register Fragments for wgmma.mma_async.m64nNk16".
+    const int group = t % 32 >> 2, in_group = t % 4;
+    std::uint32_t registers[4];
+    for (int i = 0; i < 8; i += 2) {
+      const int row = 16 * (t / 32) + group + (i % 4 < 2 ? 0 : 8), col = in_group * 2 + (i < 4 ? 0 : 8);
+      registers[i / 2] = pair(a[row][col], a[row][col + 1]);
+    }
+    float sum[kColumns / 2];
+    const auto row_of = [&](int i) { return 16 * (t / 32) + group + (i % 4 < 2 ? 0 : 8); };
+    const auto col_of = [&](int i) { return i / 4 * 8 + in_group * 2 + (i & 1); };
+    for (int i = 0; i < kColumns / 2; ++i) sum[i] = d[row_of(i)][col_of(i)];
+
+    if (bug != Bug::proxy_fence) async_proxy_fence();
+    if (bug != Bug::barrier) barrier();
+    const std::uint64_t operand = describe_swizzled(0) + 2 * step;
+    if (bug != Bug::fence) wgmma_fence();
+    wgmma<kNumber>(sum, registers, operand);
+    if (bug == Bug::touches_d) sum[3] = 0;
+    wgmma<kNumber>(sum, registers, bug == Bug::odd_warp && t >= 96 ? operand + 2 : operand);
+    if (bug != Bug::commit) wgmma_commit();
+    if (bug == Bug::writes_a) registers[1] = 0;
+    if (bug == Bug::writes_b && t == 0) store_shared(32 * step, 0u);
+    const float early = sum[5];
+    if (bug != Bug::wait) wgmma_finish(sum);
+    if (bug == Bug::early_read) sum[5] = early;
+    for (int i = 0; i < kColumns / 2; ++i) out[row_of(i)][col_of(i)] = sum[i];
+  }
+
+  /// The first failure, or whether the result is wrong.
+  std::string run() {
+    auto out = std::make_unique<float[][kColumns]>(64);
+    Executor executor;
+    executor.launch({1}, 128, 128 * kColumns, [&] { (*this)(out.get()); });
+    if (!executor.first_failure().empty()) return executor.first_failure();
+    for (int row = 0; row < 64; ++row)
+      for (int col = 0; col < kColumns; ++col) {
+        float exact = d[row][col];
+        for (int k = 0; k < 16; ++k) exact += 2 * a[row][k] * b[k][col];
+        if (out[row][col] != exact) return "a wrong result";
+      }
+    return "";
+  }
+};
+
+TEST(Models, WgmmaIsTheProductOfTheMatrices) {
+  for (unsigned step = 0; step < 4; ++step) {
+    Toy<Number::f16, 128> half_128(step);
+    Toy<Number::bf16, 128> bfloat_128(step);
+    Toy<Number::f16, 256> half_256(step);
+    Toy<Number::bf16, 256> bfloat_256(step);
+    half_128.step = bfloat_128.step = half_256.step = bfloat_256.step = step;
+    EXPECT_EQ(half_128.run(), "");
+    EXPECT_EQ(bfloat_128.run(), "");
+    EXPECT_EQ(half_256.run(), "");
+    EXPECT_EQ(bfloat_256.run(), "");
+  }
+}
+
+TEST(Models, PiecesLieWhereOperandsAreRead) {
+  for (std::uint32_t column = 0; column < 256; ++column)
+    for (std::uint32_t row = 0; row < 64; ++row)
+      EXPECT_EQ(model::operand_address(describe_swizzled(4096) + 2 * (row / 16), static_cast<int>(column),
+                                       static_cast<int>(row % 16)),
+                4096 + swizzled(column, row / 8) + 2 * (row % 8));
+}
+
+TEST(Executor, FindsEveryBugAroundAProduct) {
+  const auto expect = [](Bug bug, const char* what) {
+    Toy<Number::f16, 128> toy(1);
+    toy.bug = bug;
+    const std::string failure = toy.run();
+    EXPECT_NE(failure.find(what), std::string::npos) << failure << ", not " << what;
+  };
+  expect(Bug::fence, "starts a product without a fence");
+  expect(Bug::proxy_fence, "a product reads shared byte 0, whose writing no fence has shown to it");
+  expect(Bug::barrier, "race: a product reads shared byte 0, written by thread 0");
+  expect(Bug::wait, "ends while a product runs");
+  expect(Bug::commit, "ends while a product runs");
+  expect(Bug::early_read, "a wrong result");
+  expect(Bug::writes_a, "writes operand A of a running product");
+  expect(Bug::writes_b, "thread 0 writes shared byte 0 while a product reads it");
+  expect(Bug::touches_d, "touches the accumulators of a running product");
+  expect(Bug::odd_warp, "a warpgroup starts two products at once");
+}
+
 }  // namespace

@@ -27,12 +27,17 @@ inline constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-1
                                           : std::is_same_v<T, bfloat16> ? 0x1p-8
                                                                         : 0x1p-24;
 
+template <class T>
+inline constexpr double kWeightRounding = std::is_same_v<T, half> ? 0x1p-11 : 0x1p-9;
+
 /// y against exact sums. Let S = sum_j |x'_j| (|operand| + |zero|) |scale|, where the operand is what the tensor core
 /// multiplies: the code (or the level of a table), and the zero belongs to it.
 ///   activation   x' = x col_scale rounds once in float (2^-24). One half per activation: 2^-11 of x'; two: 2^-22.
 ///   Below
 ///                the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at most
 ///                2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
+///   weight       wgmma multiplies activations as they are by weights that round to the type of x: 2^-11 or 2^-9 of
+///                (level - zero) scale col_scale; below the normal halves, 2^-25.
 ///   level        NF levels round to half: 2^-11 of the level.
 ///   sums         a sum of n terms in float: n 2^-24 of S for the products, n for the activations, and as many for
 ///   scale
@@ -44,6 +49,7 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
   const Naive n{q};
   const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
   const double shift = q.format.levels == Levels::symmetric ? 1 << (q.format.bits - 1) : 0;
+  const bool wgmma = run.plan.kernel == cuda::Kernel::wgmma;
   const double activation = run.plan.pieces == 2 ? 0x1p-22 : 0x1p-11;
   for (std::int64_t i = 0; i < q.rows; ++i) {
     std::vector<double> level, zero, scale, col;
@@ -63,7 +69,10 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
         exact += (level[j] - zero[j]) * scale[j] * xs;
         const double operand = std::abs(level[j] + shift) + std::abs(zero[j] + shift);
         size += operand * std::abs(scale[j] * xs);
-        error += (activation * std::abs(xs) + 0x1p-32 * largest) * std::abs((level[j] - zero[j]) * scale[j]);
+        const double weight = std::abs((level[j] - zero[j]) * scale[j]);
+        error += wgmma
+                     ? kWeightRounding<X> * weight * std::abs(xs) + 0x1p-25 * std::abs(static_cast<double>(x.row(t)[j]))
+                     : (activation * std::abs(xs) + 0x1p-32 * largest) * weight;
         plain += std::abs(level[j] * scale[j] * xs);
       }
       error += 4 * static_cast<double>(q.cols + 16) * 0x1p-24 * size;
@@ -77,6 +86,42 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
   }
 }
 
+/// A product with random activations of size 1.
+template <class X = half, class Y = float>
+void check_product(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random,
+                   const cuda::PlanOptions& options = {}) {
+  const RowMajor<X> x = random_activations<X>(tokens, q.cols, random);
+  RowMajor<Y> y = RowMajor<Y>::Constant(tokens, q.rows, static_cast<Y>(NAN));
+  const MatrixView<const X> xs(x);
+  const MatrixView<Y> ys(y);
+  const auto run = simulate<X, Y>(q, xs, ys, nullptr, options);
+  expect_product<X, Y>(q, xs, ys, nullptr, run);
+}
+
+/// Tokens apart from each other, x and y beginning at odd elements, guards all round y.
+template <class X, class Y>
+void check_strides(bool with_bias, cuda::PlanOptions options = {}) {
+  std::mt19937 random(8);
+  for (Tile tile : {Tile::stripe, Tile::square})
+    for (int slices : {1, 2}) {
+      const QuantizedMatrix q = random_matrix({.bits = 3, .group_size = 32, .tile = tile}, 37, 77, random);
+      std::vector<X> x(3 + 5 * 81);
+      for (auto& v : x) v = static_cast<X>(random_float(random, -1, 1));
+      const Y guard = static_cast<Y>(-77.0f);
+      std::vector<Y> y(1 + 5 * 40, guard), bias(37);
+      for (auto& v : bias) v = static_cast<Y>(random_float(random, -1, 1));
+      const MatrixView<const X> xs(x.data() + 3, 5, 77, 81);
+      const MatrixView<Y> ys(y.data() + 1, 5, 37, 40);
+      const Y* b = with_bias ? bias.data() : nullptr;
+      options.slices = slices;
+      expect_product<X, Y>(q, xs, ys, b, simulate<X, Y>(q, xs, ys, b, options));
+      for (std::size_t k = 0; k < y.size(); ++k)
+        if (k == 0 || (k - 1) % 40 >= 37) {
+          ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
+        }
+    }
+}
+
 struct Codes {
   Levels levels;
   int bits;
@@ -85,5 +130,30 @@ inline constexpr Codes kCodes[] = {
     {Levels::uniform, 2}, {Levels::uniform, 3},   {Levels::uniform, 4},   {Levels::uniform, 5},   {Levels::uniform, 6},
     {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 8}, {Levels::nf4, 4},
     {Levels::nf3, 3},     {Levels::table, 2},     {Levels::table, 3},     {Levels::table, 4}};
+
+/// Every kind of codes with every scale and zero, and with groups, tiles and column scales by turns.
+inline std::vector<Format> formats() {
+  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
+  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
+  const std::int64_t groups[] = {16, 32, 48, 64, 80, 128, 256, kWholeRow};
+  std::vector<Format> all;
+  unsigned k = 0;
+  for (const Codes& c : kCodes)
+    for (Aux scale : auxes)
+      for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u6, Aux::u8}) {
+        if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
+          continue;
+        Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
+        f.group_size = groups[++k % 8];
+        f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
+        f.col_scale = columns[k / 3 % 4];
+        if (is_integer(scale)) {
+          f.signed_scale = k % 2;
+          f.coarse_groups = k / 2 % 4;
+        }
+        all.push_back(f);
+      }
+  return all;
+}
 
 }  // namespace sinq::test

@@ -89,6 +89,27 @@ TEST(SideBySide, EveryKindOfCodesIsWhatEachMatrixGivesAlone) {
     }
 }
 
+TEST(SideBySide, OfManyTokensAsWell) {
+  std::mt19937 random(4);
+  Group group({random_matrix({.tile = Tile::square}, 70, 100, random),
+               random_matrix({.tile = Tile::square}, 16, 100, random),
+               random_matrix({.tile = Tile::square}, 150, 100, random)});
+  const Problem problem = side_by_side(group.pointers);
+  const RowMajor<half> x = random_activations<half>(70, 100, random);
+  RowMajor<float> y = RowMajor<float>::Constant(70, problem.rows, NAN);
+  test::Executor run;
+  group.show(run);
+  const auto all =
+      test::simulate<half, float>(run, problem, {}, MatrixView<const half>(x), MatrixView<float>(y), nullptr);
+  EXPECT_EQ(all.plan.kernel, cuda::Kernel::wgmma);
+  std::int64_t first = 0;
+  for (const QuantizedMatrix& q : group.q) {
+    const MatrixView<float> part(y.data() + first, 70, q.rows, problem.rows);
+    expect_product<half, float>(q, MatrixView<const half>(x), part, nullptr, all);
+    first += q.rows;
+  }
+}
+
 TEST(SideBySide, OnlyMatricesOfOneKind) {
   std::mt19937 random(2);
   const QuantizedMatrix q = random_matrix({}, 20, 100, random);
@@ -194,6 +215,12 @@ TEST(Experts, EveryNumberAndSplit) {
   }
   check_experts(f, {0, 0, 40, 0}, 17, 66, 1, random);  // one has all, in several blocks
   check_experts(f, {9, 8, 7, 16, 17}, 17, 66, 0, random, {.pieces = 1, .tiles = 1});
+}
+
+TEST(Experts, OfManyTokensAsWell) {
+  std::mt19937 random(8);
+  for (const Codes& c : {Codes{Levels::uniform, 4}, Codes{Levels::table, 3}})
+    check_experts(format_of(c, 2), {70, 0, 3, 130, 1}, 50, 130, 2, random, {.kernel = cuda::Kernel::wgmma});
 }
 
 TEST(Experts, OnlyOfOneShape) {

@@ -13,6 +13,8 @@ namespace {
 
 using namespace sinq;
 using namespace sinq::detail::cuda;
+using test::check_product;
+using test::check_strides;
 using test::Codes;
 using test::expect_product;
 using test::kCodes;
@@ -21,50 +23,25 @@ using test::random_float;
 using test::random_matrix;
 using test::RowMajor;
 
-template <class X = half, class Y = float>
-void check(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random, const cuda::PlanOptions& options = {}) {
-  const RowMajor<X> x = random_activations<X>(tokens, q.cols, random);
-  RowMajor<Y> y = RowMajor<Y>::Constant(tokens, q.rows, static_cast<Y>(NAN));
-  const MatrixView<const X> xs(x);
-  const MatrixView<Y> ys(y);
-  const auto run = test::simulate<X, Y>(q, xs, ys, nullptr, options);
-  expect_product<X, Y>(q, xs, ys, nullptr, run);
-}
-
 TEST(Multiply, OneUnit) {
   std::mt19937 random(1);
   for (const Codes& c : kCodes) {
     Format f{.bits = c.bits, .levels = c.levels};
     if (c.levels == Levels::symmetric) f.zero = Aux::none;
-    check(random_matrix(f, 16, 64, random), 1, random);
+    check_product(random_matrix(f, 16, 64, random), 1, random);
     if (HasFatalFailure()) return;
   }
 }
 
 TEST(Multiply, EveryFormat) {
   std::mt19937 random(2);
-  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
-  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
-  const std::int64_t groups[] = {16, 32, 48, 64, 80, 128, 256, kWholeRow};
   unsigned k = 0;
-  for (const Codes& c : kCodes)
-    for (Aux scale : auxes)
-      for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u6, Aux::u8}) {
-        if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
-          continue;
-        Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
-        f.group_size = groups[++k % 8];
-        f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
-        f.col_scale = columns[k / 3 % 4];
-        if (is_integer(scale)) {
-          f.signed_scale = k % 2;
-          f.coarse_groups = k / 2 % 4;
-        }
-        const int slices = 1 + static_cast<int>(k % 3 == 0);
-        const std::int64_t cols = 65 + k * 31 % 300;
-        check(random_matrix(f, 1 + k * 7 % 40, cols, random), 1 + k % 3, random, {.slices = slices});
-        if (HasFatalFailure()) return;
-      }
+  for (const Format& f : test::formats()) {
+    const int slices = 1 + static_cast<int>(++k % 3 == 0);
+    const std::int64_t cols = 65 + k * 31 % 300;
+    check_product(random_matrix(f, 1 + k * 7 % 40, cols, random), 1 + k % 3, random, {.slices = slices});
+    if (HasFatalFailure()) return;
+  }
 }
 
 TEST(Multiply, EveryShape) {
@@ -74,12 +51,12 @@ TEST(Multiply, EveryShape) {
     for (Tile tile : {Tile::stripe, Tile::square}) {
       const std::int64_t groups[] = {16, 48, 64, kWholeRow};
       const Format f{.bits = kBitWidths[++k % 6], .group_size = groups[k % 4], .tile = tile};
-      check(random_matrix(f, 1 + k * 11 % 60, cols, random), 1 + k % 2, random);
+      check_product(random_matrix(f, 1 + k * 11 % 60, cols, random), 1 + k % 2, random);
       if (HasFatalFailure()) return;
     }
   for (std::int64_t rows : {1, 7, 8, 9, 15, 16, 17, 31, 33, 127, 128, 129, 140, 300}) {
     const Format f{.group_size = 32, .tile = rows % 2 ? Tile::square : Tile::stripe};
-    check(random_matrix(f, rows, 50, random), 1, random);
+    check_product(random_matrix(f, rows, 50, random), 1, random);
     if (HasFatalFailure()) return;
   }
 }
@@ -88,7 +65,7 @@ TEST(Multiply, EveryNumberOfTokens) {
   std::mt19937 random(4);
   for (std::int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 64, 65, 100, 128, 200}) {
     const Format f{.bits = kBitWidths[static_cast<std::size_t>(tokens) % 6], .group_size = 48};
-    check(random_matrix(f, 23, 100, random), tokens, random);
+    check_product(random_matrix(f, 23, 100, random), tokens, random);
     if (HasFatalFailure()) return;
   }
 }
@@ -100,8 +77,8 @@ TEST(Multiply, EveryInstantiation) {
       for (int pieces : {1, 2}) {
         Format f{.bits = c.bits, .levels = c.levels, .group_size = 32};
         if (c.levels == Levels::symmetric) f.zero = Aux::none;
-        check(random_matrix(f, 20, 150, random), 4 * tiles + 1, random,
-              {.pieces = pieces, .tiles = tiles, .warps = tiles});
+        check_product(random_matrix(f, 20, 150, random), 4 * tiles + 1, random,
+                      {.pieces = pieces, .tiles = tiles, .warps = tiles});
         if (HasFatalFailure()) return;
       }
 }
@@ -112,7 +89,7 @@ TEST(Multiply, EveryCut) {
     for (int slices : {1, 2, 3, 7})
       for (int chunk : {1, 2, 3, 0}) {
         const Format f{.bits = 3, .group_size = group, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 3};
-        check(random_matrix(f, 16, 64 * 13 + 5, random), 2, random, {.slices = slices, .chunk_units = chunk});
+        check_product(random_matrix(f, 16, 64 * 13 + 5, random), 2, random, {.slices = slices, .chunk_units = chunk});
         if (HasFatalFailure()) return;
       }
 }
@@ -123,40 +100,17 @@ TEST(Multiply, LongStreamsWrapTheirRings) {
     for (Aux aux : {Aux::u4, Aux::u6, Aux::f32}) {
       const Format f{
           .bits = bits, .group_size = 16, .scale = aux, .zero = aux, .coarse_groups = is_integer(aux) ? 8 : 0};
-      check(random_matrix(f, 16, 64 * 40, random), 1, random, {.slices = 1});
+      check_product(random_matrix(f, 16, 64 * 40, random), 1, random, {.slices = 1});
       if (HasFatalFailure()) return;
     }
 }
 
-template <class X, class Y>
-void with_types(bool with_bias) {
-  std::mt19937 random(8);
-  for (Tile tile : {Tile::stripe, Tile::square})
-    for (int slices : {1, 2}) {
-      const QuantizedMatrix q = random_matrix({.bits = 3, .group_size = 32, .tile = tile}, 37, 77, random);
-      // Tokens apart from each other, beginning at an odd element, guards all round.
-      std::vector<X> x(3 + 5 * 81);
-      for (auto& v : x) v = static_cast<X>(random_float(random, -1, 1));
-      const Y guard = static_cast<Y>(-77.0f);
-      std::vector<Y> y(1 + 5 * 40, guard), bias(37);
-      for (auto& v : bias) v = static_cast<Y>(random_float(random, -1, 1));
-      const MatrixView<const X> xs(x.data() + 3, 5, 77, 81);
-      const MatrixView<Y> ys(y.data() + 1, 5, 37, 40);
-      const Y* b = with_bias ? bias.data() : nullptr;
-      expect_product<X, Y>(q, xs, ys, b, test::simulate<X, Y>(q, xs, ys, b, {.slices = slices}));
-      for (std::size_t k = 0; k < y.size(); ++k)
-        if (k == 0 || (k - 1) % 40 >= 37) {
-          ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
-        }
-    }
-}
-
 TEST(Multiply, ElementTypesStridesAndBias) {
-  with_types<half, half>(false);
-  with_types<bfloat16, bfloat16>(true);
-  with_types<float, float>(true);
-  with_types<half, float>(false);
-  with_types<bfloat16, half>(false);
+  check_strides<half, half>(false);
+  check_strides<bfloat16, bfloat16>(true);
+  check_strides<float, float>(true);
+  check_strides<half, float>(false);
+  check_strides<bfloat16, half>(false);
 }
 
 TEST(Multiply, ActivationsOfAnySizeNeitherOverflowNorVanish) {

@@ -18,7 +18,7 @@ Weights weights(std::int64_t rows, std::int64_t cols, const Format& format = {})
 
 TEST(Plan, CoversTheProblemWithinTheDevice) {
   const cuda::Device devices[] = {
-      {}, {.multiprocessors = 40, .shared_per_multiprocessor = 64 << 10, .shared_per_block = 64 << 10}};
+      {}, {.multiprocessors = 40, .shared_per_multiprocessor = 64 << 10, .shared_per_block = 64 << 10, .wgmma = false}};
   for (const cuda::Device& device : devices)
     for (int bits : kBitWidths)
       for (std::int64_t group : {16, 48, 64, 256, 0})
@@ -32,7 +32,7 @@ TEST(Plan, CoversTheProblemWithinTheDevice) {
                 EXPECT_GE(p.slices * p.slice_units, w.units);
                 EXPECT_LT((p.slices - 1) * p.slice_units, w.units) << "an empty slice";
                 EXPECT_GE(std::int64_t{p.grid_z} * (8 * p.tiles / p.pieces), tokens);
-                EXPECT_GE(p.grid_x * (p.threads / 32), w.panels * w.panel_strips);
+                EXPECT_GE(p.grid_x * (p.threads / 32), strips_of(w));
                 EXPECT_LE(p.threads, 256);
                 EXPECT_LE(p.shared_bytes, device.shared_per_block);
                 EXPECT_GE(p.chunk_units, 1);
@@ -71,6 +71,45 @@ TEST(Plan, OptionsOverride) {
   EXPECT_EQ(make_plan(w, 0, Number::f32, {}, {}).grid_z, 0);
 }
 
+TEST(Plan, ManyTokensGoToWgmmaWhereItIs) {
+  const Weights w = weights(8192, 8192);
+  const auto kernel = [&](std::int64_t tokens, Number x, bool wgmma, const cuda::PlanOptions& options = {}) {
+    return make_plan(w, tokens, x, {.wgmma = wgmma}, options).kernel;
+  };
+  EXPECT_EQ(kernel(64, Number::f16, true), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(65, Number::f16, true), cuda::Kernel::wgmma);
+  EXPECT_EQ(kernel(65, Number::bf16, true), cuda::Kernel::wgmma);
+  EXPECT_EQ(kernel(4096, Number::f32, true), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(4096, Number::f16, false), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(4096, Number::f16, true, {.kernel = cuda::Kernel::mma}), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(4096, Number::f16, true, {.tiles = 8}), cuda::Kernel::mma);
+  EXPECT_EQ(kernel(1, Number::f16, true, {.kernel = cuda::Kernel::wgmma}), cuda::Kernel::wgmma);
+  EXPECT_EQ(kernel(1, Number::f16, true, {.tiles = 16}), cuda::Kernel::wgmma);
+  EXPECT_EQ(make_plan(w, 128, Number::f16, {}, {}).tiles, 16);
+  EXPECT_EQ(make_plan(w, 129, Number::f16, {}, {}).tiles, 32);
+  const cuda::Plan p = make_plan(w, 512, Number::bf16, {}, {});
+  EXPECT_EQ(p.grid_x * p.grid_y * p.grid_z, 128) << "one wave";
+  EXPECT_EQ(p.workspace_bytes, 0);
+  EXPECT_EQ(
+      to_string(p),
+      "tokens 512: wgmma, 64 x 1 x 2 blocks of 256 threads, 256 operand columns of 1 half per activation, 1 slices "
+      "of 8192 columns in chunks of 64, " +
+          std::to_string(p.shared_bytes) + " bytes shared, 0 bytes workspace");
+  EXPECT_NO_THROW(require_fitting(p, w, Number::bf16));
+  EXPECT_NE(message_of([&] { require_fitting(p, w, Number::f32); }), "nothing was thrown");
+}
+
+TEST(Plan, WgmmaHasTwoWarpgroupsWhereTheyFit) {
+  const auto warps = [](std::int64_t rows, const Format& format) {
+    return make_plan(weights(rows, 8192, format), 512, Number::bf16, {}, {}).threads / 32;
+  };
+  EXPECT_EQ(warps(64, {}), 4);
+  EXPECT_EQ(warps(65, {}), 8);
+  EXPECT_EQ(warps(8192, {.bits = 4, .levels = Levels::nf4}), 8) << "a table of levels";
+  for (int bits : kBitWidths) EXPECT_EQ(warps(8192, {.bits = bits}), 8) << bits;
+  EXPECT_EQ(warps(8192, {.group_size = 16, .scale = Aux::f32, .zero = Aux::f32}), 4) << "long records";
+}
+
 TEST(Plan, WrongValuesAreNamed) {
   const Weights w = weights(64, 128);
   const auto message = [&](std::int64_t tokens, const cuda::PlanOptions& options, const cuda::Device& device = {}) {
@@ -78,8 +117,14 @@ TEST(Plan, WrongValuesAreNamed) {
   };
   EXPECT_EQ(message(-1, {}), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
   EXPECT_EQ(message(1, {.pieces = 3}), "sinq: pieces = 3: allowed are 1, 2, and 0 to choose");
-  EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
   EXPECT_EQ(message(1, {.warps = 9}), "sinq: warps = 9: allowed are 1 to 8, and 0 to choose");
+  EXPECT_EQ(message(65, {.warps = 2}), "sinq: warps = 2: allowed with wgmma are 4, 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma, .tiles = 8}),
+            "sinq: kernel = wgmma: has 16 or 32 tiles, and no pieces and chunk_units to choose");
+  EXPECT_EQ(message(1, {.kernel = cuda::Kernel::mma, .tiles = 16}), "sinq: tiles = 16: mma has up to 8");
+  EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma}, {.wgmma = false}),
+            "sinq: kernel = wgmma: needs activations in half or bfloat16, a Hopper, and code for sm_90a");
   EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to cols / 64, and 0 to choose");
   EXPECT_EQ(message(1, {.chunk_units = 3}), "sinq: chunk_units = 3: allowed are 1 to cols / 64, and 0 to choose");
   EXPECT_EQ(message(1, {}, {.shared_per_multiprocessor = 4096, .shared_per_block = 4096}),
@@ -105,14 +150,19 @@ TEST(BlasPlan, RestoresFromManyTokensOn) {
   const auto path = [&](std::int64_t tokens, bool restorable, const cuda::BlasOptions& options = {}) {
     return make_blas_plan(w, tokens, Number::f16, restorable, {}, options).path;
   };
-  EXPECT_EQ(path(kManyTokens - 1, true), cuda::Path::fused);
-  EXPECT_EQ(path(kManyTokens, true), cuda::Path::restored);
-  EXPECT_EQ(path(kManyTokens, false), cuda::Path::fused);
+  const auto path_without_wgmma = [&](std::int64_t tokens) {
+    return make_blas_plan(w, tokens, Number::f16, true, {.wgmma = false}, {}).path;
+  };
+  EXPECT_EQ(path_without_wgmma(299), cuda::Path::fused);
+  EXPECT_EQ(path_without_wgmma(300), cuda::Path::restored);
+  EXPECT_EQ(path(1999, true), cuda::Path::fused);
+  EXPECT_EQ(path(2000, true), cuda::Path::restored);
+  EXPECT_EQ(path(2000, false), cuda::Path::fused);
   EXPECT_EQ(path(1, true, {.path = cuda::Path::restored}), cuda::Path::restored);
   EXPECT_EQ(path(4096, true, {.path = cuda::Path::fused}), cuda::Path::fused);
   EXPECT_EQ(path(0, true, {.path = cuda::Path::restored}), cuda::Path::fused) << "nothing to do";
-  const cuda::BlasPlan p = make_blas_plan(w, 512, Number::f16, true, {}, {});
-  EXPECT_EQ(to_string(p), "tokens 512: 8192 rows at a time restored, then cuBLASLt, 167772160 bytes workspace");
+  const cuda::BlasPlan p = make_blas_plan(w, 4096, Number::f16, true, {}, {});
+  EXPECT_EQ(to_string(p), "tokens 4096: 8192 rows at a time restored, then cuBLASLt, 167772160 bytes workspace");
   const cuda::BlasPlan fused = make_blas_plan(w, 3, Number::f16, true, {}, {});
   EXPECT_EQ(to_string(fused), to_string(fused.fused));
   EXPECT_EQ(fused.workspace_bytes, fused.fused.workspace_bytes);
@@ -125,7 +175,7 @@ TEST(BlasPlan, PiecesCoverTheRowsWithinTheWorkspace) {
         for (Tile tile : {Tile::stripe, Tile::square}) {
           if (tile == Tile::square && group == 0 && cols == 1 && rows > 8192) continue;
           const Weights w = weights(rows, cols, {.group_size = group, .tile = tile});
-          const cuda::BlasPlan p = make_blas_plan(w, 512, Number::f16, true, {}, {});
+          const cuda::BlasPlan p = make_blas_plan(w, 4096, Number::f16, true, {}, {});
           ASSERT_EQ(p.path, cuda::Path::restored);
           EXPECT_TRUE(p.rows_at_once == rows || p.rows_at_once % kStripRows == 0);
           EXPECT_GE(p.restored_cols, cols);
@@ -147,7 +197,8 @@ TEST(BlasPlan, WrongValuesAreNamed) {
   EXPECT_EQ(message(true, {.rows_at_once = 112}), "sinq: rows_at_once = 112" + limit);
   EXPECT_EQ(message(true, {.rows_at_once = 48}), "nothing was thrown");
   EXPECT_EQ(message(true, {.rows_at_once = 100}), "nothing was thrown");
-  EXPECT_EQ(message(true, {.fused = {.tiles = 3}}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, and 0 to choose");
+  EXPECT_EQ(message(true, {.fused = {.tiles = 3}}),
+            "sinq: tiles = 3: allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sinq/cuda/multiply.cuh>
+#include <sinq/cuda/multiply_wgmma.cuh>
 #include <sinq/cuda/order.hpp>
 #include <sinq/cuda/plan.hpp>
 #include <vector>
@@ -93,13 +94,19 @@ Simulation simulate(Executor& run, const detail::cuda::Problem& problem, detail:
   if (bias) run.constant("bias", bias, static_cast<std::size_t>(y.cols));
   run.writable("workspace", p.partial, static_cast<std::size_t>(result.plan.workspace_bytes / 4));
   if (change) change(run, p);
+  const auto start = [&](void (*kernel)(Product)) {
+    run.launch({static_cast<unsigned>(result.plan.grid_x), static_cast<unsigned>(result.plan.grid_y),
+                static_cast<unsigned>(result.plan.grid_z)},
+               static_cast<unsigned>(result.plan.threads), static_cast<std::size_t>(result.plan.shared_bytes),
+               [&] { kernel(p); });
+  };
   with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
-    with_tiles(result.plan.tiles, [&](auto tiles) {
-      run.launch({static_cast<unsigned>(result.plan.grid_x), static_cast<unsigned>(result.plan.grid_y),
-                  static_cast<unsigned>(result.plan.grid_z)},
-                 static_cast<unsigned>(result.plan.threads), static_cast<std::size_t>(result.plan.shared_bytes),
-                 [&] { multiply_kernel<bits(), paired(), tiles()>(p); });
-    });
+    if constexpr (kNumber<X> != Number::f32)
+      if (result.plan.kernel == cuda::Kernel::wgmma)
+        return with_wgmma_tokens(result.plan.tiles, [&](auto tokens) {
+          start(multiply_wgmma_kernel<bits(), paired(), kNumber<X>, tokens()>);
+        });
+    with_tiles(result.plan.tiles, [&](auto tiles) { start(multiply_kernel<bits(), paired(), tiles()>); });
   });
   if (p.slices > 1)
     run.launch({static_cast<unsigned>((p.rows + 255) / 256), static_cast<unsigned>(std::min(p.tokens, 65535))}, 256, 0,

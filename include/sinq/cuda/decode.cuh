@@ -76,6 +76,28 @@ SINQ_CUDA_DEVICE void load_numbers(Number number, const void* array, std::int64_
   }
 }
 
+/// Writes the first `count` of eight values to consecutive elements; all at once if the address allows.
+SINQ_CUDA_DEVICE void store_numbers(Number number, void* array, std::int64_t index, int count, const float (&v)[8]) {
+  auto* const at = static_cast<std::uint8_t*>(array) + index * size_of(number);
+  if (count < 8 || reinterpret_cast<std::uintptr_t>(at) % 16 != 0) {
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 8; ++i)
+      if (i < count) store_number(number, at, i, v[i]);
+  } else if (number == Number::f32) {
+    store_global(at, Words4{{as_bits(v[0]), as_bits(v[1]), as_bits(v[2]), as_bits(v[3])}});
+    store_global(at + 16, Words4{{as_bits(v[4]), as_bits(v[5]), as_bits(v[6]), as_bits(v[7])}});
+  } else {
+    Words4 words;
+    SINQ_CUDA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float low = v[2 * i], high = v[2 * i + 1];
+      words.w[i] = number == Number::f16 ? to_half(low) | static_cast<std::uint32_t>(to_half(high)) << 16
+                                         : to_bfloat16(low) | static_cast<std::uint32_t>(to_bfloat16(high)) << 16;
+    }
+    store_global(at, words);
+  }
+}
+
 /// A lane's words of a unit that lies in shared memory, with the widest loads.
 template <int kBits>
 SINQ_CUDA_DEVICE void load_words(std::uint32_t unit, int lane, std::uint32_t (&words)[kBits]) {

@@ -15,6 +15,7 @@
 #pragma nv_diagnostic pop
 
 #include "plan.hpp"
+#include "wgmma.cuh"
 
 namespace sinq::inline SINQ_ABI {
 namespace cuda {
@@ -50,6 +51,20 @@ struct NumberOf<float> {
   static constexpr Number value = Number::f32;
 };
 
+/// Whether the code that a device runs has wgmma: it is a Hopper, and this was compiled for sm_90a.
+inline bool has_wgmma(int ordinal) {
+  int major = 0, current = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal), "cudaDeviceGetAttribute");
+  if (major != 9) return false;
+  check(cudaGetDevice(&current), "cudaGetDevice");
+  check(cudaSetDevice(ordinal), "cudaSetDevice");
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&wgmma_probe_kernel<>));
+  check(cudaSetDevice(current), "cudaSetDevice");
+  check(status, "cudaFuncGetAttributes");
+  return attributes.maxThreadsPerBlock == kProbeThreads;
+}
+
 struct Free {
   void operator()(std::uint8_t* memory) const noexcept { (void)cudaFree(memory); }
 };
@@ -68,6 +83,7 @@ namespace cuda {
         "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&d.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
         "cudaDeviceGetAttribute");
+  d.wgmma = detail::cuda::has_wgmma(ordinal);
   return d;
 }
 

@@ -263,6 +263,13 @@ SINQ_CUDA_DEVICE float multiply_add(float a, float b, float c) {
 }
 
 /// a b + c, rounded once.
+SINQ_CUDA_DEVICE float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
 SINQ_CUDA_DEVICE double fused(double a, double b, double c) {
 #if defined(__CUDA_ARCH__)
   return __fma_rn(a, b, c);
@@ -298,10 +305,10 @@ SINQ_CUDA_DEVICE float nearest_integer(float value) {
 // --- shared memory (addresses of 32 bits; the block's dynamic shared memory begins at shared_base())
 // -------------------
 
-/// Where the block's dynamic shared memory begins.
+/// Where the block's dynamic shared memory begins: at a multiple of 1024, as the operands of wgmma need it.
 SINQ_CUDA_DEVICE std::uint32_t shared_base() {
 #if defined(__CUDACC__)
-  extern __shared__ __align__(16) unsigned char sinq_shared_memory[];
+  extern __shared__ __align__(1024) unsigned char sinq_shared_memory[];
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(sinq_shared_memory));
 #else
   return 0;

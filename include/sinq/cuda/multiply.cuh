@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "decode.cuh"
-#include "product.hpp"
+#include "stream.cuh"
 
 // The product, for any number of tokens: one kernel, on the tensor cores from the first token on.
 //
@@ -39,100 +38,6 @@ SINQ_CUDA_DEVICE int token_exponent(std::uint32_t maximum) {
 }
 SINQ_CUDA_DEVICE float power_of_two(int exponent) {
   return as_float(static_cast<std::uint32_t>(127 + exponent) << 23);
-}
-
-/// What a block multiplies.
-struct Block {
-  const std::uint8_t* codes;  // of this warp's strip
-  const std::uint8_t* aux;    //
-  const std::uint8_t* col_scale;
-  int member;
-  int panel;
-  int first_row;  // of this warp, in y
-  int rows;       // of this warp: 16, fewer at the end of a panel, 0 for a warp that has none
-  int expert;
-  int first_token;
-  int tokens;  // 0: nothing to do
-  int first_unit;
-  int end_unit;
-};
-
-/// The expert and the tokens of the z-th block of tokens, counting those of each expert one after the other. The lanes
-/// of a warp count the blocks of some experts each; every warp does the same, which saves a barrier.
-SINQ_CUDA_DEVICE void locate_expert(const Product& p, int z, int block_tokens, Block& b) {
-  const int lane = static_cast<int>(thread_index()) % kLanes;
-  const int per_lane = (p.expert_count + kLanes - 1) / kLanes;
-  const auto tokens_of = [&](int e) {
-    if (e >= p.expert_count) return 0;
-    return load_global<std::int32_t>(p.offsets + e + 1) - load_global<std::int32_t>(p.offsets + e);
-  };
-  const auto blocks_of = [&](int e) { return (tokens_of(e) + block_tokens - 1) / block_tokens; };
-  int blocks = 0;
-  for (int k = 0; k < per_lane; ++k) blocks += blocks_of(lane * per_lane + k);
-  int end = blocks;  // of the lanes so far
-  for (int distance = 1; distance < kLanes; distance *= 2) {
-    const int before = shuffle(end, lane - distance);
-    if (lane >= distance) end += before;
-  }
-  int found = -1;
-  int left = z - (end - blocks);
-  if (left >= 0 && z < end) {
-    found = lane * per_lane;
-    for (; left >= blocks_of(found); ++found) left -= blocks_of(found);
-  }
-  // One lane has found it, or none.
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    const int other = shuffle(found, lane ^ distance), others_left = shuffle(left, lane ^ distance);
-    if (other > found) {
-      found = other;
-      left = others_left;
-    }
-  }
-  b.tokens = 0;
-  if (found < 0) return;
-  b.expert = found;
-  b.first_token = load_global<std::int32_t>(p.offsets + found) + left * block_tokens;
-  const int rest = tokens_of(found) - left * block_tokens;
-  b.tokens = rest < block_tokens ? rest : block_tokens;
-}
-
-SINQ_CUDA_DEVICE Block locate(const Product& p, int capacity) {
-  const Index3 at = block_index();
-  const int warps = static_cast<int>(thread_count()) / kLanes;
-  Block b{};
-  int x = static_cast<int>(at.x), panel_blocks = p.members[0].panel_blocks(warps);
-  while (x >= p.members[b.member].panels * panel_blocks) {
-    x -= p.members[b.member].panels * panel_blocks;
-    panel_blocks = p.members[++b.member].panel_blocks(warps);
-  }
-  const Member& m = p.members[b.member];
-  b.panel = x / panel_blocks;
-  const int strip = (x - b.panel * panel_blocks) * warps + static_cast<int>(thread_index()) / kLanes;
-  const int first_row = b.panel * m.tile_height + strip * kStripRows;
-  const int left_in_panel = m.tile_height - strip * kStripRows;
-  const int left = m.rows - first_row < left_in_panel ? m.rows - first_row : left_in_panel;
-  b.rows = left < 0 ? 0 : left < kStripRows ? left : kStripRows;
-  b.first_row = m.first_row + first_row;
-
-  const int block_tokens = capacity / p.pieces;
-  b.codes = m.codes;
-  b.aux = m.aux;
-  b.col_scale = m.col_scale;
-  if (p.experts != nullptr) {
-    locate_expert(p, static_cast<int>(at.z), block_tokens, b);
-    b.codes = load_global<const std::uint8_t*>(&p.experts[b.expert].codes);
-    b.aux = load_global<const std::uint8_t*>(&p.experts[b.expert].aux);
-    b.col_scale = load_global<const std::uint8_t*>(&p.experts[b.expert].col_scale);
-  } else {
-    b.first_token = static_cast<int>(at.z) * block_tokens;
-    b.tokens = p.tokens - b.first_token < block_tokens ? p.tokens - b.first_token : block_tokens;
-  }
-  const std::int64_t strip_index = std::int64_t{b.panel} * m.panel_strips + strip;
-  b.codes += strip_index * p.w.units * unit_bytes(p.w.bits);
-  b.aux += strip_index * p.w.aux_stride;
-  b.first_unit = static_cast<int>(at.y) * p.slice_units;
-  b.end_unit = b.first_unit + p.slice_units < p.w.units ? b.first_unit + p.slice_units : p.w.units;
-  return b;
 }
 
 // --- activations ----------------------------------------------------------------------------------------------------
@@ -229,205 +134,7 @@ SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const 
   barrier();
 }
 
-// --- the stream of a warp -------------------------------------------------------------------------------------------
-
-/// Brings the units of a strip and their records into shared memory, `stages` rounds ahead.
-template <int kBits>
-class Stream {
- public:
-  static constexpr int kStages = stages(kBits);
-  static constexpr int kRoundUnits = round_units(kBits);
-
-  SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
-      : weights_(p.w),
-        lane_(static_cast<int>(thread_index()) % kLanes),
-        ring_(ring),
-        mask_(static_cast<std::uint32_t>(p.aux_ring) - 1),
-        rate_(p.w.aux_rate),
-        end_(p.w.aux_stride) {
-    const RecordCursor first = RecordCursor::at(p.w, b.first_unit * kUnitCols);
-    codes_ = b.codes + std::int64_t{b.first_unit} * unit_bytes(kBits) + 16 * lane_;
-    aux_ = b.aux;
-    issued_ = (first.offset & ~15) + 16 * lane_;
-    needed_ = 256 * (first.offset + aux_lead(p.w));
-  }
-
-  /// Starts to bring the records that the average does not account for.
-  SINQ_CUDA_DEVICE void start() {
-    const int needed = needed_ >> 8, end = needed < end_ ? needed : end_;
-    for (; issued_ < end; issued_ += 16 * kLanes)
-      copy_async(records() + (static_cast<std::uint32_t>(issued_) & mask_), aux_ + issued_);
-    issued_ = ((end + 15) & ~15) + 16 * lane_;
-  }
-
-  /// Starts to bring the next round of `units` units to stage `stage`, and the records that it may need: as many
-  /// bytes as the average asks for, which is simpler than to follow the groups.
-  SINQ_CUDA_DEVICE void issue(int stage, int units) {
-    constexpr int kPieces = unit_bytes(kBits) / 16;
-    SINQ_CUDA_UNROLL
-    for (int piece = 0; piece < kRoundUnits * kPieces; piece += kLanes)
-      if (piece + lane_ < units * kPieces)
-        copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane_), codes_ + 16 * piece);
-    codes_ += kRoundUnits * unit_bytes(kBits);
-    needed_ += rate_ * units;
-    const int needed = needed_ >> 8;
-    const int end = needed < end_ ? needed : end_;
-    SINQ_CUDA_NO_UNROLL
-    for (int at = issued_; at < end; at += 16 * kLanes)
-      copy_async(records() + (static_cast<std::uint32_t>(at) & mask_), aux_ + at);
-    const int next = ((end + 15) & ~15) + 16 * lane_;
-    issued_ = issued_ < next ? next : issued_;
-  }
-
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
-    return ring_ + static_cast<std::uint32_t>(stage * kRoundUnits * unit_bytes(kBits));
-  }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kStages); }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
-  [[nodiscard]] SINQ_CUDA_DEVICE const std::uint8_t* aux() const { return aux_; }
-
- private:
-  const Weights& weights_;
-  int lane_;
-  const std::uint8_t* codes_;  // of the next unit, this lane's first piece
-  const std::uint8_t* aux_;
-  std::uint32_t ring_;
-  std::uint32_t mask_;
-  int rate_;
-  int end_;
-  int needed_;  // bytes of records times 256, from the start of the strip's stream
-  int issued_;  // where the lane's next piece of them begins, if it is needed
-};
-
-/// Decodes records, four periods at a time: lane 8 q + g decodes scale and zero of rows g and g + 8 in the group of
-/// period q and leaves these four floats in shared memory as they are used, 16 bytes that the four lanes of a row read
-/// at once.
-template <int kBits>
-class RecordReader {
- public:
-  SINQ_CUDA_DEVICE RecordReader(const Weights& w, int first_col, std::uint32_t records, std::uint32_t mask,
-                                const std::uint8_t* aux)
-      : weights_(w),
-        records_(records),
-        mask_(mask),
-        first_bit_(static_cast<int>(thread_index()) % 8 * w.scale.bits),
-        first_zero_bit_(kStripRows * w.scale.bits + static_cast<int>(thread_index()) % 8 * w.zero.bits),
-        all_halves_(w.scale.number == Number::f16 && w.zero.number == Number::f16) {
-    constexpr int kRoundCols = round_units(kBits) * kUnitCols;
-    const int periods = kRoundCols / w.period < 4 ? kRoundCols / w.period : 4;
-    stride_ = periods * w.period;
-    groups_per_stride_ = w.group_size == w.period ? periods : 0;
-    ahead_ = static_cast<int>(thread_index()) % kLanes / 8 * w.period;
-    const int col = first_col + ahead_;
-    if (ahead_ >= stride_) ahead_ = kRoundCols;  // not needed
-    cursor_ = RecordCursor::at(w, col < w.cols ? col : w.cols - 1);
-    // The coarse scales of the first block may lie before what the stream brings.
-    if (w.header != 0) {
-      header_at_ = cursor_.header_offset(w);
-      const std::uint8_t* const header = aux + header_at_ + 2 * row();
-      set_coarse(load_global<std::uint16_t>(header), load_global<std::uint16_t>(header + 16));
-    }
-  }
-
-  /// Where the factors of the periods of a round lie: 32 floats each.
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t factors() const { return records_ + mask_ + 1; }
-
-  /// The factors for every period of the columns [col, end) of a round; 0 for periods without a group.
-  SINQ_CUDA_DEVICE void decode_round(int col, int end) {
-    std::uint32_t to = factors() + 16 * (thread_index() % kLanes);
-    SINQ_CUDA_NO_UNROLL
-    for (; col < end; col += stride_, to += 4 * 4 * kLanes) {
-      const int mine = col + ahead_;
-      if (mine >= end) continue;
-      store_shared(to, mine < weights_.cols ? decode(mine) : Words4{});
-    }
-  }
-
- private:
-  [[nodiscard]] SINQ_CUDA_DEVICE static int row() { return static_cast<int>(thread_index()) % 8; }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
-    return records_ + (static_cast<std::uint32_t>(byte) & mask_);
-  }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
-    return load_shared<std::uint32_t>(ring(bit >> 3 & ~3));
-  }
-  [[nodiscard]] SINQ_CUDA_DEVICE static std::uint32_t half(std::uint32_t at) {
-    return as_bits(from_half(load_shared<std::uint16_t>(at)));
-  }
-
-  SINQ_CUDA_DEVICE void set_coarse(std::uint16_t upper, std::uint16_t lower) {
-    factor_[0] = multiply(from_half(upper), weights_.scale.factor);
-    factor_[1] = multiply(from_half(lower), weights_.scale.factor);
-  }
-
-  SINQ_CUDA_DEVICE Words4 decode(int col) {
-    if (col >= cursor_.end_col) {
-      if (groups_per_stride_ != 0)
-        cursor_.advance(weights_, groups_per_stride_);
-      else
-        do cursor_.advance(weights_);
-        while (col >= cursor_.end_col);
-    }
-    if (all_halves_) {  // the common case, without the arithmetic of all others
-      const std::uint32_t at = ring(cursor_.offset + (first_bit_ >> 3));  // 64 bytes, of which a ring is a multiple
-      return {{half(at), half(at + 32), half(at + 16), half(at + 48)}};
-    }
-    if (weights_.header != 0 && cursor_.header_offset(weights_) != header_at_) {
-      header_at_ = cursor_.header_offset(weights_);
-      const int header = header_at_ + 2 * row();
-      set_coarse(load_shared<std::uint16_t>(ring(header)), load_shared<std::uint16_t>(ring(header + 16)));
-    }
-    const int bit = 8 * cursor_.offset + first_bit_, zero_bit = 8 * cursor_.offset + first_zero_bit_;
-    const Field &scale = weights_.scale, &zero = weights_.zero;
-    Words4 r{{0, as_bits(zero.offset), 0, as_bits(zero.offset)}};
-    r.w[0] = as_bits(decode(scale, bit, factor_[0], 0));
-    r.w[2] = as_bits(decode(scale, bit + 8 * scale.bits, factor_[1], 0));
-    if (zero.bits != 0) {
-      r.w[1] = as_bits(decode(zero, zero_bit, zero.factor, zero.offset));
-      r.w[3] = as_bits(decode(zero, zero_bit + 8 * zero.bits, zero.factor, zero.offset));
-    }
-    return r;
-  }
-
-  SINQ_CUDA_DEVICE float decode(const Field& field, int bit, float factor, float offset) const {
-    // The word of the last bit: never one behind the record, whose bytes may still be on their way.
-    const std::uint32_t raw =
-        funnel(word(bit), word(bit + field.bits - 1), static_cast<unsigned>(bit & 31)) & low_bits(field.bits);
-    if (field.number > Number::signed_integer) return number_value(field.number, field.bits, raw) * factor + offset;
-    // Flipping the sign bit and taking it off makes a signed number of it, without a branch.
-    const std::uint32_t sign = field.number == Number::signed_integer ? 1u << (field.bits - 1) : 0;
-    return static_cast<float>(static_cast<std::int32_t>((raw ^ sign) - sign)) * factor + offset;
-  }
-
-  const Weights& weights_;
-  std::uint32_t records_;
-  std::uint32_t mask_;
-  RecordCursor cursor_;
-  int first_bit_;       // of this lane's scale, from the start of a record
-  int first_zero_bit_;  // of its zero
-  bool all_halves_;
-  int ahead_ = 0;              // columns from the first period of four to this lane's
-  int stride_ = 0;             // columns from one decoding to the next
-  int groups_per_stride_ = 0;  // where every period is a group, else 0
-  int header_at_ = 0;
-  float factor_[2] = {1, 1};  // of the scales of rows g and g + 8
-};
-
 // --- the kernel -----------------------------------------------------------------------------------------------------
-
-/// Pairs of levels as pairs of halves, one copy per bank, so that the look-ups of a warp never collide.
-template <int kBits>
-SINQ_CUDA_DEVICE void fill_table(const Product& p, const Block& b, std::uint32_t table) {
-  const auto level = [&](unsigned code) {
-    return p.experts != nullptr ? load_global<float>(p.experts[b.expert].levels + code)
-                                : p.members[b.member].levels[code];
-  };
-  for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << (2 * kBits); k += thread_count()) {
-    const unsigned index = k / kLanes, mask = (1u << kBits) - 1;
-    const std::uint32_t low = to_half(level(index & mask)), high = to_half(level(index >> kBits));
-    store_shared(table + 4 * k, low | high << 16);
-  }
-}
 
 /// Operand A of step `step` of a unit.
 template <int kBits, bool kPaired>
@@ -449,7 +156,7 @@ template <int kBits, bool kPaired, int kTiles>
 SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   constexpr int kCapacity = 8 * kTiles;
   constexpr int kStages = stages(kBits), kRoundUnits = round_units(kBits);
-  const Block b = locate(p, kCapacity);
+  const Block b = locate<false>(p, kCapacity / p.pieces);
   if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
   const int group = lane / 4, t = lane % 4;
@@ -462,7 +169,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
 
   // The weights are on their way before anything else happens. Groups of copies are counted, so each round makes one,
   // if an empty one.
-  Stream<kBits> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
+  Stream<kBits, kStages> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
   if (b.rows > 0) {
     stream.start();
     for (int k = 0; k < kStages; ++k) {
@@ -473,8 +180,9 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   }
   if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
-  RecordReader<kBits> records(p.w, b.first_unit * kUnitCols, stream.records(), stream.mask(),
-                              b.rows > 0 ? stream.aux() : p.members[0].aux);
+  RecordCursor cursor = RecordReader<kBits, false>::start(p.w, b.first_unit * kUnitCols);
+  RecordReader<kBits, false> records(p.w, cursor, stream.records(), stream.mask(),
+                                     b.rows > 0 ? stream.aux() : p.members[0].aux);
 
   float total[kTiles][4] = {};
   const std::uint32_t first_x =

@@ -10,6 +10,7 @@
 
 #include "order.hpp"
 #include "product.hpp"
+#include "wgmma_layout.hpp"
 
 // Problem and device -> configuration of the kernel. Plain C++: works, prints and is tested without a GPU.
 
@@ -21,22 +22,30 @@ struct Device {
   int multiprocessors = 132;
   int shared_per_multiprocessor = 228 << 10;  // bytes
   int shared_per_block = 227 << 10;           // bytes, the most that a kernel may ask for
+  bool wgmma = true;                          // it is a Hopper, and the kernels are compiled for sm_90a
 
   friend bool operator==(const Device&, const Device&) = default;
 };
 
-/// What the caller wants to decide; 0: the plan decides.
+/// `mma` (multiply.cuh): any device, any type of activations; multiplies by the codes as they are, for any number of
+/// tokens. `wgmma` (multiply_wgmma.cuh): Hopper, activations in half or bfloat16, to whose type weights are rounded;
+/// for more than 64 tokens.
+enum class Kernel : std::uint8_t { automatic, mma, wgmma };
+
+/// What the caller wants to decide; 0 and `automatic`: the plan decides.
 struct PlanOptions {
-  int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits)
-  int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8
-  int warps = 0;        // per block, 16 rows each: 1 to 8
+  Kernel kernel = Kernel::automatic;
+  int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits); mma only
+  int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8; wgmma: 16 or 32
+  int warps = 0;        // per block, 16 rows each: 1 to 8; wgmma: 4 or 8
   int slices = 0;       // the columns of the matrix are cut into
-  int chunk_units = 0;  // times 64 columns whose activations lie in shared memory at once
+  int chunk_units = 0;  // times 64 columns whose activations lie in shared memory at once; mma only
 };
 
 /// How a product will be run. Made by `plan`; may be kept as long as matrix format and shape, tokens, element types and
 /// device stay the same.
 struct Plan {
+  Kernel kernel = Kernel::mma;
   int tokens = 0;
   int pieces = 0;
   int tiles = 0;
@@ -54,10 +63,10 @@ struct Plan {
 
 /// One line, for logs.
 [[nodiscard]] inline std::string to_string(const Plan& p) {
-  return detail::core::text("tokens ", p.tokens, ": ", p.grid_x, " x ", p.grid_y, " x ", p.grid_z, " blocks of ",
-                            p.threads, " threads, ", 8 * p.tiles, " operand columns of ", p.pieces,
-                            p.pieces == 1 ? " half" : " halves", " per activation, ", p.slices, " slices of ",
-                            p.slice_units * detail::cuda::kUnitCols, " columns in chunks of ",
+  return detail::core::text("tokens ", p.tokens, p.kernel == Kernel::wgmma ? ": wgmma, " : ": ", p.grid_x, " x ",
+                            p.grid_y, " x ", p.grid_z, " blocks of ", p.threads, " threads, ", 8 * p.tiles,
+                            " operand columns of ", p.pieces, p.pieces == 1 ? " half" : " halves", " per activation, ",
+                            p.slices, " slices of ", p.slice_units * detail::cuda::kUnitCols, " columns in chunks of ",
                             p.chunk_units * detail::cuda::kUnitCols, ", ", p.shared_bytes, " bytes shared, ",
                             p.workspace_bytes, " bytes workspace");
 }
@@ -99,6 +108,11 @@ namespace detail::cuda {
   return tiles <= 4 ? 2 : 1;
 }
 
+/// Columns of operand B that hold activations in a block with as many tokens as it may have.
+[[nodiscard]] inline int columns_of_full_block(const sinq::cuda::Plan& p) noexcept {
+  return static_cast<int>(std::min(std::int64_t{p.tokens} * p.pieces, std::int64_t{8} * p.tiles));
+}
+
 /// What a plan needs to know of a product.
 struct Problem {
   Weights w;                     // what the matrices have in common
@@ -114,9 +128,9 @@ struct Problem {
     rows += below.rows;
   }
   [[nodiscard]] std::span<const Member> all() const { return {members, static_cast<std::size_t>(member_count)}; }
-  [[nodiscard]] int blocks(int warps) const {
+  [[nodiscard]] int blocks(int warps, bool across) const {
     int sum = 0;
-    for (const Member& m : all()) sum += m.panels * m.panel_blocks(warps);
+    for (const Member& m : all()) sum += m.blocks(warps, across);
     return sum;
   }
 };
@@ -157,39 +171,60 @@ template <class Matrices>
   return problem;
 }
 
-/// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
-/// staging activations, writing results. The model knows no more than that; the options override it.
-[[nodiscard]] inline sinq::cuda::Plan make_plan(const Problem& problem, std::int64_t tokens, Number x_number,
-                                                const sinq::cuda::Device& device,
-                                                const sinq::cuda::PlanOptions& options) {
-  using core::require;
-  constexpr int kOverhead = 6;
-  const Weights& w = problem.w;
-  require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
-  require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
-  require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
-  const bool tiles_ok =
-      options.tiles == 0 || options.tiles == 1 || options.tiles == 2 || options.tiles == 4 || options.tiles == 8;
-  require(tiles_ok, "tiles", options.tiles, "allowed are 1, 2, 4, 8, and 0 to choose");
-  require(options.warps >= 0 && options.warps <= 8, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
-  require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
-          "allowed are 1 to cols / 64, and 0 to choose");
-  require(options.chunk_units >= 0 && options.chunk_units <= w.units, "chunk_units", options.chunk_units,
-          "allowed are 1 to cols / 64, and 0 to choose");
+/// From how many tokens on wgmma pays: the other kernel passes over the weights for every 64.
+inline constexpr std::int64_t kWgmmaFrom = 65;
 
-  sinq::cuda::Plan p;
-  p.tokens = static_cast<int>(tokens);
-  if (tokens == 0) return p;  // nothing is launched
-  // Experts share the tokens, some more popular than others: blocks for twice the average.
-  const std::int64_t together =
-      problem.experts == 0 ? tokens : std::min(tokens, (2 * tokens + problem.experts - 1) / problem.experts);
+/// Which kernel, for `together` tokens that meet the same weights. InvalidArgument if the one asked for cannot.
+[[nodiscard]] inline sinq::cuda::Kernel choose_kernel(std::int64_t together, Number x_number,
+                                                      const sinq::cuda::Device& device,
+                                                      const sinq::cuda::PlanOptions& options) {
+  using core::require;
+  using sinq::cuda::Kernel;
+  const bool possible = device.wgmma && x_number != Number::f32;
+  // Whoever decides about the blocks of a kernel means that kernel.
+  const bool of_mma = options.pieces != 0 || options.chunk_units != 0 || (options.tiles != 0 && options.tiles <= 8);
+  const bool of_wgmma = options.tiles > 8 || options.kernel == Kernel::wgmma;
+  require(options.kernel <= Kernel::wgmma, "kernel", static_cast<int>(options.kernel),
+          "allowed are automatic, mma and wgmma");
+  require(!of_wgmma || possible, "kernel", "wgmma",
+          "needs activations in half or bfloat16, a Hopper, and code for sm_90a");
+  require(!of_wgmma || !of_mma, "kernel", "wgmma", "has 16 or 32 tiles, and no pieces and chunk_units to choose");
+  require(options.tiles <= 8 || options.kernel != Kernel::mma, "tiles", options.tiles, "mma has up to 8");
+  if (options.kernel != Kernel::automatic) return options.kernel;
+  return of_wgmma || (possible && !of_mma && together >= kWgmmaFrom) ? Kernel::wgmma : Kernel::mma;
+}
+
+/// Tokens and warps per block, shared memory.
+inline void plan_wgmma_block(const Problem& problem, std::int64_t together, const sinq::cuda::Device& device,
+                             const sinq::cuda::PlanOptions& options, sinq::cuda::Plan& p) {
+  core::require(options.warps == 0 || options.warps == 4 || options.warps == 8, "warps", options.warps,
+                "allowed with wgmma are 4, 8, and 0 to choose");
+  p.pieces = 1;
+  p.tiles = options.tiles != 0 ? options.tiles : (together > kWgmmaTokens / 2 ? kWgmmaTokens : kWgmmaTokens / 2) / 8;
+  p.chunk_units = 1;
+  p.aux_ring = aux_ring_bytes(problem.w, kWgmmaRounds);
+  const auto shared = [&](int warps) {
+    return static_cast<int>(wgmma_shared(problem.w, 8 * p.tiles, p.aux_ring, warps).total);
+  };
+  int strips = 1;
+  for (const Member& m : problem.all()) strips = std::max(strips, m.strips());
+  const int warps = options.warps != 0 ? options.warps : strips > 4 && shared(8) <= device.shared_per_block ? 8 : 4;
+  p.threads = kLanes * warps;
+  p.shared_bytes = shared(warps);
+}
+
+/// Columns of operand B, warps per block.
+inline void plan_mma_block(const Problem& problem, std::int64_t together, Number x_number,
+                           const sinq::cuda::Device& device, const sinq::cuda::PlanOptions& options,
+                           sinq::cuda::Plan& p) {
+  const Weights& w = problem.w;
+  core::require(options.warps <= 8, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
   // A second half is free as long as it fits into the columns that a tile has anyway.
   p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || together <= 4 ? 2 : 1;
   const std::int64_t columns = together * p.pieces;
   p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
-  const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
-  const int full = static_cast<int>(std::min<std::int64_t>(tokens * p.pieces, 8 * p.tiles));
-  p.aux_ring = aux_ring_bytes(w);
+  p.aux_ring = aux_ring_bytes(w, stages(w.bits) + 1);
+  const int full = columns_of_full_block(p);
   // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
   // memory.
   int strips = 1;
@@ -203,8 +238,62 @@ template <class Matrices>
       break;
   }
   p.threads = kLanes * warps;
-  p.grid_x = problem.blocks(warps);
+}
+
+/// As many activations at once as leave room for the blocks that should share a multiprocessor (each with 1 KB of the
+/// system's).
+inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, const sinq::cuda::PlanOptions& options,
+                            sinq::cuda::Plan& p) {
+  const std::int64_t room = std::min<std::int64_t>(
+      device.shared_per_block, device.shared_per_multiprocessor / blocks_per_multiprocessor(p.tiles) - 1024);
+  const auto shared = [&](int chunk) {
+    return std::int64_t{
+        shared_plan(w, columns_of_full_block(p), 8 * p.tiles, chunk, p.aux_ring, p.threads / kLanes).total};
+  };
+  const auto rounds = [&](int units) {  // up to whole rounds
+    return std::min((units + round_units(w.bits) - 1) / round_units(w.bits) * round_units(w.bits), p.slice_units);
+  };
+  p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round_units(w.bits) && shared(p.chunk_units) > room;
+       ++parts)
+    p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
+  p.shared_bytes = static_cast<int>(shared(p.chunk_units));
+}
+
+/// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
+/// staging activations, writing results. The model knows no more than that; the options override it.
+[[nodiscard]] inline sinq::cuda::Plan make_plan(const Problem& problem, std::int64_t tokens, Number x_number,
+                                                const sinq::cuda::Device& device,
+                                                const sinq::cuda::PlanOptions& options) {
+  using core::require;
+  constexpr int kOverhead = 6;
+  const Weights& w = problem.w;
+  require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
+  require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
+  require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
+  require(options.tiles >= 0 && options.tiles <= 32 && (options.tiles & (options.tiles - 1)) == 0, "tiles",
+          options.tiles, "allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
+  require(options.warps >= 0, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
+  require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
+          "allowed are 1 to cols / 64, and 0 to choose");
+  require(options.chunk_units >= 0 && options.chunk_units <= w.units, "chunk_units", options.chunk_units,
+          "allowed are 1 to cols / 64, and 0 to choose");
+
+  sinq::cuda::Plan p;
+  p.tokens = static_cast<int>(tokens);
+  // Experts share the tokens, some more popular than others: blocks for twice the average.
+  const std::int64_t together =
+      problem.experts == 0 ? tokens : std::min(tokens, (2 * tokens + problem.experts - 1) / problem.experts);
+  p.kernel = choose_kernel(together, x_number, device, options);
+  if (tokens == 0) return p;  // nothing is launched
+  const bool wgmma = p.kernel == sinq::cuda::Kernel::wgmma;
+  if (wgmma)
+    plan_wgmma_block(problem, together, device, options, p);
+  else
+    plan_mma_block(problem, together, x_number, device, options, p);
+  p.grid_x = problem.blocks(p.threads / kLanes, wgmma);
   // Only the device knows how many tokens an expert has: each that has any may leave one block unfilled.
+  const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
   const std::int64_t token_blocks = problem.experts == 0
                                         ? (tokens + block_tokens - 1) / block_tokens
                                         : tokens / block_tokens + std::min<std::int64_t>(tokens, problem.experts);
@@ -225,24 +314,9 @@ template <class Matrices>
   p.slice_units = (w.units + p.slices - 1) / p.slices;
   p.slices = (w.units + p.slice_units - 1) / p.slice_units;  // none is empty
   p.grid_y = p.slices;
-
-  // As many activations at once as leave room for the blocks that should share a multiprocessor (each with 1 KB of the
-  // system's).
-  const std::int64_t room = std::min<std::int64_t>(
-      device.shared_per_block, device.shared_per_multiprocessor / blocks_per_multiprocessor(p.tiles) - 1024);
-  const auto shared = [&](int chunk) {
-    return std::int64_t{shared_plan(w, full, 8 * p.tiles, chunk, p.aux_ring, warps).total};
-  };
-  const auto rounds = [&](int units) {  // up to whole rounds
-    return std::min((units + round_units(w.bits) - 1) / round_units(w.bits) * round_units(w.bits), p.slice_units);
-  };
-  p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
-  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round_units(w.bits) && shared(p.chunk_units) > room;
-       ++parts)
-    p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
-  require(shared(p.chunk_units) <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
+  if (!wgmma) plan_mma_chunks(w, device, options, p);
+  require(p.shared_bytes <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
           "too little shared memory for this plan");
-  p.shared_bytes = static_cast<int>(shared(p.chunk_units));
   p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * problem.rows;
   return p;
 }
@@ -254,12 +328,14 @@ inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem
   sinq::cuda::Device any;
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
   const int warps = plan.threads / kLanes;
+  const bool wgmma = plan.kernel == sinq::cuda::Kernel::wgmma;
+  sinq::cuda::PlanOptions same{.kernel = plan.kernel, .tiles = plan.tiles, .warps = warps, .slices = plan.slices};
+  if (!wgmma) same.pieces = plan.pieces, same.chunk_units = plan.chunk_units;
   const bool chosen =
       plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
-  const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units;
-  const bool fits = chosen && possible &&
-                    plan == make_plan(problem, plan.tokens, x_number, any,
-                                      {plan.pieces, plan.tiles, warps, plan.slices, plan.chunk_units});
+  const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units &&
+                        plan.kernel != sinq::cuda::Kernel::automatic && !(wgmma && x_number == Number::f32);
+  const bool fits = chosen && possible && plan == make_plan(problem, plan.tokens, x_number, any, same);
   if (!fits)  // the text of a plan is not for every call
     core::require(false, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
 }
@@ -278,9 +354,12 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
 }
 
 /// From how many tokens on restoring the weights pays. Not measured; read from the machine code (bench/results): the
-/// fused kernel does some 200e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16
-/// bits moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 200 - 1 / 350), t = 300.
-inline constexpr std::int64_t kManyTokens = 300;
+/// mma kernel does some 200e12 multiply-adds per second on an H200, a library 350e12, and restoring a weight to 16 bits
+/// moves 2.6 bytes at 4e12 per second: 2.6 / 4 = t (1 / 200 - 1 / 350), t = 300. The wgmma kernel leaves a quarter of
+/// its issue slots free when the tensor cores are full; if it does nine tenths of what a library does, t = 2000.
+[[nodiscard]] constexpr std::int64_t many_tokens(sinq::cuda::Kernel fused) noexcept {
+  return fused == sinq::cuda::Kernel::wgmma ? 2000 : 300;
+}
 
 /// `restorable`: cuBLASLt has a product for the element types at hand.
 [[nodiscard]] inline sinq::cuda::BlasPlan make_blas_plan(const Weights& w, std::int64_t tokens, Number x_number,
@@ -301,7 +380,7 @@ inline constexpr std::int64_t kManyTokens = 300;
   sinq::cuda::BlasPlan p;
   p.fused = make_plan(w, tokens, x_number, device, options.fused);
   p.workspace_bytes = p.fused.workspace_bytes;
-  const bool many = restorable && tokens >= kManyTokens;
+  const bool many = restorable && tokens >= many_tokens(p.fused.kernel);
   if (options.path == Path::fused || (options.path == Path::automatic && !many) || tokens == 0) return p;
   p.path = Path::restored;
   p.restored_cols = (std::int64_t{w.cols} + 7) / 8 * 8;  // rows begin at multiples of 16 bytes
@@ -335,6 +414,15 @@ void with_codes(int bits, bool paired, Visitor&& visit) {
     default:
       return of(std::integral_constant<int, 8>{});
   }
+}
+
+/// Calls visit(tokens) with a compile-time constant, for the wgmma kernel.
+template <class Visitor>
+void with_wgmma_tokens(int tiles, Visitor&& visit) {
+  if (8 * tiles == kWgmmaTokens)
+    visit(std::integral_constant<int, kWgmmaTokens>{});
+  else
+    visit(std::integral_constant<int, kWgmmaTokens / 2>{});
 }
 
 /// Calls visit(tiles) with a compile-time constant.

@@ -45,6 +45,10 @@ struct Index3 {
 
 #if !defined(__CUDACC__)
 
+namespace model {
+struct Wgmma;
+}
+
 /// What a kernel needs from the machine that runs it, where that is not a GPU. One virtual call per instruction: the
 /// machine sees every access to memory and every meeting of threads, and may check them.
 class Machine {
@@ -78,6 +82,13 @@ class Machine {
   virtual void copy_async(std::uint32_t offset, const void* from) = 0;
   virtual void copy_commit() = 0;
   virtual void copy_wait(int newest) = 0;
+
+  /// Products of a warpgroup (wgmma.cuh), from now until the wait for their group.
+  virtual void wgmma(const model::Wgmma& mine) = 0;
+  virtual void wgmma_fence() = 0;
+  virtual void wgmma_commit() = 0;
+  virtual void wgmma_wait(int newest) = 0;
+  virtual void async_proxy_fence() = 0;
 };
 
 /// The machine of the running block.

@@ -21,9 +21,13 @@ struct Member {
   int first_row = 0;  // where its rows begin in y
   float levels[16] = {};
 
-  /// Blocks that multiply it, each of `warps` strips of one panel.
-  [[nodiscard]] SINQ_CUDA_BOTH constexpr int panel_blocks(int warps) const {
-    return (panel_strips + warps - 1) / warps;
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int strips() const {
+    const int last = rows - (panels - 1) * tile_height;
+    return (panels - 1) * panel_strips + (last + kStripRows - 1) / kStripRows;
+  }
+  /// Blocks that multiply it, each of `warps` strips of one panel, or of any.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int blocks(int warps, bool across) const {
+    return across ? (strips() + warps - 1) / warps : panels * ((panel_strips + warps - 1) / warps);
   }
 };
 
@@ -83,18 +87,24 @@ SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
   return w.header + 2 * w.record;
 }
 
-/// Bytes of the ring for records: what the units in flight bring, the unit at hand, and the record in use.
-SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w) {
-  const int needed = (stages(w.bits) + 1) * round_units(w.bits) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
+/// Bytes of the ring for records: what `rounds` rounds bring, those in flight and the one at hand, and the record in
+/// use.
+SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w, int rounds) {
+  const int needed = rounds * round_units(w.bits) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
   int ring = 64;
   while (ring < needed) ring *= 2;
   return ring;
 }
 
+/// Bytes of the pairs of levels that paired codes are indices of: 2^(2 bits) x 32 banks.
+SINQ_CUDA_BOTH constexpr std::uint32_t table_bytes(const Weights& w) {
+  return w.paired ? std::uint32_t{4 * kLanes} << (2 * w.bits) : 0;
+}
+
 /// Addresses in the dynamic shared memory of a block.
 struct SharedPlan {
   std::uint32_t maxima;    // word per token: largest magnitude of its scaled activations
-  std::uint32_t table;     // 2^(2 bits) pairs of levels x 32 banks; paired codes only
+  std::uint32_t table;     // pairs of levels; paired codes only
   std::uint32_t steps;     // float per 16 columns and operand column: sum of activations
   std::uint32_t sums;      // the same per period
   std::uint32_t x;         // row of halves per operand column
@@ -118,7 +128,7 @@ SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, i
   SharedPlan s{};
   s.maxima = 0;
   s.table = s.maxima + u(4 * capacity);
-  s.steps = s.table + (w.paired ? u(4 * kLanes) << (2 * w.bits) : 0);
+  s.steps = s.table + table_bytes(w);
   s.sums = s.steps + u(4 * capacity * chunk_units * (kUnitCols / kStepCols));
   s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
   s.x_stride = u(2 * kUnitCols * chunk_units + 16);
