@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include <cstddef>
+
+#include "../core.hpp"
 
 // Tiles: eight registers of 16 rows of 64 bytes. Two classes of the same operations, the registers of AMX and plain
 // memory, so that the kernel made of them (amx.hpp) is tested on machines without.
