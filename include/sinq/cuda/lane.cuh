@@ -6,7 +6,7 @@
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
 /// One float with the operations of core::Lanes, each with the same bits: arithmetic that is a template over the two
-/// (core/both.hpp) is written once. No product is fused with the sum it goes into.
+/// (quantize/rules.hpp) is written once. No product is fused with the sum it goes into.
 class Lane {
  public:
   SINQ_CUDA_DEVICE Lane(float value = 0) : v_(value) {}
