@@ -7,9 +7,9 @@
 
 // matmul/<path>/<format>/<numerics>: y = x W^T, beside the float products of Eigen, OpenBLAS and oneDNN (where they are
 // installed) of the same shape and what the machine gives (limit/...). Up to 16 tokens, copies of the matrix are
-// visited in turn, more than 1 GB of them, so that no cache helps. share_of_limit is the median time of a call over
-// what the limit that binds makes of it: reading the bytes of the matrix, measured between the calls, or the
-// multiplications, of which exact numerics with VNNI need three, measured just before and after.
+// visited in turn, more than 1 GB of them, so that no cache helps. share_of_limit is the time that the limit
+// which binds asks for, over the median time of a call: reading the bytes of the matrix, measured between the calls,
+// or the multiplications, of which exact numerics with VNNI need three, measured just before and after.
 
 namespace {
 
