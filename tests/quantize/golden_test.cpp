@@ -91,7 +91,8 @@ TEST_P(GoldenTest, FactorsAreTheReferences) {
     for (std::int64_t i = 0; i < w.rows; ++i) w.load(i, 0, w.cols, buffer.data() + i * stride);
     double nearest = INFINITY;
     (void)detail::balance::sinkhorn_tile(
-        buffer.data(), w.rows, w.cols, {}, [&](const auto& r, const auto& c, double unevenness) {
+        buffer.data(), detail::core::largest_magnitude(buffer.data(), std::ssize(buffer)), w.rows, w.cols, {},
+        [&](const auto& r, const auto& c, double unevenness) {
           if (std::abs(unevenness / imbalance[k + 1] - 1) < 2 * kFactorBound)
             nearest = std::min(nearest, std::max(farthest(r, their_row), farthest(c, their_col)));
         });

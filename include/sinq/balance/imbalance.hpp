@@ -78,6 +78,19 @@ struct DeviationsOf {
   }
 };
 
+/// total += sums, `count` of them, a multiple of core::kLanes.
+struct AddToTotals {
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const float* sums, std::int64_t count, double* total) noexcept {
+    for (std::int64_t k = 0; k < count; k += kWidth) {
+      core::DoubleLanes<kWidth> t;
+      t.load(total + k);
+      t.add(core::Lanes<kWidth>::load(sums + k));
+      t.store(total + k);
+    }
+  }
+};
+
 /// The unit in which a matrix is measured, a power of two: 1, or near the largest weight where squares of floats would
 /// overflow or vanish.
 [[nodiscard]] inline float unit_of(float largest) noexcept {
@@ -106,7 +119,7 @@ class DeviationMeter {
       col_.assign(sized(2 * stride), 0);
       const SweepSums sums{row_.data(), row_.data() + kSweepRows, col_.data(), col_.data() + stride};
       core::on_isa<Sweep>(load(first, count), count, stride, row_inverse + first, col_inverse, sums);
-      for (std::size_t k = 0; k < col_.size(); ++k) total_[k] += double{col_[k]};
+      core::on_isa<AddToTotals>(col_.data(), 2 * stride, total_.data());
       if (cols >= 2)
         exact &= core::on_isa<DeviationsOf>(row_.data(), row_.data() + kSweepRows, row_inverse + first, unit, count,
                                             cols, out.row.data() + first);

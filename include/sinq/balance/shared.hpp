@@ -104,7 +104,8 @@ namespace detail::balance {
     const std::int64_t first = t.group_begin(g);
     const std::vector<float> tile = balance::stacked(matrices, rows, first, t.group_cols(g));
     Balance& b = found[static_cast<std::size_t>(g)];
-    b = balance::sinkhorn_tile(tile.data(), rows, t.group_cols(g), options.sinkhorn);
+    const float largest = core::largest_magnitude(tile.data(), std::ssize(tile));
+    b = balance::sinkhorn_tile(tile.data(), largest, rows, t.group_cols(g), options.sinkhorn);
     std::copy(b.col.begin(), b.col.end(), result.col.begin() + first);
   });
   const float median = balance::median(result.col);

@@ -69,7 +69,7 @@ struct Axis {
   }
 };
 
-/// Balances one tile: `tile` holds rows x padded(cols) floats, padding zero.
+/// Balances one tile: `tile` holds rows x padded(cols) floats, padding zero, the largest magnitude being `largest`.
 ///
 /// Paper, Algorithm 1, and `sinkhorn_log` of the Python reference. That works on logarithms of the factors:
 ///     log f += log clamp(std / target, 0.7, 2.0), clipped to [-0.3, 10];
@@ -84,8 +84,8 @@ struct Axis {
 ///
 /// `look(row, col, imbalance)` sees every iterate.
 template <class Look>
-[[nodiscard]] Balance sinkhorn_tile(const float* tile, std::int64_t rows, std::int64_t cols, const SinkhornOptions& o,
-                                    Look&& look) {
+[[nodiscard]] Balance sinkhorn_tile(const float* tile, float largest, std::int64_t rows, std::int64_t cols,
+                                    const SinkhornOptions& o, Look&& look) {
   const std::int64_t stride = core::padded(cols);
   Balance best{std::vector<float>(static_cast<std::size_t>(rows), 1.0f),
                std::vector<float>(static_cast<std::size_t>(cols), 1.0f)};
@@ -93,7 +93,7 @@ template <class Look>
   Axis col(cols);
   DeviationMeter meter;
   Deviations now;
-  const float unit = unit_of(core::largest_magnitude(tile, rows * stride));
+  const float unit = unit_of(largest);
   std::vector<float> in_units;
   if (unit != 1) {
     in_units.assign(tile, tile + rows * stride);
@@ -125,9 +125,9 @@ template <class Look>
   return best;
 }
 
-[[nodiscard]] inline Balance sinkhorn_tile(const float* tile, std::int64_t rows, std::int64_t cols,
+[[nodiscard]] inline Balance sinkhorn_tile(const float* tile, float largest, std::int64_t rows, std::int64_t cols,
                                            const SinkhornOptions& o) {
-  return sinkhorn_tile(tile, rows, cols, o, [](const auto&, const auto&, double) {});
+  return sinkhorn_tile(tile, largest, rows, cols, o, [](const auto&, const auto&, double) {});
 }
 
 }  // namespace detail::balance
@@ -141,8 +141,8 @@ template <class Look>
   const std::int64_t stride = detail::core::padded(w.cols);
   std::vector<float> tile(static_cast<std::size_t>(w.rows * stride));
   w.load(0, w.rows, 0, w.cols, tile.data(), stride);
-  detail::core::require_finite(tile.data(), w.rows, w.cols, stride, 0, 0);
-  return sinkhorn_tile(tile.data(), w.rows, w.cols, options);
+  const float largest = detail::core::require_finite(tile.data(), w.rows, w.cols, stride, 0, 0);
+  return sinkhorn_tile(tile.data(), largest, w.rows, w.cols, options);
 }
 
 }  // namespace sinq::inline SINQ_ABI

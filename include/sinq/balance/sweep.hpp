@@ -53,8 +53,8 @@ struct Sweep {
     core::Lanes<kWidth> sum, square;
 
     [[gnu::always_inline]] void add(const core::Lanes<kWidth>& v, const core::Lanes<kWidth>& factor) noexcept {
-      const core::Lanes<kWidth> t = v * factor;
-      sum = mul_add(v, factor, sum);
+      const core::Lanes<kWidth> t = product(v, factor);
+      sum = sum + t;
       square = mul_add(t, t, square);
     }
   };
@@ -62,6 +62,11 @@ struct Sweep {
   struct RowSums {
     core::SixteenLanes<kWidth> sum, square;
 
+    [[gnu::always_inline]] void begin(std::size_t part, const core::Lanes<kWidth>& v,
+                                      const core::Lanes<kWidth>& factor) noexcept {
+      sum[part] = product(v, factor);
+      square[part] = product(sum[part], sum[part]);
+    }
     [[gnu::always_inline]] void add(std::size_t part, const core::Lanes<kWidth>& v,
                                     const core::Lanes<kWidth>& factor) noexcept {
       Sums<kWidth> s{sum[part], square[part]};
@@ -74,8 +79,8 @@ struct Sweep {
   /// Rows are taken kWidth at a time, so that their 16 lanes are folded side by side: lane = row.
   template <int kWidth>
   struct RowBlock {
-    core::Lanes<kWidth> sum[kWidth];
-    core::Lanes<kWidth> square[kWidth];
+    float sum[kWidth * kWidth];  // not set to zero: that would take as long as a row or two
+    float square[kWidth * kWidth];
 
     [[gnu::always_inline]] void put(std::int64_t row, RowSums<kWidth>& s) noexcept {
       for (std::size_t half = s.sum.size() / 2; half > 0; half /= 2) {
@@ -84,53 +89,72 @@ struct Sweep {
           s.square[l] = s.square[l] + s.square[l + half];
         }
       }
-      sum[row] = s.sum[0];
-      square[row] = s.square[0];
+      s.sum[0].store(sum + row * kWidth);
+      s.square[0].store(square + row * kWidth);
     }
-    [[gnu::always_inline]] void store(const SweepSums& to, std::int64_t first) noexcept {
-      core::Lanes<kWidth>::fold_each(sum, core::Plus{});
-      core::Lanes<kWidth>::fold_each(square, core::Plus{});
-      sum[0].store(to.row_sum + first);
-      square[0].store(to.row_square + first);
+    /// Sums of rows that are not there are zero.
+    [[gnu::always_inline]] void store(const SweepSums& to, std::int64_t first, std::int64_t rows) noexcept {
+      for (std::int64_t k = rows * kWidth; k < kWidth * kWidth; ++k) sum[k] = square[k] = 0;
+      core::Lanes<kWidth>::fold_each(sum, core::Plus{}).store(to.row_sum + first);
+      core::Lanes<kWidth>::fold_each(square, core::Plus{}).store(to.row_square + first);
     }
   };
 
-  /// A row, unrolled whatever the compiler's flags: the column sums are to stay in registers.
+  /// The sums of all columns, in registers as far as there are enough: every index is a constant, or else g++ leaves
+  /// them in memory when it pleases.
   template <int kWidth, int... kPart>
-  [[gnu::always_inline]] static void add_parts(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
-                                               RowSums<kWidth>& row, Sums<kWidth>* col,
-                                               std::integer_sequence<int, kPart...> /*all*/) noexcept {
-    (add_part<kPart>(w, col_inverse, r, row, col), ...);
-  }
-  template <int kPart, int kWidth>
-  [[gnu::always_inline]] static void add_part(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
-                                              RowSums<kWidth>& row, Sums<kWidth>* col) noexcept {
-    const auto v = core::Lanes<kWidth>::load(w + kPart * kWidth);
-    row.add(kPart % (core::kLanes / kWidth), v, core::Lanes<kWidth>::load(col_inverse + kPart * kWidth));
-    col[kPart].add(v, r);
-  }
+  struct ColSums {
+    Sums<kWidth> of[sizeof...(kPart)];
+
+    [[gnu::always_inline]] explicit ColSums(const SweepSums& from) noexcept
+        : of{Sums<kWidth>{core::Lanes<kWidth>::load(from.col_sum + kPart * kWidth),
+                          core::Lanes<kWidth>::load(from.col_square + kPart * kWidth)}...} {}
+    [[gnu::always_inline]] void store(const SweepSums& to) const noexcept {
+      (of[kPart].sum.store(to.col_sum + kPart * kWidth), ...);
+      (of[kPart].square.store(to.col_square + kPart * kWidth), ...);
+    }
+    [[gnu::always_inline]] void add_row(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
+                                        RowSums<kWidth>& row) noexcept {
+      (add_part<kPart>(w, col_inverse, r, row), ...);
+    }
+
+   private:
+    template <int kAt>
+    [[gnu::always_inline]] void add_part(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
+                                         RowSums<kWidth>& row) noexcept {
+      constexpr int kParts = core::kLanes / kWidth;
+      const auto v = core::Lanes<kWidth>::load(w + kAt * kWidth);
+      const auto c = core::Lanes<kWidth>::load(col_inverse + kAt * kWidth);
+      if constexpr (kAt < kParts)
+        row.begin(kAt, v, c);
+      else
+        row.add(kAt % kParts, v, c);
+      of[kAt].add(v, r);
+    }
+  };
 
   template <int kWidth, int kCols>
   [[gnu::always_inline]] static void narrow(const float* w, std::int64_t rows, const float* row_inverse,
                                             const float* col_inverse, const SweepSums& sums) noexcept {
-    using Float = core::Lanes<kWidth>;
-    Sums<kWidth> col[kCols / kWidth];
-    for (int k = 0; k < kCols / kWidth; ++k)
-      col[k] = {Float::load(sums.col_sum + k * kWidth), Float::load(sums.col_square + k * kWidth)};
+    narrow<kWidth>(w, rows, row_inverse, col_inverse, sums, std::make_integer_sequence<int, kCols / kWidth>{});
+  }
+  template <int kWidth, int... kPart>
+  [[gnu::always_inline]] static void narrow(const float* w, std::int64_t rows, const float* row_inverse,
+                                            const float* col_inverse, const SweepSums& sums,
+                                            std::integer_sequence<int, kPart...> /*all*/) noexcept {
+    ColSums<kWidth, kPart...> col(sums);
     for (std::int64_t first = 0; first < rows; first += kWidth) {
       RowBlock<kWidth> block;
-      for (std::int64_t i = 0; i < std::min<std::int64_t>(kWidth, rows - first); ++i, w += kCols) {
-        const Float r = row_inverse[first + i];
+      const std::int64_t count = std::min<std::int64_t>(kWidth, rows - first);
+      for (std::int64_t i = 0; i < count; ++i) {
         RowSums<kWidth> row;
-        add_parts(w, col_inverse, r, row, col, std::make_integer_sequence<int, kCols / kWidth>{});
+        col.add_row(w, col_inverse, row_inverse[first + i], row);
         block.put(i, row);
+        w += sizeof...(kPart) * kWidth;
       }
-      block.store(sums, first);
+      block.store(sums, first, count);
     }
-    for (int k = 0; k < kCols / kWidth; ++k) {
-      col[k].sum.store(sums.col_sum + k * kWidth);
-      col[k].square.store(sums.col_square + k * kWidth);
-    }
+    col.store(sums);
   }
 
   template <int kWidth>
@@ -140,7 +164,8 @@ struct Sweep {
     using Float = core::Lanes<kWidth>;
     for (std::int64_t first = 0; first < rows; first += kWidth) {
       RowBlock<kWidth> block;
-      for (std::int64_t i = 0; i < std::min<std::int64_t>(kWidth, rows - first); ++i, w += stride) {
+      const std::int64_t count = std::min<std::int64_t>(kWidth, rows - first);
+      for (std::int64_t i = 0; i < count; ++i, w += stride) {
         const Float r = row_inverse[first + i];
         RowSums<kWidth> row;
         for (std::int64_t j = 0; j < stride; j += core::kLanes) {
@@ -156,7 +181,7 @@ struct Sweep {
         }
         block.put(i, row);
       }
-      block.store(sums, first);
+      block.store(sums, first, count);
     }
   }
 };

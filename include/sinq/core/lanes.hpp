@@ -33,14 +33,30 @@ inline constexpr std::int64_t kLanes = 16;
   return (cols + kLanes - 1) / kLanes * kLanes;
 }
 
+/// product = a b, of vectors, kept apart from a sum that it goes into.
+template <class Vector>
+[[gnu::always_inline]] inline void multiply_unfused(const Vector& a, const Vector& b, Vector& product) noexcept {
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#endif
+  product = a * b;
+#if !defined(__clang__) && defined(__x86_64__)  // g++ knows no such pragma; this hides the product from it
+  asm("" : "+v"(product));
+#elif !defined(__clang__) && defined(__aarch64__)
+  asm("" : "+w"(product));
+#elif !defined(__clang__)
+  asm("" : "+m"(product));
+#endif
+}
+
 template <int kWidth>
 class DoubleLanes;
 
 /// kWidth floats (4, 8 or 16) that are worked on at once.
 ///
-/// Every lane rounds alike on every instruction set: a product is kept apart from the sum it goes into (mul_add),
-/// because whether a compiler may fuse the two depends on flags and instruction set. -ffast-math in the including
-/// translation unit voids this.
+/// Every lane rounds alike on every instruction set: a product is kept apart from the sum it goes into (product,
+/// mul_add), because whether a compiler may fuse the two depends on flags and instruction set. -ffast-math in the
+/// including translation unit voids this.
 template <int kWidth>
 class Lanes {
   using Floats = typename VectorTypes<kWidth>::Floats;
@@ -140,24 +156,19 @@ class Lanes {
   }
   [[gnu::always_inline]] friend Lanes abs(const Lanes& a) noexcept { return max(a, -a); }
 
+  /// a b, rounded before it is added to anything.
+  [[gnu::always_inline]] friend Lanes product(const Lanes& a, const Lanes& b) noexcept {
+    Lanes r;
+    multiply_unfused(a.v_, b.v_, r.v_);
+    return r;
+  }
   /// a b + c, the product rounded first.
   [[gnu::always_inline]] friend Lanes mul_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
-#if defined(__clang__)
-#pragma clang fp contract(off)
-#endif
-    Floats product = a.v_ * b.v_;
-#if !defined(__clang__) && defined(__x86_64__)  // g++ knows no such pragma; this hides the product from it
-    asm("" : "+v"(product));
-#elif !defined(__clang__) && defined(__aarch64__)
-    asm("" : "+w"(product));
-#elif !defined(__clang__)
-    asm("" : "+m"(product));
-#endif
-    return make(product + c.v_);
+    return product(a, b) + c;
   }
 
   [[gnu::always_inline]] friend Lanes sqrt(const Lanes& a) noexcept {
-#if defined(__x86_64__)  // the language has no vector square root, and a loop of scalar ones stays one
+#if defined(__clang__) && defined(__x86_64__)  // which takes no wider operands before it has inlined this
     typename VectorTypes<4>::Floats part[kWidth / 4];
     std::memcpy(&part, &a.v_, sizeof part);
     for (auto& p : part) {
@@ -169,6 +180,13 @@ class Lanes {
     Lanes r;
     std::memcpy(&r.v_, &part, sizeof part);
     return r;
+#elif defined(__x86_64__)  // the language has no vector square root, and a loop of scalar ones stays one
+    Floats root = a.v_;
+    if constexpr (kWidth > 4)
+      asm("vsqrtps %0, %0" : "+v"(root));
+    else
+      asm("sqrtps %0, %0" : "+x"(root));
+    return make(root);
 #else
     return a.each([](float v) { return std::sqrt(v); });
 #endif
@@ -214,25 +232,28 @@ class Lanes {
     return of_bits((a.bits().v & 0x7fff'ffff) | (b.bits().v & static_cast<std::int32_t>(0x8000'0000)));
   }
 
-  /// As many of the ascending boundaries middle[0 .. kLevels - 2] as lie below a lane, that many levels on from
-  /// level[0] is what it gets. Both arrays can be read up to 2 kWidth - 1.
+  /// As many of the ascending boundaries middle[0 .. kLevels - 2] as lie below a lane is its `code`, level[code] what
+  /// it gets. Both arrays can be read up to 2 kWidth - 1.
   template <int kLevels>
-  [[gnu::always_inline]] static Lanes nearest_level(const Lanes& position, const float* middle,
-                                                    const float* level) noexcept {
+  [[gnu::always_inline]] static Lanes nearest_level(const Lanes& position, const float* middle, const float* level,
+                                                    Lanes& code) noexcept {
 #if !defined(__clang__)  // which has no shuffle by a vector
     if constexpr (kLevels == 8 || kLevels == 16) {
       if constexpr (kLevels <= kWidth) {  // binary search: a shuffle finds the next boundary
         Ints index = position.v_ > middle[kLevels / 2 - 1] ? Ints{} + kLevels / 2 : Ints{};
-        for (int half = kLevels / 4; half > 0; half /= 2) {
-          const Floats boundary = __builtin_shuffle(load(middle + half - 1).v_, index);
-          index |= position.v_ > boundary ? Ints{} + half : Ints{};
-        }
+        search<kLevels / 4>(position, middle, index);
+        code = make(__builtin_convertvector(index, Floats));
         return make(__builtin_shuffle(load(level).v_, index));
       }
     }
 #endif
     Lanes nearest = level[0];
-    for (int k = 0; k + 1 < kLevels; ++k) nearest = select(Lanes(middle[k]) < position, level[k + 1], nearest);
+    code = 0;
+    for (int k = 0; k + 1 < kLevels; ++k) {
+      const Condition beyond = Lanes(middle[k]) < position;
+      code = select(beyond, static_cast<float>(k + 1), code);
+      nearest = select(beyond, level[k + 1], nearest);
+    }
     return nearest;
   }
 
@@ -247,10 +268,10 @@ class Lanes {
     return r.v_[0];
   }
 
-  /// Of kWidth vectors at once: lane l becomes the fold of v[l]. The result is v[0], the others are lost.
+  /// Of kWidth vectors at once, one below the other: lane l is the fold of the l-th.
   template <class Op>
-  [[gnu::always_inline]] static void fold_each(Lanes* v, Op&& op) noexcept {
-    fold_pairs<kWidth / 2>(v, op);
+  [[gnu::always_inline]] static Lanes fold_each(const float* from, Op&& op) noexcept {
+    return folded<1>(from, op);
   }
 
   /// Every lane as it is after `change`.
@@ -294,6 +315,15 @@ class Lanes {
     std::memcpy(&shorts, from, sizeof shorts);
     return Bits(__builtin_convertvector(shorts, Ints));
   }
+#if !defined(__clang__)
+  /// The rest of a binary search (nearest_level), unrolled whatever the compiler's flags.
+  template <int kHalf>
+  [[gnu::always_inline]] static void search(const Lanes& position, const float* middle, Ints& index) noexcept {
+    const Floats boundary = __builtin_shuffle(load(middle + kHalf - 1).v_, index);
+    index = position.v_ > boundary ? index | kHalf : index;
+    if constexpr (kHalf > 1) search<kHalf / 2>(position, middle, index);
+  }
+#endif
   template <int kDistance, int... kLane>
   [[gnu::always_inline]] Lanes swapped(std::integer_sequence<int, kLane...> /*all*/) const noexcept {
     return shuffled<(kLane ^ kDistance)...>(*this, *this);
@@ -309,12 +339,17 @@ class Lanes {
     return make(__builtin_shuffle(a.v_, b.v_, order));
 #endif
   }
+  /// Vectors from, from + kDistance, ... folded down to kDistance lanes each. Depth first, so that few are held at a
+  /// time.
   template <int kDistance, class Op>
-  [[gnu::always_inline]] static void fold_pairs(Lanes* v, Op&& op) noexcept {
-    for (int i = 0; i < kDistance; ++i)
-      v[i] = op(paired<kDistance, false>(v[i], v[i + kDistance], kAll),
-                paired<kDistance, true>(v[i], v[i + kDistance], kAll));
-    if constexpr (kDistance > 1) fold_pairs<kDistance / 2>(v, op);
+  [[gnu::always_inline]] static Lanes folded(const float* from, Op&& op) noexcept {
+    if constexpr (kDistance == kWidth) {
+      return load(from);
+    } else {
+      const Lanes a = folded<2 * kDistance>(from, op);
+      const Lanes b = folded<2 * kDistance>(from + kDistance * kWidth, op);
+      return op(paired<kDistance, false>(a, b, kAll), paired<kDistance, true>(a, b, kAll));
+    }
   }
   /// Lanes of a and, in the upper half of every 2 kDistance lanes, of b: the lower halves of both, or the upper ones.
   template <int kDistance, bool kUpper, int... kLane>
@@ -352,6 +387,7 @@ class DoubleLanes {
     add<0>(low_, a, b);
     add<kWidth / 2>(high_, a, b);
   }
+  [[gnu::always_inline]] void add(const Lanes<kWidth>& a) noexcept { add_product(a, 1); }
   /// += a b, the product rounded first.
   [[gnu::always_inline]] void add_rounded_product(double a, const DoubleLanes& b) noexcept {
     add_rounded(low_, a, b.low_);
@@ -360,17 +396,8 @@ class DoubleLanes {
 
  private:
   [[gnu::always_inline]] static void add_rounded(Half& sum, double a, const Half& b) noexcept {
-#if defined(__clang__)
-#pragma clang fp contract(off)
-#endif
-    Half product = a * b;
-#if !defined(__clang__) && defined(__x86_64__)  // as in mul_add
-    asm("" : "+v"(product));
-#elif !defined(__clang__) && defined(__aarch64__)
-    asm("" : "+w"(product));
-#elif !defined(__clang__)
-    asm("" : "+m"(product));
-#endif
+    Half product;
+    multiply_unfused(Half{} + a, b, product);
     sum += product;
   }
   template <int kFirst>

@@ -100,12 +100,13 @@ void read_codes(const std::uint8_t* stream, std::int64_t first, std::int64_t cou
 template <int kBits>
 void write_codes(std::uint8_t* stream, std::int64_t first, std::int64_t count, const std::uint8_t* codes) noexcept {
   std::uint8_t* to = stream + first / 8 * kBits;
-  for (std::int64_t k = 0; k < count; k += 8, to += kBits) {
-    const std::int64_t n = std::min<std::int64_t>(8, count - k);
+  std::int64_t k = 0;
+  for (; k + 8 <= count; k += 8, to += kBits) put_word<kBits>(to, gather<kBits>(get_word<std::uint64_t>(codes + k)));
+  if (k < count) {
     std::uint64_t word = 0;
-    std::memcpy(&word, codes + k, static_cast<std::size_t>(n));
+    std::memcpy(&word, codes + k, static_cast<std::size_t>(count - k));
     word = gather<kBits>(word);
-    std::memcpy(to, &word, static_cast<std::size_t>(stream_bytes(n, kBits)));
+    std::memcpy(to, &word, static_cast<std::size_t>(stream_bytes(count - k, kBits)));
   }
 }
 

@@ -127,8 +127,8 @@ inline void validate_choices(std::span<const std::vector<Choice>> tensors) {
   }
 }
 
-/// What a budget is spent on, from 2.31 to 8.25 bits per weight (beside them, a row and a column cost 16 bits each): the
-/// building blocks of the presets, and from 4 bits on groups of 32 and 64.
+/// What a budget is spent on, from 2.31 to 8.25 bits per weight (beside them, a row and a column cost 16 bits each):
+/// the building blocks of the presets, and from 4 bits on groups of 32 and 64.
 [[nodiscard]] inline std::vector<QuantizeConfig> budget_configs() {
   using detail::quantize::fitted;
   return {fitted(2, Aux::u5, Aux::none),   fitted(2, Aux::u4, Aux::u4),     fitted(3, Aux::u4, Aux::none),

@@ -113,7 +113,8 @@ class FitCoding {
     if constexpr (kLevels == 0) {
       return round(clamp(position, p_.low, p_.high));
     } else {
-      return Float::template nearest_level<kLevels>(position, p_.middle, p_.level);
+      Float code;
+      return Float::template nearest_level<kLevels>(position, p_.middle, p_.level, code);
     }
   }
   [[gnu::always_inline]] Float scale_as_stored(const Float& v) const noexcept { return as_stored(p_.scale, v); }

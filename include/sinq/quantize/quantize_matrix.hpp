@@ -78,11 +78,11 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   buffer.resize(static_cast<std::size_t>(rows * stride));
   if (stride != cols) std::fill(buffer.begin(), buffer.end(), 0.0f);
   w.load(first_row, rows, first_col, cols, buffer.data(), stride);
-  core::require_finite(buffer.data(), rows, cols, stride, first_row, first_col);
+  const float largest = core::require_finite(buffer.data(), rows, cols, stride, first_row, first_col);
 
   float* col_inverse = out.col_inverse_of(p, t) + first_col;
   if (balance) {
-    const Balance b = detail::balance::sinkhorn_tile(buffer.data(), rows, cols, c.sinkhorn);
+    const Balance b = detail::balance::sinkhorn_tile(buffer.data(), largest, rows, cols, c.sinkhorn);
     out.imbalance_before[static_cast<std::size_t>(tile)] = b.imbalance_before;
     out.imbalance_after[static_cast<std::size_t>(tile)] = b.imbalance_after;
     for (std::size_t j = 0; j < b.col.size(); ++j) {

@@ -172,12 +172,15 @@ class Coder {
       code = level - level_[0];
       return;
     }
-    code = 0;
-    level = level_[0];
-    for (std::size_t k = 0; k < last_; ++k) {
-      const auto beyond = Float(middle_[k]) < position;
-      code = Float::select(beyond, static_cast<float>(k + 1), code);
-      level = Float::select(beyond, level_[k + 1], level);
+    switch (last_) {
+      case 15:
+        level = Float::template nearest_level<16>(position, middle_.data(), level_.data(), code);
+        return;
+      case 7:
+        level = Float::template nearest_level<8>(position, middle_.data(), level_.data(), code);
+        return;
+      default:
+        level = Float::template nearest_level<4>(position, middle_.data(), level_.data(), code);
     }
   }
 
@@ -204,8 +207,8 @@ class Coder {
   bool uniform_;
   std::size_t last_;                // highest code
   float high_;                      // its level
-  std::array<float, 16> level_{};   // of a codebook; of uniform levels only the first
-  std::array<float, 16> middle_{};  // boundaries between neighbours
+  std::array<float, 32> level_{};   // of a codebook, see Lanes::nearest_level; of uniform levels only the first
+  std::array<float, 32> middle_{};  // boundaries between neighbours
 };
 
 }  // namespace sinq::inline SINQ_ABI::detail::quantize
