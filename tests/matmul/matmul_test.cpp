@@ -162,7 +162,7 @@ TEST_P(IsaTest, IntegerGroups) {
         const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 131 % 700;
         const QuantizedMatrix q = random_matrix(f, rows, cols, random);
         const PackedMatrix p = pack(q);
-        for (std::int64_t tokens : {1, 5}) {
+        for (std::int64_t tokens : {1, 5, 11, 15}) {
           const auto x = random_activations<float>(tokens, cols, random);
           expect_product(q, x, product(p, x));
           expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);

@@ -239,15 +239,24 @@ struct Shifted {
   }
 };
 
-/// Tokens one by one, from four on four at a time. The last ones share their pass with some that have been served
-/// before.
+/// Tokens one by one, from four on four at a time, from eight on eight where they are of one byte. The last ones share
+/// their pass with some that have been served before.
 template <int kBits, class Few, class Many, int kPlanes>
 [[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
-  if (job.tokens < 4)
-    for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, Few, kPlanes, 1>(job, t);
-  else
-    for (std::int64_t t = 0; t < job.tokens; t += 4)
-      multiply_groups<kBits, Many, kPlanes, 4>(job, std::min(t, job.tokens - 4));
+  const std::int64_t n = job.tokens;
+  if (n < 4) {
+    for (std::int64_t t = 0; t < n; ++t) multiply_groups<kBits, Few, kPlanes, 1>(job, t);
+    return;
+  }
+  for (std::int64_t t = 0; t < n;) {
+    if (kPlanes == 1 && n >= 8 && n - t > 4) {
+      multiply_groups<kBits, Many, kPlanes, kPlanes == 1 ? 8 : 4>(job, std::min(t, n - 8));
+      t += 8;
+    } else {
+      multiply_groups<kBits, Many, kPlanes, 4>(job, std::min(t, n - 4));
+      t += 4;
+    }
+  }
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
