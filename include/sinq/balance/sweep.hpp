@@ -62,6 +62,7 @@ struct Sweep {
   struct RowSums {
     core::SixteenLanes<kWidth> sum, square;
 
+    /// Instead of adding to 0, which could only turn a sum of -0 into one of 0: no deviation knows the difference.
     [[gnu::always_inline]] void begin(std::size_t part, const core::Lanes<kWidth>& v,
                                       const core::Lanes<kWidth>& factor) noexcept {
       sum[part] = product(v, factor);

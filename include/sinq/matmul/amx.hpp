@@ -84,7 +84,7 @@ struct RestorePairs {
 
 /// y[token][row] (+)= x[token][column] panel[column][row] for kCount tiles of tokens and `units` times 32 columns.
 template <class Tiles, int kCount>
-struct Product {
+struct TileProduct {
   Tiles& tiles;
   const std::uint8_t* x;
   std::int64_t x_tile;  // bytes from one tile of tokens to the next
@@ -131,8 +131,8 @@ template <class Tiles>
                                            std::int64_t units, float* y) noexcept {
   const std::int64_t x_tile = job.x->values / pack::kUnitCols * kTileBytes;
   const auto run = [&]<int kCount>(std::int64_t token) {
-    Product<Tiles, kCount>{tiles, tile_row(*job.x, token, first), x_tile, y + token * kStripRows}.run(panel, units,
-                                                                                                      first == 0);
+    TileProduct<Tiles, kCount>{tiles, tile_row(*job.x, token, first), x_tile, y + token * kStripRows}.run(panel, units,
+                                                                                                          first == 0);
   };
   std::int64_t t = 0;
   for (; t + kSums * kTileRows <= job.tokens; t += kSums * kTileRows) run.template operator()<kSums>(t);

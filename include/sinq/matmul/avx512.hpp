@@ -243,15 +243,16 @@ struct Shifted {
 /// their pass with some that have been served before.
 template <int kBits, class Few, class Many, int kPlanes>
 [[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
+  constexpr int kMost = kPlanes == 1 ? 8 : 4;
   const std::int64_t n = job.tokens;
   if (n < 4) {
     for (std::int64_t t = 0; t < n; ++t) multiply_groups<kBits, Few, kPlanes, 1>(job, t);
     return;
   }
   for (std::int64_t t = 0; t < n;) {
-    if (kPlanes == 1 && n >= 8 && n - t > 4) {
-      multiply_groups<kBits, Many, kPlanes, kPlanes == 1 ? 8 : 4>(job, std::min(t, n - 8));
-      t += 8;
+    if (kMost > 4 && n >= kMost && n - t > 4) {
+      multiply_groups<kBits, Many, kPlanes, kMost>(job, std::min(t, n - kMost));
+      t += kMost;
     } else {
       multiply_groups<kBits, Many, kPlanes, 4>(job, std::min(t, n - 4));
       t += 4;
