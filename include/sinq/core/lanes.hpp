@@ -33,9 +33,9 @@ inline constexpr std::int64_t kLanes = 16;
   return (cols + kLanes - 1) / kLanes * kLanes;
 }
 
-/// product = a b, of vectors, kept apart from a sum that it goes into.
-template <class Vector>
-[[gnu::always_inline]] inline void multiply_unfused(const Vector& a, const Vector& b, Vector& product) noexcept {
+/// product = a b, a being a vector or a number, kept apart from a sum that it goes into.
+template <class A, class Vector>
+[[gnu::always_inline]] inline void multiply_unfused(const A& a, const Vector& b, Vector& product) noexcept {
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #endif
@@ -339,8 +339,8 @@ class Lanes {
     return make(__builtin_shuffle(a.v_, b.v_, order));
 #endif
   }
-  /// Vectors from, from + kDistance, ... folded down to kDistance lanes each. Depth first, so that few are held at a
-  /// time.
+  /// Of the vectors at `from`, the first and every kDistance-th after it, folded down to kDistance lanes each. Depth
+  /// first, so that few are held at a time.
   template <int kDistance, class Op>
   [[gnu::always_inline]] static Lanes folded(const float* from, Op&& op) noexcept {
     if constexpr (kDistance == kWidth) {
@@ -384,8 +384,8 @@ class DoubleLanes {
     std::memcpy(to + kWidth / 2, &high_, sizeof high_);
   }
   [[gnu::always_inline]] void add_product(const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
-    add<0>(low_, a, b);
-    add<kWidth / 2>(high_, a, b);
+    add_half<0>(low_, a, b);
+    add_half<kWidth / 2>(high_, a, b);
   }
   [[gnu::always_inline]] void add(const Lanes<kWidth>& a) noexcept { add_product(a, 1); }
   /// += a b, the product rounded first.
@@ -397,11 +397,11 @@ class DoubleLanes {
  private:
   [[gnu::always_inline]] static void add_rounded(Half& sum, double a, const Half& b) noexcept {
     Half product;
-    multiply_unfused(Half{} + a, b, product);
+    multiply_unfused(a, b, product);
     sum += product;
   }
   template <int kFirst>
-  [[gnu::always_inline]] static void add(Half& sum, const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
+  [[gnu::always_inline]] static void add_half(Half& sum, const Lanes<kWidth>& a, const Lanes<kWidth>& b) noexcept {
     HalfFloats x;
     HalfFloats y;
     std::memcpy(&x, reinterpret_cast<const float*>(&a.v_) + kFirst, sizeof x);

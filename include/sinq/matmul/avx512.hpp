@@ -249,7 +249,7 @@ template <int kBits, class Few, class Many, int kPlanes>
     for (std::int64_t t = 0; t < n; ++t) multiply_groups<kBits, Few, kPlanes, 1>(job, t);
     return;
   }
-  for (std::int64_t t = 0; t < n;) {
+  for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
     if (kMost > 4 && n >= kMost && n - t > 4) {
       multiply_groups<kBits, Many, kPlanes, kMost>(job, std::min(t, n - kMost));
       t += kMost;
