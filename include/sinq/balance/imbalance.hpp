@@ -12,31 +12,17 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::balance {
 
-/// Least and largest of an array, where it has elements.
+/// Least and largest of what has been seen.
 struct Extremes {
   float least = INFINITY;
   float most = -INFINITY;
 
-  void add(const std::vector<float>& values, std::size_t count) noexcept {
-    const Extremes e = core::on_isa<Extremes>(values.data(), static_cast<std::int64_t>(count));
-    least = std::min(least, e.least);
-    most = std::max(most, e.most);
+  void add(const Extremes& other) noexcept {
+    least = std::min(least, other.least);
+    most = std::max(most, other.most);
   }
-  template <int kWidth>
-  [[gnu::always_inline]] static Extremes run(const float* values, std::int64_t count) noexcept {
-    core::Lanes<kWidth> least = INFINITY;
-    core::Lanes<kWidth> most = -INFINITY;
-    std::int64_t k = 0;
-    for (; k + kWidth <= count; k += kWidth) {
-      least = min(least, core::Lanes<kWidth>::load(values + k));
-      most = max(most, core::Lanes<kWidth>::load(values + k));
-    }
-    Extremes e{least.fold(core::Least{}), most.fold(core::Most{})};
-    for (const float* v = values + k; v != values + count; ++v) {
-      e.least = std::min(e.least, *v);
-      e.most = std::max(e.most, *v);
-    }
-    return e;
+  void add(const float* values, std::int64_t count) noexcept {
+    for (const float* v = values; v != values + count; ++v) add({*v, *v});
   }
 };
 
@@ -56,25 +42,38 @@ struct Deviations {
   }
 };
 
-/// Sample standard deviations (n - 1 in the denominator, as torch.std) from sums over n >= 2 elements, times a factor
-/// each. False if one has lost digits: a sum of squares is off by up to 1e-5 of itself, which is 0.2 % of a variance
-/// 512 times smaller. So where the mean exceeds some 20 deviations.
+/// Sample standard deviations (n - 1 in the denominator, as torch.std) from sums over n >= 2 elements, times a unit.
+/// Arrays have room for a multiple of core::kLanes.
 struct DeviationsOf {
+  /// False if one has lost digits: a sum of squares is off by up to 1e-5 of itself, which is 0.2 % of a variance 512
+  /// times smaller. So where the mean exceeds some 20 deviations.
+  bool exact;
+  Extremes extremes;
+
   template <int kWidth>
-  [[gnu::always_inline]] static bool run(const float* sum, const float* square, const float* factor, float unit,
-                                         std::int64_t count, std::int64_t n, float* out) noexcept {
+  [[gnu::always_inline]] static DeviationsOf run(const float* sum, const float* square, float unit, std::int64_t count,
+                                                 std::int64_t n, float* out) noexcept {
     using Float = core::Lanes<kWidth>;
     const Float inverse = 1 / static_cast<float>(n);
     const Float inverse_less_1 = 1 / static_cast<float>(n - 1);
     Float worst;
+    Float least = INFINITY;
+    Float most = -INFINITY;
+    const std::int64_t whole = count / kWidth * kWidth;
     for (std::int64_t k = 0; k < count; k += kWidth) {
       const Float s = Float::load(sum + k);
       const Float squares = Float::load(square + k);
       const Float variance = mul_add(-(s * inverse), s, squares);
       worst = min(worst, mul_add(variance, 512, -squares));
-      (sqrt(max(variance, 0) * inverse_less_1) * Float::load(factor + k) * unit).store(out + k);
+      const Float deviation = sqrt(max(variance, 0) * inverse_less_1) * unit;
+      deviation.store(out + k);
+      if (k == whole) break;
+      least = min(least, deviation);
+      most = max(most, deviation);
     }
-    return !(worst.fold(core::Least{}) < 0);
+    DeviationsOf result{!(worst.fold(core::Least{}) < 0), {least.fold(core::Least{}), most.fold(core::Most{})}};
+    result.extremes.add(out + whole, count - whole);
+    return result;
   }
 };
 
@@ -109,29 +108,33 @@ class DeviationMeter {
                Load&& load, Deviations& out) {
     const std::int64_t stride = core::padded(cols);
     const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
-    row_.assign(2 * kSweepRows, 0);
+    row_.resize(2 * kSweepRows);
+    col_.resize(sized(2 * stride));
     total_.assign(sized(2 * stride), 0);
     out.row.resize(cols >= 2 ? sized(core::padded(rows)) : 0);
     out.col.resize(rows >= 2 ? sized(stride) : 0);
     bool exact = true;
+    out.extremes = {};
+    const auto add = [&](const DeviationsOf& part) {
+      exact &= part.exact;
+      out.extremes.add(part.extremes);
+    };
     for (std::int64_t first = 0; first < rows; first += kSweepRows) {
       const std::int64_t count = std::min(kSweepRows, rows - first);
-      col_.assign(sized(2 * stride), 0);
       const SweepSums sums{row_.data(), row_.data() + kSweepRows, col_.data(), col_.data() + stride};
       core::on_isa<Sweep>(load(first, count), count, stride, row_inverse + first, col_inverse, sums);
       core::on_isa<AddToTotals>(col_.data(), 2 * stride, total_.data());
       if (cols >= 2)
-        exact &= core::on_isa<DeviationsOf>(row_.data(), row_.data() + kSweepRows, row_inverse + first, unit, count,
-                                            cols, out.row.data() + first);
+        add(core::on_isa<DeviationsOf>(row_.data(), row_.data() + kSweepRows, unit, count, cols,
+                                       out.row.data() + first));
     }
     std::transform(total_.begin(), total_.end(), col_.begin(), [](double sum) { return static_cast<float>(sum); });
-    if (rows >= 2)
-      exact &=
-          core::on_isa<DeviationsOf>(col_.data(), col_.data() + stride, col_inverse, unit, cols, rows, out.col.data());
-    if (!exact) measure_in_double(rows, cols, row_inverse, col_inverse, unit, load, out);
+    if (rows >= 2) add(core::on_isa<DeviationsOf>(col_.data(), col_.data() + stride, unit, cols, rows, out.col.data()));
+    if (exact) return;
+    measure_in_double(rows, cols, row_inverse, col_inverse, unit, load, out);
     out.extremes = {};
-    if (cols >= 2) out.extremes.add(out.row, sized(rows));
-    if (rows >= 2) out.extremes.add(out.col, sized(cols));
+    if (cols >= 2) out.extremes.add(out.row.data(), rows);
+    if (rows >= 2) out.extremes.add(out.col.data(), cols);
   }
 
  private:

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
+
 #include "../core.hpp"
 
 // One pass over a tile that yields the sums from which the standard deviations of all rows and all columns of
-// w[i,j] * row_inverse[i] * col_inverse[j] follow:
 //
-//   row i:  sum and sum of squares over j of  w[i,j] col_inverse[j]     (row_inverse[i] is a factor of the whole row)
-//   col j:  sum and sum of squares over i of  w[i,j] row_inverse[i]
+//   v[i,j] = (w[i,j] * col_inverse[j]) * row_inverse[i]
 //
-// The order of every addition is part of the definition, so that each instruction set gives the same bits: a row is
-// summed in 16 lanes (lane = j mod 16) that are then folded in halves; a column is summed in float over blocks of
-// kSweepRows rows, and the blocks in double (by the caller).
+// follow: the sums of v and of v^2 over each row and each column, seven operations per weight. The order of every
+// addition is part of the definition, so that each instruction set gives the same bits: a row is summed in 16 lanes
+// (lane = j mod 16) that are then folded in halves; a column is summed in float over blocks of kSweepRows rows, and the
+// blocks in double (by the caller).
 //
 // One pass costs digits where the mean of a row or column is large beside its deviation, as weights never have it: the
 // meter then takes two passes in double (imbalance.hpp).
@@ -23,7 +25,7 @@ inline constexpr std::int64_t kSweepRows = 128;
 struct SweepSums {
   float* row_sum;     // per row of the block, with room for a multiple of core::kLanes
   float* row_square;  //
-  float* col_sum;     // per padded column, added to
+  float* col_sum;     // per padded column
   float* col_square;  //
 };
 
@@ -48,34 +50,26 @@ struct Sweep {
   }
 
  private:
+  /// Sums of numbers and of their squares.
   template <int kWidth>
   struct Sums {
     core::Lanes<kWidth> sum, square;
 
-    [[gnu::always_inline]] void add(const core::Lanes<kWidth>& v, const core::Lanes<kWidth>& factor) noexcept {
-      const core::Lanes<kWidth> t = product(v, factor);
-      sum = sum + t;
-      square = mul_add(t, t, square);
+    [[gnu::always_inline]] void add(const Sums& other) noexcept {
+      sum = sum + other.sum;
+      square = square + other.square;
     }
   };
+  /// Scaled weights and their squares.
   template <int kWidth>
-  struct RowSums {
-    core::SixteenLanes<kWidth> sum, square;
-
-    /// Instead of adding to 0, which could only turn a sum of -0 into one of 0: no deviation knows the difference.
-    [[gnu::always_inline]] void begin(std::size_t part, const core::Lanes<kWidth>& v,
-                                      const core::Lanes<kWidth>& factor) noexcept {
-      sum[part] = product(v, factor);
-      square[part] = product(sum[part], sum[part]);
-    }
-    [[gnu::always_inline]] void add(std::size_t part, const core::Lanes<kWidth>& v,
-                                    const core::Lanes<kWidth>& factor) noexcept {
-      Sums<kWidth> s{sum[part], square[part]};
-      s.add(v, factor);
-      sum[part] = s.sum;
-      square[part] = s.square;
-    }
-  };
+  [[gnu::always_inline]] static Sums<kWidth> scaled(const float* w, const float* col_inverse,
+                                                    const core::Lanes<kWidth>& row_inverse) noexcept {
+    using Float = core::Lanes<kWidth>;
+    const Float v = product(product(Float::load(w), Float::load(col_inverse)), row_inverse);
+    return {v, product(v, v)};
+  }
+  template <int kWidth>
+  using RowSums = std::array<Sums<kWidth>, static_cast<std::size_t>(core::kLanes / kWidth)>;
 
   /// Rows are taken kWidth at a time, so that their 16 lanes are folded side by side: lane = row.
   template <int kWidth>
@@ -84,20 +78,16 @@ struct Sweep {
     float square[kWidth * kWidth];
 
     [[gnu::always_inline]] void put(std::int64_t row, RowSums<kWidth>& s) noexcept {
-      for (std::size_t half = s.sum.size() / 2; half > 0; half /= 2) {
-        for (std::size_t l = 0; l < half; ++l) {
-          s.sum[l] = s.sum[l] + s.sum[l + half];
-          s.square[l] = s.square[l] + s.square[l + half];
-        }
-      }
-      s.sum[0].store(sum + row * kWidth);
-      s.square[0].store(square + row * kWidth);
+      for (std::size_t half = s.size() / 2; half > 0; half /= 2)
+        for (std::size_t l = 0; l < half; ++l) s[l].add(s[l + half]);
+      s[0].sum.store(sum + row * kWidth);
+      s[0].square.store(square + row * kWidth);
     }
     /// Sums of rows that are not there are zero.
     [[gnu::always_inline]] void store(const SweepSums& to, std::int64_t first, std::int64_t rows) noexcept {
       for (std::int64_t k = rows * kWidth; k < kWidth * kWidth; ++k) sum[k] = square[k] = 0;
-      core::Lanes<kWidth>::fold_each(sum, core::Plus{}).store(to.row_sum + first);
-      core::Lanes<kWidth>::fold_each(square, core::Plus{}).store(to.row_square + first);
+      core::Lanes<kWidth>::sum_each(sum).store(to.row_sum + first);
+      core::Lanes<kWidth>::sum_each(square).store(to.row_square + first);
     }
   };
 
@@ -105,11 +95,8 @@ struct Sweep {
   /// them in memory when it pleases.
   template <int kWidth, int... kPart>
   struct ColSums {
-    Sums<kWidth> of[sizeof...(kPart)];
+    Sums<kWidth> of[sizeof...(kPart)] = {(static_cast<void>(kPart), Sums<kWidth>())...};
 
-    [[gnu::always_inline]] explicit ColSums(const SweepSums& from) noexcept
-        : of{Sums<kWidth>{core::Lanes<kWidth>::load(from.col_sum + kPart * kWidth),
-                          core::Lanes<kWidth>::load(from.col_square + kPart * kWidth)}...} {}
     [[gnu::always_inline]] void store(const SweepSums& to) const noexcept {
       (of[kPart].sum.store(to.col_sum + kPart * kWidth), ...);
       (of[kPart].square.store(to.col_square + kPart * kWidth), ...);
@@ -124,13 +111,13 @@ struct Sweep {
     [[gnu::always_inline]] void add_part(const float* w, const float* col_inverse, const core::Lanes<kWidth>& r,
                                          RowSums<kWidth>& row) noexcept {
       constexpr int kParts = core::kLanes / kWidth;
-      const auto v = core::Lanes<kWidth>::load(w + kAt * kWidth);
-      const auto c = core::Lanes<kWidth>::load(col_inverse + kAt * kWidth);
+      const Sums<kWidth> v = scaled(w + kAt * kWidth, col_inverse + kAt * kWidth, r);
+      // Instead of adding to 0, which could only turn a sum of -0 into one of 0: no deviation knows the difference.
       if constexpr (kAt < kParts)
-        row.begin(kAt, v, c);
+        row[kAt] = v;
       else
-        row.add(kAt % kParts, v, c);
-      of[kAt].add(v, r);
+        row[kAt % kParts].add(v);
+      of[kAt].add(v);
     }
   };
 
@@ -143,13 +130,13 @@ struct Sweep {
   [[gnu::always_inline]] static void narrow(const float* w, std::int64_t rows, const float* row_inverse,
                                             const float* col_inverse, const SweepSums& sums,
                                             std::integer_sequence<int, kPart...> /*all*/) noexcept {
-    ColSums<kWidth, kPart...> col(sums);
+    ColSums<kWidth, kPart...> col;
     for (std::int64_t first = 0; first < rows; first += kWidth) {
       RowBlock<kWidth> block;
       const std::int64_t count = std::min<std::int64_t>(kWidth, rows - first);
       for (std::int64_t i = 0; i < count; ++i) {
         RowSums<kWidth> row;
-        col.add_row(w, col_inverse, row_inverse[first + i], row);
+        col.add_row(w, col_inverse, core::Lanes<kWidth>::broadcast(row_inverse + first + i), row);
         block.put(i, row);
         w += sizeof...(kPart) * kWidth;
       }
@@ -163,19 +150,21 @@ struct Sweep {
                                           const float* row_inverse, const float* col_inverse,
                                           const SweepSums& sums) noexcept {
     using Float = core::Lanes<kWidth>;
+    std::fill_n(sums.col_sum, stride, 0.0f);
+    std::fill_n(sums.col_square, stride, 0.0f);
     for (std::int64_t first = 0; first < rows; first += kWidth) {
       RowBlock<kWidth> block;
       const std::int64_t count = std::min<std::int64_t>(kWidth, rows - first);
       for (std::int64_t i = 0; i < count; ++i, w += stride) {
-        const Float r = row_inverse[first + i];
-        RowSums<kWidth> row;
+        const Float r = Float::broadcast(row_inverse + first + i);
+        RowSums<kWidth> row{};
         for (std::int64_t j = 0; j < stride; j += core::kLanes) {
-          for (std::size_t k = 0; k < row.sum.size(); ++k) {
+          for (std::size_t k = 0; k < row.size(); ++k) {
             const auto at = j + static_cast<std::int64_t>(k) * kWidth;
-            const Float v = Float::load(w + at);
-            row.add(k, v, Float::load(col_inverse + at));
+            const Sums<kWidth> v = scaled(w + at, col_inverse + at, r);
+            row[k].add(v);
             Sums<kWidth> col{Float::load(sums.col_sum + at), Float::load(sums.col_square + at)};
-            col.add(v, r);
+            col.add(v);
             col.sum.store(sums.col_sum + at);
             col.square.store(sums.col_square + at);
           }

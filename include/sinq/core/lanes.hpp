@@ -94,7 +94,20 @@ class Lanes {
     std::memcpy(&r.v_, from, sizeof r.v_);
     return r;
   }
-  [[gnu::always_inline]] void store(float* to) const noexcept { std::memcpy(to, &v_, sizeof v_); }
+  /// The number at `from` in all lanes: a load does that, where from a register it takes an addition and a shuffle.
+  [[gnu::always_inline]] static Lanes broadcast(const float* from) noexcept {
+#if !defined(__clang__) && defined(__x86_64__)
+    if constexpr (kWidth > 4) {
+      Floats v;
+      asm("vbroadcastss %1, %0" : "=v"(v) : "m"(*from));
+      return make(v);
+    }
+#endif
+    return *from;
+  }
+  [[gnu::always_inline]] void store(float* to) const noexcept {
+    std::memcpy(to, &v_, sizeof v_);
+  }
   /// Of lanes that hold integers.
   [[gnu::always_inline]] void store(std::int32_t* to) const noexcept {
     const Ints integers = __builtin_convertvector(v_, Ints);
@@ -133,11 +146,21 @@ class Lanes {
     return of_bits(magnitude | (bits & 0x8000) << 16);
   }
 
-  [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ + b.v_); }
-  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ - b.v_); }
-  [[gnu::always_inline]] friend Lanes operator*(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ * b.v_); }
-  [[gnu::always_inline]] friend Lanes operator/(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ / b.v_); }
-  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a) noexcept { return make(-a.v_); }
+  [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept {
+    return make(a.v_ + b.v_);
+  }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept {
+    return make(a.v_ - b.v_);
+  }
+  [[gnu::always_inline]] friend Lanes operator*(const Lanes& a, const Lanes& b) noexcept {
+    return make(a.v_ * b.v_);
+  }
+  [[gnu::always_inline]] friend Lanes operator/(const Lanes& a, const Lanes& b) noexcept {
+    return make(a.v_ / b.v_);
+  }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a) noexcept {
+    return make(-a.v_);
+  }
   [[gnu::always_inline]] friend Condition operator<(const Lanes& a, const Lanes& b) noexcept {
     return Condition(a.v_ < b.v_);
   }
@@ -149,12 +172,18 @@ class Lanes {
   }
 
   /// b where a is not a number.
-  [[gnu::always_inline]] friend Lanes min(const Lanes& a, const Lanes& b) noexcept { return select(a < b, a, b); }
-  [[gnu::always_inline]] friend Lanes max(const Lanes& a, const Lanes& b) noexcept { return select(b < a, a, b); }
+  [[gnu::always_inline]] friend Lanes min(const Lanes& a, const Lanes& b) noexcept {
+    return select(a < b, a, b);
+  }
+  [[gnu::always_inline]] friend Lanes max(const Lanes& a, const Lanes& b) noexcept {
+    return select(b < a, a, b);
+  }
   [[gnu::always_inline]] friend Lanes clamp(const Lanes& a, const Lanes& low, const Lanes& high) noexcept {
     return min(max(a, low), high);
   }
-  [[gnu::always_inline]] friend Lanes abs(const Lanes& a) noexcept { return max(a, -a); }
+  [[gnu::always_inline]] friend Lanes abs(const Lanes& a) noexcept {
+    return max(a, -a);
+  }
 
   /// a b, rounded before it is added to anything.
   [[gnu::always_inline]] friend Lanes product(const Lanes& a, const Lanes& b) noexcept {
@@ -268,10 +297,9 @@ class Lanes {
     return r.v_[0];
   }
 
-  /// Of kWidth vectors at once, one below the other: lane l is the fold of the l-th.
-  template <class Op>
-  [[gnu::always_inline]] static Lanes fold_each(const float* from, Op&& op) noexcept {
-    return folded<1>(from, op);
+  /// The same sums of kWidth vectors at once, one below the other: lane l is that of the l-th.
+  [[gnu::always_inline]] static Lanes sum_each(const float* from) noexcept {
+    return summed<1>(from);
   }
 
   /// Every lane as it is after `change`.
@@ -339,23 +367,25 @@ class Lanes {
     return make(__builtin_shuffle(a.v_, b.v_, order));
 #endif
   }
-  /// Of the vectors at `from`, the first and every kDistance-th after it, folded down to kDistance lanes each. Depth
+  /// Of the vectors at `from`, the first and every kDistance-th after it, summed down to kDistance lanes each. Depth
   /// first, so that few are held at a time.
-  template <int kDistance, class Op>
-  [[gnu::always_inline]] static Lanes folded(const float* from, Op&& op) noexcept {
+  template <int kDistance>
+  [[gnu::always_inline]] static Lanes summed(const float* from) noexcept {
     if constexpr (kDistance == kWidth) {
       return load(from);
     } else {
-      const Lanes a = folded<2 * kDistance>(from, op);
-      const Lanes b = folded<2 * kDistance>(from + kDistance * kWidth, op);
-      return op(paired<kDistance, false>(a, b, kAll), paired<kDistance, true>(a, b, kAll));
+      const Lanes a = summed<2 * kDistance>(from);
+      const Lanes b = summed<2 * kDistance>(from + kDistance * kWidth);
+      return paired<kDistance>(a, b, kAll);
     }
   }
-  /// Lanes of a and, in the upper half of every 2 kDistance lanes, of b: the lower halves of both, or the upper ones.
-  template <int kDistance, bool kUpper, int... kLane>
+  /// Sums of lanes that are kDistance apart: those of a in the lower half of every 2 kDistance lanes, those of b in the
+  /// upper one. Half of the operands are in their places: a blend, which costs less than a shuffle.
+  template <int kDistance, int... kLane>
   [[gnu::always_inline]] static Lanes paired(const Lanes& a, const Lanes& b,
                                              std::integer_sequence<int, kLane...> /*all*/) noexcept {
-    return shuffled<((kLane & kDistance ? kWidth : 0) + ((kLane & ~kDistance) | (kUpper ? kDistance : 0)))...>(a, b);
+    return shuffled<((kLane & kDistance ? kWidth : 0) + kLane)...>(a, b) +
+           shuffled<((kLane & kDistance ? kWidth : 0) + (kLane ^ kDistance))...>(a, b);
   }
 
   Floats v_;

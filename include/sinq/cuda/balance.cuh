@@ -300,11 +300,12 @@ SINQ_CUDA_DEVICE void sweep_block(const Quantization& q) {
             item.exists ? load_shared<float>(inverses + 4 * static_cast<std::uint32_t>(first + r)) : 1.0f;
         SINQ_CUDA_UNROLL
         for (int c = 0; c < kChunks; ++c) {
-          const float t = multiply(v[r][c], col_inverse[c]), u = multiply(v[r][c], row_inverse);
-          value[2 * r] = multiply_add(v[r][c], col_inverse[c], value[2 * r]);
-          value[2 * r + 1] = multiply_add(t, t, value[2 * r + 1]);
-          col_sum[c] = multiply_add(v[r][c], row_inverse, col_sum[c]);
-          col_square[c] = multiply_add(u, u, col_square[c]);
+          const float scaled = multiply(multiply(v[r][c], col_inverse[c]), row_inverse);
+          const float square = multiply(scaled, scaled);
+          value[2 * r] += scaled;
+          value[2 * r + 1] += square;
+          col_sum[c] += scaled;
+          col_square[c] += square;
         }
       }
       if (kWide) store_sums(chunk);
@@ -319,8 +320,7 @@ SINQ_CUDA_DEVICE void sweep_block(const Quantization& q) {
   for (int i = item.lane; item.cols >= 2 && i < item.rows; i += kSweepLanes) {
     const auto sums = load_shared<Words2>(row_sums + 8 * static_cast<std::uint32_t>(i));
     const Deviation of_sums = deviation(as_float(sums.w[0]), as_float(sums.w[1]), item.cols);
-    const float factor = load_shared<float>(inverses + 4 * static_cast<std::uint32_t>(i));
-    const float d = multiply(multiply(of_sums.value, factor), unit);
+    const float d = multiply(of_sums.value, unit);
     store_global(q.row_deviation + q.at_row(item.first_row + i, item.group), d);
     extremes.take(d);
     extremes.inexact |= of_sums.inexact ? 1u : 0u;
@@ -453,8 +453,7 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
       square += double{load_global<float>(from + q.padded_cols())};
     }
     const Deviation of_sums = deviation(static_cast<float>(sum), static_cast<float>(square), t.rows);
-    const float factor = q.iteration > 0 ? load_global<float>(q.col_inverse + t.first_col + j) : 1.0f;
-    const float d = multiply(multiply(of_sums.value, factor), t.unit);
+    const float d = multiply(of_sums.value, t.unit);
     store_global(col_deviation + j, d);
     e.take(d);
     e.inexact |= of_sums.inexact ? 1u : 0u;
