@@ -157,7 +157,8 @@ SINQ_CUDA_KERNEL find_largest_kernel(const Quantization q) {
 // --- sweep ----------------------------------------------------------------------------------------------------------
 
 inline constexpr int kSweepThreads = 128;
-inline constexpr int kOctet = 8;  // rows whose 16 sums, two each, fold together
+inline constexpr int kOctet = 8;     // rows whose 16 sums, two each, fold together
+inline constexpr int kTogether = 4;  // rows that are loaded together: more of them take too many registers
 
 /// Shared memory of 16 threads: inverse row factors, then {sum, sum of squares} of each row.
 inline constexpr int kSweepItemBytes = kSweepRows * (4 + 8);
@@ -182,33 +183,33 @@ SINQ_CUDA_DEVICE void update_rows(const Quantization& q, const SweepItem& item, 
 }
 
 /// Sets v[r][c] to value(r, c).
-template <int kChunks, class Value>
-SINQ_CUDA_DEVICE void for_octet(float (&v)[kOctet][kChunks], Value&& value) {
+template <int kRows, int kChunks, class Value>
+SINQ_CUDA_DEVICE void for_all(float (&v)[kRows][kChunks], Value&& value) {
   SINQ_CUDA_UNROLL
-  for (int r = 0; r < kOctet; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     SINQ_CUDA_UNROLL
     for (int c = 0; c < kChunks; ++c) v[r][c] = value(r, c);
   }
 }
 
-/// Rows [first, first + kOctet) of a block, kChunks lanes' columns beginning with `chunk`; zeros where there are none.
-template <Number kNumber, int kChunks>
-SINQ_CUDA_DEVICE void load_octet(const Quantization& q, const SweepItem& item, int first, int chunk, float unit_inverse,
-                                 float (&v)[kOctet][kChunks]) {
+/// Rows [first, first + kRows) of a block, kChunks lanes' columns beginning with `chunk`; zeros where there are none.
+template <Number kNumber, int kRows, int kChunks>
+SINQ_CUDA_DEVICE void load_rows(const Quantization& q, const SweepItem& item, int first, int chunk, float unit_inverse,
+                                float (&v)[kRows][kChunks]) {
   const int col = chunk * kSweepLanes + item.lane;
   const std::int64_t at = (item.first_row + first) * q.stride + std::int64_t{item.group} * q.w.group_size + col;
   const auto* from = static_cast<const std::uint8_t*>(q.weights) + at * size_of(kNumber);
   const std::int64_t step = q.stride * size_of(kNumber);
-  const bool whole = first + kOctet <= item.rows && col - item.lane + kChunks * kSweepLanes <= item.cols;
+  const bool whole = first + kRows <= item.rows && col - item.lane + kChunks * kSweepLanes <= item.cols;
   if (whole) {
-    for_octet(v, [&](int r, int c) { return load_number(kNumber, from + r * step, c * kSweepLanes); });
+    for_all(v, [&](int r, int c) { return load_number(kNumber, from + r * step, c * kSweepLanes); });
   } else {
-    for_octet(v, [&](int r, int c) {
+    for_all(v, [&](int r, int c) {
       const bool exists = first + r < item.rows && col + c * kSweepLanes < item.cols;
       return exists ? load_number(kNumber, from + r * step, c * kSweepLanes) : 0.0f;
     });
   }
-  if (unit_inverse != 1) for_octet(v, [&](int r, int c) { return multiply(v[r][c], unit_inverse); });
+  if (unit_inverse != 1) for_all(v, [&](int r, int c) { return multiply(v[r][c], unit_inverse); });
 }
 
 template <int kHalf>
@@ -292,15 +293,15 @@ SINQ_CUDA_DEVICE void sweep_block(const Quantization& q) {
           col_square[c] = first == 0 ? 0 : load_global<float>(col_sums() + q.padded_cols() + col);
         });
       }
-      float v[kOctet][kChunks];
-      load_octet<kNumber, kChunks>(q, item, first, chunk, unit_inverse, v);
+      float v[kTogether][kChunks];
       SINQ_CUDA_UNROLL
       for (int r = 0; r < kOctet; ++r) {
+        if (r % kTogether == 0) load_rows<kNumber>(q, item, first + r, chunk, unit_inverse, v);
         const float row_inverse =
             item.exists ? load_shared<float>(inverses + 4 * static_cast<std::uint32_t>(first + r)) : 1.0f;
         SINQ_CUDA_UNROLL
         for (int c = 0; c < kChunks; ++c) {
-          const float scaled = multiply(multiply(v[r][c], col_inverse[c]), row_inverse);
+          const float scaled = multiply(multiply(v[r % kTogether][c], col_inverse[c]), row_inverse);
           const float square = multiply(scaled, scaled);
           value[2 * r] += scaled;
           value[2 * r + 1] += square;
