@@ -10,7 +10,7 @@
 
 namespace sinq_bench {
 
-enum class Unit { fma, bytes, tiles };
+enum class Unit { fma, bytes, bfloat16 };
 
 #if defined(__x86_64__)
 namespace peak {
@@ -51,14 +51,20 @@ SINQ_PEAK(avxvnni, avx2, avx2::vnni, "avx2,fma,f16c")
 SINQ_PEAK(avx512, avx512, avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #undef SINQ_PEAK
 
-inline float tiles_amx() noexcept {
+template <Unit kUnit>
+float tiles_amx() noexcept {
   alignas(64) float c[256] = {};
-  sinq::detail::matmul::HardwareTiles tiles;
+  sinq::detail::matmul::HardwareTiles tiles(16, 64);
   [&]<int... kT>(std::integer_sequence<int, kT...>) {
     (tiles.template zero<kT>(), ...);
     tiles.template zero<6>();
     tiles.template zero<7>();
-    for (std::int64_t k = 0; k < kRounds; ++k) (tiles.template dot<kT, 6, 7>(), ...);
+    for (std::int64_t k = 0; k < kRounds; ++k) {
+      if constexpr (kUnit == Unit::bytes)
+        (tiles.template dot_bytes<kT, 6, 7>(), ...);
+      else
+        (tiles.template dot_bfloat16<kT, 6, 7>(), ...);
+    }
     (tiles.template store<kT>(c), ...);
   }
   (std::make_integer_sequence<int, 6>{});
@@ -75,14 +81,16 @@ inline double arithmetic_peak(const Threads& threads, sinq::Isa isa, Unit unit) 
 #if defined(__x86_64__)
   const bool wide = isa >= sinq::Isa::avx512;
   if (isa == sinq::Isa::portable || (wide && !sinq::detail::matmul::avx512::has_byte_products())) return 0;
-  if (unit == Unit::tiles && isa != sinq::Isa::amx) return 0;
-  const double lanes =
-      unit == Unit::tiles ? 16 * 16 * 32 * 6.0 / peak::kSums : (wide ? 16 : 8) * (unit == Unit::fma ? 1 : 4);
+  const bool tiles = isa == sinq::Isa::amx && unit != Unit::fma;
+  if (unit == Unit::bfloat16 && !tiles) return 0;
+  const double lanes = tiles ? 16 * 16 * (unit == Unit::bytes ? 64 : 32) * 6.0 / peak::kSums
+                             : (wide ? 16 : 8) * (unit == Unit::fma ? 1 : 4);
   for (int round = 0; round < 5; ++round) {
     const std::int64_t tasks = threads.get()->width();
     const auto start = std::chrono::steady_clock::now();
     threads.get()->run(tasks, [&](std::int64_t, int) {
-      float x = unit == Unit::tiles         ? peak::tiles_amx()
+      float x = unit == Unit::bfloat16      ? peak::tiles_amx<Unit::bfloat16>()
+                : tiles                     ? peak::tiles_amx<Unit::bytes>()
                 : unit == Unit::fma         ? (wide ? peak::fma_avx512() : peak::fma_avx2())
                 : wide                      ? peak::bytes_avx512()
                 : isa == sinq::Isa::avxvnni ? peak::bytes_avxvnni()

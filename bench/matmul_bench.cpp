@@ -65,14 +65,17 @@ const std::vector<sinq::PackedMatrix>& copies(const Named& f, std::int64_t rows,
 }
 
 /// Seconds that the multiplications of a product take at least.
-double arithmetic_seconds(const sinq::Format& f, sinq::Isa isa, sinq::Numerics numerics, std::int64_t tokens,
-                          std::int64_t weights, const Threads& threads) {
+double arithmetic_seconds(const sinq::Format& f, const sinq::Tiling& t, sinq::Isa isa, sinq::Numerics numerics,
+                          std::int64_t tokens, const Threads& threads) {
   const bool fast = numerics == sinq::Numerics::fast;
   const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
   const bool floats = !fast && (nf || isa < sinq::Isa::avxvnni);
-  const bool tiles = sinq::detail::matmul::uses_tiles(numerics, tokens);
-  const double peak = arithmetic_peak(threads, isa, tiles ? Unit::tiles : floats ? Unit::fma : Unit::bytes);
-  return peak == 0 ? 0 : 1e-9 * static_cast<double>(weights * tokens) * (fast || floats ? 1 : 3) / peak;
+  using sinq::detail::matmul::TileProducts;
+  const TileProducts tiles = sinq::detail::matmul::tile_products(f, t, tokens, numerics);
+  if (isa == sinq::Isa::amx && tiles == TileProducts::none) isa = sinq::Isa::avx512vbmi;
+  const Unit unit = tiles == TileProducts::bfloat16 ? Unit::bfloat16 : floats ? Unit::fma : Unit::bytes;
+  const double peak = arithmetic_peak(threads, isa, unit);
+  return peak == 0 ? 0 : 1e-9 * static_cast<double>(t.rows * t.cols * tokens) * (fast || floats ? 1 : 3) / peak;
 }
 
 void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, const Named& f, std::int64_t tokens,
@@ -85,7 +88,8 @@ void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, co
   const sinq::Isa before = sinq::current_isa();
   sinq::force_isa(isa);
   std::vector<std::byte> workspace(sinq::matmul_workspace(all[0], tokens, width));
-  const auto arithmetic = [&] { return arithmetic_seconds(f.format, isa, numerics, tokens, rows * cols, threads); };
+  const sinq::Tiling tiling = sinq::tiling(rows, cols, f.format.group_size, f.format.tile);
+  const auto arithmetic = [&] { return arithmetic_seconds(f.format, tiling, isa, numerics, tokens, threads); };
   const double first = arithmetic();
   MemoryRead memory(all[0].bytes());
   std::size_t k = 0;
@@ -157,14 +161,14 @@ const bool kRegistered = [] {
       s.counters["gigabytes_per_second"] = memory.gigabytes_per_second();
     });
   for (sinq::Isa isa : sinq::supported_isas())
-    for (Unit unit : {Unit::fma, Unit::bytes, Unit::tiles})
+    for (Unit unit : {Unit::fma, Unit::bytes, Unit::bfloat16})
       for (int width : {1, 2}) {
-        const bool own = isa == sinq::Isa::amx ? unit == Unit::tiles : unit != Unit::tiles;
+        const bool own = isa == sinq::Isa::amx ? unit != Unit::fma : unit != Unit::bfloat16;
         if (!own || isa == sinq::Isa::portable || isa == sinq::Isa::avx512vbmi) continue;
         add(std::string("limit/") +
-                (unit == Unit::tiles ? "bf16_products/"
-                 : unit == Unit::fma ? "fma/"
-                                     : "byte_products/") +
+                (unit == Unit::bfloat16 ? "bf16_products/"
+                 : unit == Unit::fma    ? "fma/"
+                                        : "byte_products/") +
                 name_of(isa) + "/threads:" + std::to_string(width),
             [=](benchmark::State& s) {
               const Threads threads(width);

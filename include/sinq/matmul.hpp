@@ -15,7 +15,7 @@
 //   activations   tokens as a kernel wants them
 //   job, strip    one strip times a block of tokens, and the portable kernel
 //   avx2, avx512, neon   the operations of an instruction set
-//   tiles, amx    products of many tokens in tiles
+//   tiles, amx_bytes, amx_bfloat16   products of some and of many tokens in tiles
 //   reading, bytes, groups, floats (.inc)   the kernels made of them, compiled once for each
 //   kernels       the choice
 //   pass, matmul  products, threads, workspace

@@ -84,10 +84,10 @@ void products(const QuantizedMatrix& q, Choices& c, std::mt19937& random) {
   require(unpack(p) == q, "unpack", f, q.rows, q.cols, tokens);
   for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
     const auto on_most = test::expected_product<X>(q, view, numerics);
-    const auto with_tiles = test::expected_product<X>(q, view, numerics, true);
+    const auto in_bfloat16 = test::expected_product<X>(q, view, numerics, true);
     for (Isa isa : supported_isas()) {
       force_isa(isa);
-      const auto& expected = detail::matmul::uses_tiles(numerics, tokens) ? with_tiles : on_most;
+      const auto& expected = test::in_bfloat16(q, numerics, tokens) ? in_bfloat16 : on_most;
       Matrix<Y> y(tokens, q.rows);
       matmul(p, view, y, {.numerics = numerics});
       for (std::int64_t t = 0; t < tokens; ++t)

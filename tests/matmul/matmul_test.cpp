@@ -33,7 +33,7 @@ RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19
 
 template <class X, class Y>
 void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, Numerics numerics) {
-  const auto expected = test::expected_product<X>(q, x, numerics, detail::matmul::uses_tiles(numerics, x.rows));
+  const auto expected = test::expected_product<X>(q, x, numerics, test::in_bfloat16(q, numerics, x.rows));
   for (std::int64_t t = 0; t < x.rows; ++t)
     for (std::int64_t i = 0; i < q.rows; ++i)
       ASSERT_NEAR(

@@ -22,7 +22,7 @@ struct ExpectedProduct {
 ///           below 2^-104 counts as zero. Integers are multiplied digit by digit, to base 256, and the two upper digits
 ///           may stand for 128 * 257 steps more than the number: four roundings of that are 2^-7 steps
 ///
-///   tiles   activations and (level - zero) scale are rounded to bfloat16: each off by 2^-8 of itself
+///   bfloat16  (tiles, many tokens) activations and (level - zero) scale are rounded: each off by 2^-8 of itself
 ///
 /// In fast numerics NF levels are off by half of 1/127. Then, in units of 2^-24 of sum_j |x'_j| (|level| + 2 |zero|)
 /// |scale|: activation and column scale cost 2 (a double is rounded first), level - zero and its product with the
@@ -32,16 +32,16 @@ struct ExpectedProduct {
 /// NF) from the zero on.
 template <class X>
 ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<const X>& x, Numerics numerics,
-                                 bool tiles = false) {
+                                 bool bfloat16 = false) {
   const Naive n{q};
-  const bool fast = numerics == Numerics::fast && !tiles;
+  const bool fast = numerics == Numerics::fast && !bfloat16;
   const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
   const bool even = q.format.levels == Levels::uniform;
   const std::int64_t segment = n.width == 16 || n.width == 32 ? 64 : std::min<std::int64_t>(n.width, 256);
   const std::int64_t panel = q.format.tile == Tile::stripe ? q.rows : n.width;
   ExpectedProduct expected{reference_matmul(q, x), Eigen::MatrixXd(x.rows, q.rows)};
   Eigen::MatrixXd scaled(x.rows, q.cols);     // |x'|
-  Eigen::MatrixXd half_step(x.rows, q.cols);  // of its segment; of both factors, with tiles
+  Eigen::MatrixXd half_step(x.rows, q.cols);  // of its segment; of both factors, with bfloat16
   Eigen::VectorXd above_zero(q.cols);
   Eigen::VectorXd size(q.cols);
   Eigen::VectorXd scale(q.cols);
@@ -56,10 +56,10 @@ ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<cons
             most = std::max(most, scaled(t, j));
           }
           auto half_steps = half_step.row(t).segment(first, end - first);
-          half_steps = (tiles ? 0x1p-7 + 0x1p-15 : 0) * scaled.row(t).segment(first, end - first);
-          const double half = tiles  ? 0
-                              : fast ? most / 127 * (0.5 + 127 * 0x1p-22)
-                                     : 1.004 * (1 + 0x1p-6) * 0x1p-23 * most;
+          half_steps = (bfloat16 ? 0x1p-7 + 0x1p-15 : 0) * scaled.row(t).segment(first, end - first);
+          const double half = bfloat16 ? 0
+                              : fast   ? most / 127 * (0.5 + 127 * 0x1p-22)
+                                       : 1.004 * (1 + 0x1p-6) * 0x1p-23 * most;
           half_steps.array() += half + (most < 0x1p-103 ? most : 0);
         }
     for (std::int64_t j = 0; j < q.cols; ++j) {
@@ -74,6 +74,12 @@ ExpectedProduct expected_product(const QuantizedMatrix& q, const MatrixView<cons
     expected.error.col(i) = 1.0001 * error;
   }
   return expected;
+}
+
+/// Whether a pass of so many tokens is multiplied in bfloat16.
+inline bool in_bfloat16(const QuantizedMatrix& q, Numerics numerics, std::int64_t tokens) {
+  using namespace detail::matmul;
+  return tile_products(q.format, q.tiling(), tokens, numerics) == TileProducts::bfloat16;
 }
 
 /// Half an ulp, relative.

@@ -28,7 +28,7 @@ namespace sinq::inline SINQ_ABI {
 ///   avxvnni      the same with AVX-VNNI
 ///   avx512       AVX-512 F, BW, VL, DQ; VNNI where the machine has it
 ///   avx512vbmi   the same with VNNI and VBMI
-///   amx          the same with AMX's tiles of bfloat16, if the system lets the process use them (Linux)
+///   amx          the same with AMX's tiles of bfloat16 and bytes, if the system lets the process use them (Linux)
 enum class Isa : std::uint8_t { portable, neon, avx2, avxvnni, avx512, avx512vbmi, amx };
 
 [[nodiscard]] constexpr const char* name_of(Isa isa) noexcept {
@@ -51,14 +51,14 @@ inline constexpr bool kStandIns = true;
 inline constexpr bool kStandIns = false;
 #endif
 
-/// Whether tiles may be used: the processor has AMX-TILE and AMX-BF16 (CPUID 7, EDX bits 24 and 22), the system saves
-/// their state (XCR0 bits 17 and 18) and lets this process have it: Linux wants to be asked, once, before any use
-/// (ARCH_REQ_XCOMP_PERM in its arch/x86/xstate documentation).
+/// Whether tiles may be used: the processor has AMX-TILE, AMX-INT8 and AMX-BF16 (CPUID 7, EDX bits 24, 25, 22), the
+/// system saves their state (XCR0 bits 17 and 18) and lets this process have it: Linux wants to be asked, once, before
+/// any use (ARCH_REQ_XCOMP_PERM in its arch/x86/xstate documentation).
 [[nodiscard]] inline bool ask_for_tiles() noexcept {
 #if defined(__linux__) && defined(__x86_64__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kTileBf16 = 1u << 24 | 1u << 22, kOsxsave = 1u << 27, kState = 1u << 17 | 1u << 18;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTileBf16) != kTileBf16) return false;
+  constexpr unsigned kTiles = 1u << 24 | 1u << 25 | 1u << 22, kOsxsave = 1u << 27, kState = 1u << 17 | 1u << 18;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTiles) != kTiles) return false;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsxsave) == 0) return false;
   asm("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
   constexpr long kRequest = 0x1023, kTileData = 18;

@@ -50,7 +50,8 @@ inline constexpr std::int64_t kMostPlanes = 3;
 ///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
 ///            [segment][plane], 0 behind the last segment
 ///
-/// For tiles (amx.hpp) all tokens lie together, as bfloat16: [16 tokens][32 columns][token][column].
+/// For tiles of bytes (amx_bytes.hpp) a plane takes `values` bytes of its own: [plane][four][4 columns]. For tiles of
+/// bfloat16 (amx_bfloat16.hpp) all tokens lie together: [16 tokens][32 columns][token][column].
 struct Prepared {
   Prepared(const Tiling& t, float* first)
       : base(first),

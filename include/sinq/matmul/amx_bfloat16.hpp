@@ -23,10 +23,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul::amx {
 
 using namespace avx512;
 
-inline constexpr std::int64_t kTileRows = 16;  // of tokens
-inline constexpr std::int64_t kTileBytes = 1024;
 inline constexpr std::int64_t kChunkCols = 512;  // of restored weights: as large as kChunk columns of floats
-inline constexpr int kSums = 6;                  // tiles of results at a time; the other two are the operands
 
 /// Floats -> bfloat16 in the upper halves of the lanes, to nearest, halves away from zero.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints round_to_bfloat16(Floats v) noexcept {
@@ -42,8 +39,8 @@ inline constexpr int kSums = 6;                  // tiles of results at a time; 
 /// Token n as bfloat16, columns in the order of codes. NaN stays NaN. Tiles of 16 tokens fit
 /// where the tokens' floats would: those take twice the bytes, and from 8 tokens on less than that is added to fill the
 /// last tile.
-[[SINQ_TARGET]] inline void prepare_tiles(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
-                                          const Prepared& out, std::int64_t n) noexcept {
+[[SINQ_TARGET]] inline void prepare_bfloat16(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
+                                             const Prepared& out, std::int64_t n) noexcept {
   const std::int64_t cols = w.tiling().cols;
   std::int32_t columns[16];
   for (int k = 0; k < 16; ++k) columns[k] = pack::column_of(w.format().bits, k / 4, k % 4);
@@ -103,8 +100,8 @@ struct TileProduct {
   template <int kT = 0>
   [[SINQ_TARGET, gnu::always_inline]] inline void add(std::int64_t u) noexcept {
     if constexpr (kT < kCount) {
-      tiles.template load<kSums>(x + kT * x_tile + u * kTileBytes, 64);
-      tiles.template dot<kT, kSums, kSums + 1>();
+      tiles.template load<kTileA>(x + kT * x_tile + u * kTileBytes, 64);
+      tiles.template dot_bfloat16<kT, kTileA, kTileB>();
       add<kT + 1>(u);
     }
   }
@@ -118,7 +115,7 @@ struct TileProduct {
   [[SINQ_TARGET]] inline void run(const std::uint32_t* panel, std::int64_t units, bool from_zero) noexcept {
     begin(from_zero);
     for (std::int64_t u = 0; u < units; ++u) {
-      tiles.template load<kSums + 1>(panel + u * (kTileBytes / 4), 64);
+      tiles.template load<kTileB>(panel + u * (kTileBytes / 4), 64);
       add(u);
     }
     end();
@@ -135,7 +132,8 @@ template <class Tiles>
                                                                                                           first == 0);
   };
   std::int64_t t = 0;
-  for (; t + kSums * kTileRows <= job.tokens; t += kSums * kTileRows) run.template operator()<kSums>(t);
+  for (; t + kTilesOfSums * kTileRows <= job.tokens; t += kTilesOfSums * kTileRows)
+    run.template operator()<kTilesOfSums>(t);
   switch ((job.tokens - t + kTileRows - 1) / kTileRows) {
     case 6:
       return run.template operator()<6>(t);
@@ -156,14 +154,14 @@ template <class Tiles>
 
 /// Strips times many tokens.
 template <class Tiles, int kBits>
-[[SINQ_TARGET]] inline void multiply_tiles(const Job& job) noexcept {
+[[SINQ_TARGET]] inline void multiply_bfloat16(const Job& job) noexcept {
   const pack::StripReader& w = *job.weights;
   const pack::StripOrder& o = w.order();
   float* const scales = job.scratch;
   float* const zeros = scales + pack::kMostBlockGroups * kStripRows;
   auto* const panel = reinterpret_cast<std::uint32_t*>(zeros + pack::kMostBlockGroups * kStripRows);
   const Lookup lookup(w.levels().data(), kBits);
-  Tiles tiles;
+  Tiles tiles(kTileRows, kTileRowBytes);
   // Several short blocks make up a chunk, or a part of a long one.
   const std::int64_t blocks = std::max<std::int64_t>(1, kChunkCols / o.block_cols(0));
   for (std::int64_t begin = 0; begin < o.blocks; begin += blocks) {

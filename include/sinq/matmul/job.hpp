@@ -72,9 +72,6 @@ struct ByteLevels {
   std::uint8_t table[16] = {};  // byte of a code; unused for even levels, where it is the code
 };
 
-/// Tokens from which on tiles of 16 of them pay: two thirds of their rows are in use then.
-inline constexpr std::int64_t kFewestTileTokens = 11;
-
 /// Strips that share what a worker prepares, at most.
 inline constexpr std::int64_t kMostStrips = 4;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "amx.hpp"
+#include "amx_bfloat16.hpp"
+#include "amx_bytes.hpp"
 #include "avx2.hpp"
 #include "avx512.hpp"
 #include "neon.hpp"
@@ -16,6 +17,28 @@ struct Method {
   Deliver deliver = deliver_portable;
   std::int64_t strips = 1;  // that the kernel takes at once, at most
 };
+
+[[nodiscard]] inline bool is_nf(Levels levels) noexcept {
+  return levels == Levels::nf4 || levels == Levels::nf3;
+}
+
+/// What tiles, where there are any, multiply.
+enum class TileProducts : std::uint8_t { none, bytes, bfloat16 };
+
+/// By counting instructions (nothing of it is measured yet). Restoring a weight as bfloat16 takes ten times what a byte
+/// takes; but sums of bytes are scaled for every segment and token. In fast numerics both take as long with so many
+/// tokens: 11 where segments are 16 columns (less than two thirds of a tile's rows do not pay), 32 where they are 32,
+/// 128 where they are 64 or more. Up to four tokens VNNI's products keep up with the memory.
+[[nodiscard]] inline TileProducts tile_products(const Format& f, const Tiling& t, std::int64_t tokens,
+                                                Numerics numerics) noexcept {
+  if (current_isa() != Isa::amx) return TileProducts::none;
+  constexpr std::int64_t kFewestTokens = 5;
+  const std::int64_t cols = segment_cols(t);
+  if (numerics == Numerics::exact)
+    return tokens >= kFewestTokens && !is_nf(f.levels) ? TileProducts::bytes : TileProducts::none;
+  if (tokens >= (cols < 32 ? 11 : cols < 64 ? 32 : 128)) return TileProducts::bfloat16;
+  return tokens >= kFewestTokens && cols >= 32 ? TileProducts::bytes : TileProducts::none;
+}
 
 #if defined(__x86_64__)
 template <int kBits, bool kTable>
@@ -50,10 +73,6 @@ template <int kBits, bool kTable>
           avx2::deliver};
 }
 
-[[nodiscard]] inline bool is_nf(Levels levels) noexcept {
-  return levels == Levels::nf4 || levels == Levels::nf3;
-}
-
 /// With products of four bytes (VNNI), exact numerics multiply by activations of three bytes; NF levels, which are no
 /// integers, by floats.
 [[nodiscard]] inline Method choose_avx512(const Format& f, const Tiling& t, std::int64_t tokens, bool exact,
@@ -71,15 +90,30 @@ template <int kBits, bool kTable>
   });
 }
 
-/// Many tokens in fast numerics, rounded to bfloat16 like the restored weights.
-[[nodiscard]] inline Method choose_amx(const Format& f) noexcept {
+/// Activations and restored weights rounded to bfloat16.
+template <class Tiles>
+[[nodiscard]] Method bfloat16_tiles(const Format& f) noexcept {
   return core::with_bits(f.bits, [](auto bits) -> Method {
     if constexpr (bits() == 7) return {};  // no such codes
-    Kernel kernel = amx::multiply_tiles<HardwareTiles, bits()>;
-    if constexpr (core::kStandIns)
-      if (!core::has_tiles()) kernel = amx::multiply_tiles<EmulatedTiles, bits()>;
-    return {amx::prepare_tiles, kernel, avx512::deliver, kMostStrips};
+    return {amx::prepare_bfloat16, amx::multiply_bfloat16<Tiles, bits()>, avx512::deliver, kMostStrips};
   });
+}
+template <class Tiles, int kPlanes>
+[[nodiscard]] Method byte_tiles(const Format& f) noexcept {
+  return core::with_bits(f.bits, [&](auto bits) -> Method {
+    constexpr Prepare kPrepare = avx512::prepare_bytes<kPlanes, false, true>;
+    if constexpr (bits() <= 4)
+      if (f.levels > Levels::symmetric)
+        return {kPrepare, amx::multiply_bytes<Tiles, bits(), true, kPlanes>, avx512::deliver, kMostStrips};
+    if constexpr (bits() != 7)
+      return {kPrepare, amx::multiply_bytes<Tiles, bits(), false, kPlanes>, avx512::deliver, kMostStrips};
+    return {};  // no such codes
+  });
+}
+template <class Tiles>
+[[nodiscard]] Method choose_tiles(const Format& f, TileProducts products, bool exact) noexcept {
+  if (products == TileProducts::bfloat16) return bfloat16_tiles<Tiles>(f);
+  return exact ? byte_tiles<Tiles, 3>(f) : byte_tiles<Tiles, 1>(f);
 }
 
 /// Without them, three times as many products of bytes take as long as floats.
@@ -153,16 +187,15 @@ template <int kBits, bool kTable>
 }
 #endif
 
-/// Whether a product of that many tokens is one of tiles.
-[[nodiscard]] inline bool uses_tiles(Numerics numerics, std::int64_t tokens) noexcept {
-  return current_isa() == Isa::amx && numerics == Numerics::fast && tokens >= kFewestTileTokens;
-}
-
 [[nodiscard]] inline Method choose(const Format& f, const Tiling& t, std::int64_t tokens, Numerics numerics) noexcept {
   const bool exact = numerics == Numerics::exact;
   const Isa isa = current_isa();
 #if defined(__x86_64__)
-  if (uses_tiles(numerics, tokens)) return choose_amx(f);
+  if (const TileProducts products = tile_products(f, t, tokens, numerics); products != TileProducts::none) {
+    if constexpr (core::kStandIns)
+      if (!core::has_tiles()) return choose_tiles<EmulatedTiles>(f, products, exact);
+    return choose_tiles<HardwareTiles>(f, products, exact);
+  }
   if (isa >= Isa::avx512 && avx512::has_byte_products())
     return choose_avx512(f, t, tokens, exact, isa >= Isa::avx512vbmi);
   if (isa == Isa::avxvnni) return choose_avxvnni(f, tokens, exact);

@@ -16,7 +16,8 @@ namespace sinq::inline SINQ_ABI {
 ///           and 32). With NF levels, and kernels without byte products, they stay floats. The default: what quantizing
 ///           the weights cost is then all that is lost
 ///   fast    activations keep 7 bits of it (a 254th of the largest magnitude), NF levels are rounded to multiples of
-///           1/127. Many tokens in AMX's tiles: activations and dequantized weights keep 8 bits each (bfloat16)
+///           1/127. Many tokens in AMX's tiles (from 11 to 128 on, by the group size): activations and dequantized
+///           weights keep 8 bits each (bfloat16)
 enum class Numerics : std::uint8_t { exact, fast };
 
 /// What a product may use.
