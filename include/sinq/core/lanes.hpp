@@ -173,9 +173,23 @@ class Lanes {
 
   /// b where a is not a number.
   [[gnu::always_inline]] friend Lanes min(const Lanes& a, const Lanes& b) noexcept {
+#if !defined(__clang__) && defined(__x86_64__)  // the same; of the other g++ makes a comparison and a blend
+    if constexpr (kWidth > 4) {
+      Floats least;
+      asm("vminps {%2, %1, %0|%0, %1, %2}" : "=v"(least) : "v"(a.v_), "vm"(b.v_));
+      return make(least);
+    }
+#endif
     return select(a < b, a, b);
   }
   [[gnu::always_inline]] friend Lanes max(const Lanes& a, const Lanes& b) noexcept {
+#if !defined(__clang__) && defined(__x86_64__)
+    if constexpr (kWidth > 4) {
+      Floats most;
+      asm("vmaxps {%2, %1, %0|%0, %1, %2}" : "=v"(most) : "v"(a.v_), "vm"(b.v_));
+      return make(most);
+    }
+#endif
     return select(b < a, a, b);
   }
   [[gnu::always_inline]] friend Lanes clamp(const Lanes& a, const Lanes& low, const Lanes& high) noexcept {
@@ -285,6 +299,13 @@ class Lanes {
     }
     return nearest;
   }
+
+#if !defined(__clang__)  // which has no shuffle by a vector
+  /// Entries of a table of 32, by the low five bits of the lanes.
+  [[gnu::always_inline]] static Lanes lookup(const float* table, const Lanes& index) noexcept requires(kWidth == 16) {
+    return make(__builtin_shuffle(load(table).v_, load(table + kWidth).v_, index.bits().v));
+  }
+#endif
 
   /// Lane 0 of op(lane l, lane l + 8), and so on: see `fold`.
   template <class Op>

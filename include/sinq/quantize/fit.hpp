@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "config.hpp"
+#include "level_grid.hpp"
 #include "rounding.hpp"
 #include "rules.hpp"
 
@@ -55,11 +56,13 @@ struct FitPlan : FitRules {
     levels = last + 1;
     for (int code = 0; code <= last; ++code) level[code] = core::level(f.levels, f.bits, table, code);
     for (int code = 0; code < last; ++code) middle[code] = level[code] / 2 + level[code + 1] / 2;
+    grid = LevelGrid(level, middle, levels);
   }
 
   Aux scale;
   Aux zero;
   std::int64_t coarse_groups;
+  LevelGrid grid;
 
  private:
   void place_zeros(const core::LevelSpan& span) noexcept {
@@ -100,7 +103,7 @@ struct FitStrip {
   const float* group_importance = nullptr;  // of each group beside the others
 };
 
-/// kLevels: 0 or the size of the codebook.
+/// kLevels: 0, the size of the codebook, or kCells of its grid.
 template <int kWidth, int kLevels>
 class FitCoding {
   using Float = core::Lanes<kWidth>;
@@ -112,6 +115,8 @@ class FitCoding {
   [[gnu::always_inline]] Float nearest(const Float& position) const noexcept {
     if constexpr (kLevels == 0) {
       return round(clamp(position, p_.low, p_.high));
+    } else if constexpr (kLevels == LevelGrid::kCells) {
+      return p_.grid.nearest(position);
     } else {
       Float code;
       return Float::template nearest_level<kLevels>(position, p_.middle, p_.level, code);
@@ -255,27 +260,33 @@ struct FitOfStrip {
 };
 
 inline void fit_strip(const FitPlan& plan, const FitStrip& strip) noexcept {
-  const auto with_levels = [&](auto levels) {
+  const auto with_levels = [&](auto levels, auto&& run) {
     const auto with_zero = [&](auto zero) {
       if (strip.importance == nullptr)
-        core::on_isa<FitOfStrip<levels(), zero(), false>>(plan, strip);
+        run(FitOfStrip<levels(), zero(), false>());
       else
-        core::on_isa<FitOfStrip<levels(), zero(), true>>(plan, strip);
+        run(FitOfStrip<levels(), zero(), true>());
     };
     if (plan.zero == Aux::none)
       with_zero(std::false_type{});
     else
       with_zero(std::true_type{});
   };
+#if defined(__x86_64__) && !defined(__clang__)
+  if (plan.grid.usable && current_isa() >= Isa::avx512)
+    return with_levels(std::integral_constant<int, LevelGrid::kCells>{},
+                       [&]<class Body>(const Body&) { core::run_avx512<Body>(plan, strip); });
+#endif
+  const auto run = [&]<class Body>(const Body&) { core::on_isa<Body>(plan, strip); };
   switch (plan.levels) {
     case 16:
-      return with_levels(std::integral_constant<int, 16>{});
+      return with_levels(std::integral_constant<int, 16>{}, run);
     case 8:
-      return with_levels(std::integral_constant<int, 8>{});
+      return with_levels(std::integral_constant<int, 8>{}, run);
     case 4:
-      return with_levels(std::integral_constant<int, 4>{});
+      return with_levels(std::integral_constant<int, 4>{}, run);
     default:
-      return with_levels(std::integral_constant<int, 0>{});
+      return with_levels(std::integral_constant<int, 0>{}, run);
   }
 }
 
