@@ -67,7 +67,7 @@ struct DeviationsOf {
       worst = min(worst, mul_add(variance, 512, -squares));
       const Float deviation = sqrt(max(variance, 0) * inverse_less_1) * unit;
       deviation.store(out + k);
-      if (k == whole) break;
+      if (k == whole) break;  // what is behind the last one counts for nothing
       least = min(least, deviation);
       most = max(most, deviation);
     }

@@ -42,33 +42,27 @@ inline void validate(const SinkhornOptions& o) {
 
 inline constexpr double kRounding = 1e-5;
 
-/// One axis: factors, their inverses, and the best factors so far. All have room for a multiple of core::kLanes.
+/// One axis: factors, and what a deviation makes of them.
 struct Axis {
-  std::vector<float> factor;
+  std::vector<float> factor;  // room for a multiple of core::kLanes
   std::vector<float> inverse;
-  std::vector<float> best;
 
-  explicit Axis(std::int64_t n)
-      : factor(static_cast<std::size_t>(core::padded(n)), 1.0f), inverse(factor), best(factor) {}
+  explicit Axis(std::int64_t n) : factor(static_cast<std::size_t>(core::padded(n)), 1.0f), inverse(factor) {}
 
-  /// factor *= clamp(deviation / target, min_step, max_step); no change along an axis without deviations. `keep`: the
-  /// factors so far are the best.
-  void update(bool keep, const std::vector<float>& deviation, double target, const SinkhornOptions& o) noexcept {
-    if (keep && deviation.empty()) best = factor;
-    if (keep) std::swap(best, factor);
-    core::on_isa<Axis>(keep ? best.data() : factor.data(), deviation.data(), deviation.size(),
-                       static_cast<float>(1 / target), o, factor.data(), inverse.data());
+  /// factor *= clamp(deviation / target, min_step, max_step); no change along an axis without deviations.
+  void update(const std::vector<float>& deviation, double target, const SinkhornOptions& o) noexcept {
+    core::on_isa<Axis>(deviation.data(), deviation.size(), static_cast<float>(1 / target), o, factor.data(),
+                       inverse.data());
   }
   template <int kWidth>
-  [[gnu::always_inline]] static void run(const float* before, const float* deviation, std::size_t count,
-                                         float target_inverse, const SinkhornOptions& o, float* factor,
-                                         float* inverse) noexcept {
+  [[gnu::always_inline]] static void run(const float* deviation, std::size_t count, float target_inverse,
+                                         const SinkhornOptions& o, float* factor, float* inverse) noexcept {
     using Float = core::Lanes<kWidth>;
     const auto number = [](double v) { return static_cast<float>(v); };
     for (std::size_t k = 0; k < count; k += kWidth) {
       const Float d = clamp(Float::load(deviation + k), number(o.min_deviation), number(o.max_deviation));
       const Float step = clamp(d * target_inverse, number(o.min_step), number(o.max_step));
-      const Float f = clamp(Float::load(before + k) * step, number(o.min_factor), number(o.max_factor));
+      const Float f = clamp(Float::load(factor + k) * step, number(o.min_factor), number(o.max_factor));
       f.store(factor + k);
       (1.0f / f).store(inverse + k);
     }
@@ -93,7 +87,8 @@ template <class Look>
 [[nodiscard]] Balance sinkhorn_tile(const float* tile, float largest, std::int64_t rows, std::int64_t cols,
                                     const SinkhornOptions& o, Look&& look) {
   const std::int64_t stride = core::padded(cols);
-  Balance result;
+  Balance best{std::vector<float>(static_cast<std::size_t>(rows), 1.0f),
+               std::vector<float>(static_cast<std::size_t>(cols), 1.0f)};
   Axis row(rows);
   Axis col(cols);
   DeviationMeter meter;
@@ -106,29 +101,29 @@ template <class Look>
     tile = in_units.data();
   }
   double target = 0;
-  for (int k = 0; k < std::max(o.iterations, 1); ++k) {
+  for (int k = 0;; ++k) {
     meter.measure(
         rows, cols, row.inverse.data(), col.inverse.data(), unit,
         [&](std::int64_t first, std::int64_t) { return tile + first * stride; }, now);
     const double imbalance = now.imbalance();
     if (k == 0) {
-      result.imbalance_before = result.imbalance_after = imbalance;
+      best.imbalance_before = best.imbalance_after = imbalance;
       if (now.empty()) break;
       target = std::clamp(double{now.extremes.least}, o.min_deviation, o.max_deviation) + 1e-6;
     }
-    look(std::span<const float>(row.factor).first(static_cast<std::size_t>(rows)),
-         std::span<const float>(col.factor).first(static_cast<std::size_t>(cols)), imbalance);
-    if (imbalance > result.imbalance_after * (1 + kRounding)) break;
-    const bool best = imbalance <= result.imbalance_after;
-    if (best) result.imbalance_after = imbalance;
-    row.update(best, now.row, target, o);
-    col.update(best, now.col, target, o);
+    look(std::span<const float>(row.factor).first(best.row.size()),
+         std::span<const float>(col.factor).first(best.col.size()), imbalance);
+    if (imbalance > best.imbalance_after * (1 + kRounding)) break;
+    if (imbalance <= best.imbalance_after) {
+      best.imbalance_after = imbalance;
+      std::copy_n(row.factor.begin(), best.row.size(), best.row.begin());
+      std::copy_n(col.factor.begin(), best.col.size(), best.col.begin());
+    }
+    if (k + 1 >= o.iterations) break;
+    row.update(now.row, target, o);
+    col.update(now.col, target, o);
   }
-  row.best.resize(static_cast<std::size_t>(rows));
-  col.best.resize(static_cast<std::size_t>(cols));
-  result.row = std::move(row.best);
-  result.col = std::move(col.best);
-  return result;
+  return best;
 }
 
 [[nodiscard]] inline Balance sinkhorn_tile(const float* tile, float largest, std::int64_t rows, std::int64_t cols,

@@ -49,6 +49,35 @@ template <class A, class Vector>
 #endif
 }
 
+template <int kWidth, class Floats>
+[[gnu::always_inline]] inline void load_all(const float* from, Floats& all) noexcept {
+  all = Floats{} + *from;
+}
+template <int kWidth, class Floats>
+[[gnu::always_inline]] inline void least_of(const Floats& a, const Floats& b, Floats& least) noexcept {
+  least = a < b ? a : b;
+}
+template <int kWidth, class Floats>
+[[gnu::always_inline]] inline void most_of(const Floats& a, const Floats& b, Floats& most) noexcept {
+  most = b < a ? a : b;
+}
+#if defined(__x86_64__) && !defined(__clang__)  // single instructions, of which g++ makes two
+template <int kWidth, class Floats>
+requires(kWidth > 4) [[gnu::always_inline]] inline void load_all(const float* from, Floats& all) noexcept {
+  asm("{vbroadcastss %1, %0|vbroadcastss %0, %1}" : "=v"(all) : "m"(*from));
+}
+template <int kWidth, class Floats>
+requires(kWidth > 4)
+    [[gnu::always_inline]] inline void least_of(const Floats& a, const Floats& b, Floats& least) noexcept {
+  asm("vminps {%2, %1, %0|%0, %1, %2}" : "=v"(least) : "v"(a), "vm"(b));
+}
+template <int kWidth, class Floats>
+requires(kWidth > 4)
+    [[gnu::always_inline]] inline void most_of(const Floats& a, const Floats& b, Floats& most) noexcept {
+  asm("vmaxps {%2, %1, %0|%0, %1, %2}" : "=v"(most) : "v"(a), "vm"(b));
+}
+#endif
+
 template <int kWidth>
 class DoubleLanes;
 
@@ -94,20 +123,14 @@ class Lanes {
     std::memcpy(&r.v_, from, sizeof r.v_);
     return r;
   }
-  /// The number at `from` in all lanes: a load does that, where from a register it takes an addition and a shuffle.
+  /// The number at `from` in all lanes: a load does that, where from a register it takes an addition (which makes 0 of
+  /// -0) and a shuffle.
   [[gnu::always_inline]] static Lanes broadcast(const float* from) noexcept {
-#if !defined(__clang__) && defined(__x86_64__)
-    if constexpr (kWidth > 4) {
-      Floats v;
-      asm("vbroadcastss %1, %0" : "=v"(v) : "m"(*from));
-      return make(v);
-    }
-#endif
-    return *from;
+    Lanes r;
+    load_all<kWidth>(from, r.v_);
+    return r;
   }
-  [[gnu::always_inline]] void store(float* to) const noexcept {
-    std::memcpy(to, &v_, sizeof v_);
-  }
+  [[gnu::always_inline]] void store(float* to) const noexcept { std::memcpy(to, &v_, sizeof v_); }
   /// Of lanes that hold integers.
   [[gnu::always_inline]] void store(std::int32_t* to) const noexcept {
     const Ints integers = __builtin_convertvector(v_, Ints);
@@ -146,21 +169,11 @@ class Lanes {
     return of_bits(magnitude | (bits & 0x8000) << 16);
   }
 
-  [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept {
-    return make(a.v_ + b.v_);
-  }
-  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept {
-    return make(a.v_ - b.v_);
-  }
-  [[gnu::always_inline]] friend Lanes operator*(const Lanes& a, const Lanes& b) noexcept {
-    return make(a.v_ * b.v_);
-  }
-  [[gnu::always_inline]] friend Lanes operator/(const Lanes& a, const Lanes& b) noexcept {
-    return make(a.v_ / b.v_);
-  }
-  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a) noexcept {
-    return make(-a.v_);
-  }
+  [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ + b.v_); }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ - b.v_); }
+  [[gnu::always_inline]] friend Lanes operator*(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ * b.v_); }
+  [[gnu::always_inline]] friend Lanes operator/(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ / b.v_); }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a) noexcept { return make(-a.v_); }
   [[gnu::always_inline]] friend Condition operator<(const Lanes& a, const Lanes& b) noexcept {
     return Condition(a.v_ < b.v_);
   }
@@ -173,31 +186,19 @@ class Lanes {
 
   /// b where a is not a number.
   [[gnu::always_inline]] friend Lanes min(const Lanes& a, const Lanes& b) noexcept {
-#if !defined(__clang__) && defined(__x86_64__)  // the same; of the other g++ makes a comparison and a blend
-    if constexpr (kWidth > 4) {
-      Floats least;
-      asm("vminps {%2, %1, %0|%0, %1, %2}" : "=v"(least) : "v"(a.v_), "vm"(b.v_));
-      return make(least);
-    }
-#endif
-    return select(a < b, a, b);
+    Lanes r;
+    least_of<kWidth>(a.v_, b.v_, r.v_);
+    return r;
   }
   [[gnu::always_inline]] friend Lanes max(const Lanes& a, const Lanes& b) noexcept {
-#if !defined(__clang__) && defined(__x86_64__)
-    if constexpr (kWidth > 4) {
-      Floats most;
-      asm("vmaxps {%2, %1, %0|%0, %1, %2}" : "=v"(most) : "v"(a.v_), "vm"(b.v_));
-      return make(most);
-    }
-#endif
-    return select(b < a, a, b);
+    Lanes r;
+    most_of<kWidth>(a.v_, b.v_, r.v_);
+    return r;
   }
   [[gnu::always_inline]] friend Lanes clamp(const Lanes& a, const Lanes& low, const Lanes& high) noexcept {
     return min(max(a, low), high);
   }
-  [[gnu::always_inline]] friend Lanes abs(const Lanes& a) noexcept {
-    return max(a, -a);
-  }
+  [[gnu::always_inline]] friend Lanes abs(const Lanes& a) noexcept { return max(a, -a); }
 
   /// a b, rounded before it is added to anything.
   [[gnu::always_inline]] friend Lanes product(const Lanes& a, const Lanes& b) noexcept {

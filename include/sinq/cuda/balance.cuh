@@ -159,6 +159,7 @@ SINQ_CUDA_KERNEL find_largest_kernel(const Quantization q) {
 inline constexpr int kSweepThreads = 128;
 inline constexpr int kOctet = 8;     // rows whose 16 sums, two each, fold together
 inline constexpr int kTogether = 4;  // rows that are loaded together: more of them take too many registers
+static_assert(kOctet % kTogether == 0);
 
 /// Shared memory of 16 threads: inverse row factors, then {sum, sum of squares} of each row.
 inline constexpr int kSweepItemBytes = kSweepRows * (4 + 8);

@@ -8,7 +8,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul {
 using pack::kStripRows;
 
 /// Tokens that one pass over the weights serves, a multiple of 16: what restoring a weight costs is shared by so many.
-/// Tiles multiply so fast that it takes more of them.
+/// Tiles of bfloat16 multiply so fast that it takes more of them.
 [[nodiscard]] inline std::int64_t token_block(Numerics numerics) noexcept {
   return numerics == Numerics::fast && current_isa() == Isa::amx ? 512 : 64;
 }

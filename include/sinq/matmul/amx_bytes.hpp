@@ -108,14 +108,13 @@ struct SegmentSums {
   }
 };
 
-/// A sum over a segment of all planes, from the tiles of its planes on.
+/// A sum over a segment, from the tiles of its planes on.
 template <int kPlanes>
-[[SINQ_TARGET, gnu::always_inline]] inline Floats total_of(const std::int32_t* sums) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Floats segment_sum(const std::int32_t* sums) noexcept {
   const Floats low = to_floats(_mm512_loadu_si512(sums));
   if constexpr (kPlanes == 1) return low;
-  const Floats middle = to_floats(_mm512_loadu_si512(sums + kTileSums));
-  const Floats high = to_floats(_mm512_loadu_si512(sums + 2 * kTileSums));
-  return multiply_add(high, all(65536), multiply_add(middle, all(256), low));
+  return total_of(low, to_floats(_mm512_loadu_si512(sums + kTileSums)),
+                  to_floats(_mm512_loadu_si512(sums + 2 * kTileSums)));
 }
 
 /// A batch times all tokens, added to y[token][row].
@@ -137,7 +136,7 @@ template <class Tiles, int kPlanes>
       const std::int32_t* at = sums + (next - first) * kStripRows;
       Floats total = load(y + next * kStripRows);
       for (int s = 0; s < batch.count; ++s, at += kPlanes * kTileSums) {
-        const Floats above_zero = minus_product(total_of<kPlanes>(at), batch.zero[s], all(step[x.sums + s]));
+        const Floats above_zero = minus_product(segment_sum<kPlanes>(at), batch.zero[s], all(step[x.sums + s]));
         total = multiply_add(multiply(batch.scale[s], all(step[s])), above_zero, total);
       }
       store(y + next * kStripRows, total);

@@ -229,9 +229,7 @@ struct Shifted {
 
   template <int kN>
   [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
-    Ints codes = half.template four<kN>();
-    if constexpr (kBits < 8) codes = low_bits_of_bytes<kBits>(codes);
-    return kTable ? lookup_bytes(table, codes) : codes;
+    return bytes_of<kBits, kTable, kN>(half, table);
   }
   [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept {
     const Ints all = kSums == 2 ? add_ints(sum[0], sum[kSums - 1]) : sum[0];

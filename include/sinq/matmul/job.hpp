@@ -97,7 +97,7 @@ struct Segments {
   bool one_group;       // the whole row, of many segments
 };
 
-/// Scales and zeros of a block, then the restored weights of a chunk.
+/// Scales and zeros of a block, then the restored weights of a chunk; or what amx_bytes.hpp keeps of a batch.
 inline constexpr std::int64_t kScratch = (2 * pack::kMostBlockGroups + kChunk) * kStripRows;
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul

@@ -25,10 +25,11 @@ struct Method {
 /// What tiles, where there are any, multiply.
 enum class TileProducts : std::uint8_t { none, bytes, bfloat16 };
 
-/// By counting instructions (nothing of it is measured yet). Restoring a weight as bfloat16 takes ten times what a byte
-/// takes; but sums of bytes are scaled for every segment and token. In fast numerics both take as long with so many
-/// tokens: 11 where segments are 16 columns (less than two thirds of a tile's rows do not pay), 32 where they are 32,
-/// 128 where they are 64 or more. Up to four tokens VNNI's products keep up with the memory.
+/// By counting instructions; nothing of it is measured yet. Restoring a weight as bfloat16 takes six times what a byte
+/// takes, but sums of bytes are scaled for every segment and token. In fast numerics bfloat16 begins where both take as
+/// long, tiles and vectors overlapping by half: with 11 tokens where segments have less than 32 columns (with fewer
+/// tokens too much of a tile is empty), with 32 below 64 columns, and with 128 from there on. Up to four tokens VNNI's
+/// products keep up with the memory.
 [[nodiscard]] inline TileProducts tile_products(const Format& f, const Tiling& t, std::int64_t tokens,
                                                 Numerics numerics) noexcept {
   if (current_isa() != Isa::amx) return TileProducts::none;
