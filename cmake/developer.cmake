@@ -61,4 +61,12 @@ if(SINQ_CUDA AND TARGET sinq::cuda)
   endif()
 endif()
 
+# sinq_add_kernels(<name>): the kernels, compiled once for all programs that link <name> (sinq/kernels.hpp).
+function(sinq_add_kernels name)
+  file(CONFIGURE OUTPUT kernels.cpp CONTENT "#include <sinq/kernels.hpp>\n")
+  add_library(${name} STATIC ${CMAKE_CURRENT_BINARY_DIR}/kernels.cpp)
+  target_link_libraries(${name} PUBLIC sinq_developer)
+  target_compile_definitions(${name} PUBLIC SINQ_EXTERN_KERNELS)
+endfunction()
+
 include(${CMAKE_CURRENT_LIST_DIR}/lint.cmake)

@@ -8,6 +8,7 @@
 //   bits         the widths of a code, and the step from a run-time width to a compile-time one
 //   levels       what a code means
 //   cpu          instruction sets: detect, name, list, force
+//   kernel       where vector code is compiled
 //   lanes        vector code, written once and compiled for every instruction set
 //   large_pages  an allocator for what is streamed
 //   executor     the caller's threads (thread_pool.hpp, not included here, adapts an Eigen::ThreadPool)
@@ -16,6 +17,7 @@
 #include "core/cpu.hpp"
 #include "core/error.hpp"
 #include "core/executor.hpp"
+#include "core/kernel.hpp"
 #include "core/lanes.hpp"
 #include "core/large_pages.hpp"
 #include "core/levels.hpp"

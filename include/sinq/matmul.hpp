@@ -17,7 +17,7 @@
 //   avx2, avx512, neon   the operations of an instruction set
 //   tiles, amx_bytes, amx_bfloat16   products of some and of many tokens in tiles
 //   reading, bytes, groups, floats (.inc)   the kernels made of them, compiled once for each
-//   kernels       the choice
+//   method        how a block of tokens is multiplied; kernels: the choice
 //   pass, matmul  products, threads, workspace
 
 #include "matmul/matmul.hpp"

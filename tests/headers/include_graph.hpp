@@ -38,11 +38,16 @@ inline const std::map<std::string, Names>& allowed_stages() {
   return table;
 }
 
-/// "sinq/pack/layout.hpp" -> "pack"; "" for anything else, also for the two files that are no stage.
+/// Headers for users, which may include any stage.
+inline bool is_umbrella(const std::string& header) {
+  return header == "sinq/sinq.hpp" || header == "sinq/kernels.hpp";
+}
+
+/// "sinq/pack/layout.hpp" -> "pack"; "" for anything else, also for the files that are no stage.
 inline std::string stage_of(const std::string& header) {
   static const std::regex pattern("sinq/([a-z0-9_]+)(/.*|[.](hpp|cuh))");
   std::smatch match;
-  if (header == "sinq/sinq.hpp" || header == "sinq/version.hpp") return "";
+  if (is_umbrella(header) || header == "sinq/version.hpp") return "";
   return std::regex_match(header, match, pattern) ? match[1].str() : "";
 }
 
@@ -91,7 +96,7 @@ inline std::vector<std::string> include_violations(const std::filesystem::path& 
       violations.push_back(header + " includes " + target + ": " + why);
     };
     const std::string stage = stage_of(header);
-    const bool umbrella = header == "sinq/sinq.hpp";
+    const bool umbrella = is_umbrella(header);
     if (stage.empty() ? !umbrella && header != "sinq/version.hpp" : allowed_stages().count(stage) == 0) {
       violations.push_back(header + " belongs to no stage");
       continue;
@@ -112,7 +117,7 @@ inline std::vector<std::string> include_violations(const std::filesystem::path& 
       graph[header].insert(target);
       const std::string other = stage_of(target);
       if (!fs::exists(include_root / target)) report(target, "there is no such header");
-      if (target == "sinq/sinq.hpp") report(target, "that one is for users");
+      if (is_umbrella(target)) report(target, "that one is for users");
       if (target.ends_with(".cuh") && !header.ends_with(".cuh")) report(target, "a .hpp must not need nvcc");
       if (umbrella || other.empty()) continue;
       if (header == "sinq/version.hpp") {

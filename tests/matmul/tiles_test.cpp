@@ -5,6 +5,7 @@
 #include <bit>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/matmul.hpp>
+#include <sinq/matmul/tiles.hpp>
 
 #include "support/isas.hpp"
 #include "support/naive.hpp"

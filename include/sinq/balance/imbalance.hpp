@@ -7,7 +7,10 @@
 #include <vector>
 
 #include "../tile.hpp"
+#include "sweep_sums.hpp"
+#ifndef SINQ_EXTERN_KERNELS
 #include "sweep.hpp"
+#endif
 
 namespace sinq::inline SINQ_ABI {
 namespace detail::balance {
@@ -122,7 +125,7 @@ class DeviationMeter {
     for (std::int64_t first = 0; first < rows; first += kSweepRows) {
       const std::int64_t count = std::min(kSweepRows, rows - first);
       const SweepSums sums{row_.data(), row_.data() + kSweepRows, col_.data(), col_.data() + stride};
-      core::on_isa<Sweep>(load(first, count), count, stride, row_inverse + first, col_inverse, sums);
+      sweep(load(first, count), count, stride, row_inverse + first, col_inverse, sums);
       core::on_isa<AddToTotals>(col_.data(), 2 * stride, total_.data());
       if (cols >= 2)
         add(core::on_isa<DeviationsOf>(row_.data(), row_.data() + kSweepRows, unit, count, cols,

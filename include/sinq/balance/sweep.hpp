@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <array>
 
-#include "../core.hpp"
+#include "sweep_sums.hpp"
 
 // One pass over a tile that yields the sums from which the standard deviations of all rows and all columns of
 //
@@ -19,15 +19,6 @@
 // meter then takes two passes in double (imbalance.hpp).
 
 namespace sinq::inline SINQ_ABI::detail::balance {
-
-inline constexpr std::int64_t kSweepRows = 128;
-
-struct SweepSums {
-  float* row_sum;     // per row of the block, with room for a multiple of core::kLanes
-  float* row_square;  //
-  float* col_sum;     // per padded column
-  float* col_square;  //
-};
 
 struct Sweep {
   /// A block of `rows` rows, `stride` (a multiple of core::kLanes) floats each. Tiles of up to 128 columns keep their
@@ -175,5 +166,10 @@ struct Sweep {
     }
   }
 };
+
+SINQ_KERNEL void sweep(const float* w, std::int64_t rows, std::int64_t stride, const float* row_inverse,
+                       const float* col_inverse, const SweepSums& sums) noexcept {
+  core::on_isa<Sweep>(w, rows, stride, row_inverse, col_inverse, sums);
+}
 
 }  // namespace sinq::inline SINQ_ABI::detail::balance

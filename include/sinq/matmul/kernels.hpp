@@ -5,40 +5,21 @@
 #include "amx_bytes.hpp"
 #include "avx2.hpp"
 #include "avx512.hpp"
+#include "method.hpp"
 #include "neon.hpp"
 #include "strip.hpp"
 
 namespace sinq::inline SINQ_ABI::detail::matmul {
 
-/// How a block of tokens is multiplied on the instruction set in use.
-struct Method {
-  Prepare prepare = prepare_portable;
-  Kernel kernel = strip_portable;
-  Deliver deliver = deliver_portable;
-  std::int64_t strips = 1;  // that the kernel takes at once, at most
-};
-
-[[nodiscard]] inline bool is_nf(Levels levels) noexcept {
-  return levels == Levels::nf4 || levels == Levels::nf3;
-}
-
-/// What tiles, where there are any, multiply.
-enum class TileProducts : std::uint8_t { none, bytes, bfloat16 };
-
-/// By counting instructions; nothing of it is measured yet. Restoring a weight as bfloat16 takes six times what a byte
-/// takes, but sums of bytes are scaled for every segment and token. In fast numerics bfloat16 begins where both take as
-/// long, tiles and vectors overlapping by half: with 11 tokens where segments have less than 32 columns (with fewer
-/// tokens too much of a tile is empty), with 32 below 64 columns, and with 128 from there on. Up to four tokens VNNI's
-/// products keep up with the memory.
-[[nodiscard]] inline TileProducts tile_products(const Format& f, const Tiling& t, std::int64_t tokens,
-                                                Numerics numerics) noexcept {
-  if (current_isa() != Isa::amx) return TileProducts::none;
-  constexpr std::int64_t kFewestTokens = 5;
-  const std::int64_t cols = segment_cols(t);
-  if (numerics == Numerics::exact)
-    return tokens >= kFewestTokens && !is_nf(f.levels) ? TileProducts::bytes : TileProducts::none;
-  if (tokens >= (cols < 32 ? 11 : cols < 64 ? 32 : 128)) return TileProducts::bfloat16;
-  return tokens >= kFewestTokens && cols >= 32 ? TileProducts::bytes : TileProducts::none;
+/// visit(bits, table) with constants: the width of the codes, and whether they need a table.
+template <class Visit>
+[[nodiscard]] Method with_codes(const Format& f, Visit&& visit) noexcept {
+  return core::with_bits(f.bits, [&](auto bits) -> Method {
+    if constexpr (bits() <= 4)
+      if (f.levels > Levels::symmetric) return visit(bits, std::true_type{});
+    if constexpr (bits() != 7) return visit(bits, std::false_type{});
+    return {};  // no such codes
+  });
 }
 
 #if defined(__x86_64__)
@@ -81,13 +62,8 @@ template <int kBits, bool kTable>
   if (exact && f.levels == Levels::nf4) return floats_avx512<4>(tokens);
   if (exact && f.levels == Levels::nf3) return floats_avx512<3>(tokens);
   const bool groups = has_integer_groups(f, t);
-  return core::with_bits(f.bits, [&](auto bits) -> Method {
-    if constexpr (bits() <= 4)
-      if (f.levels > Levels::symmetric)
-        return groups ? groups_avx512<bits(), true>(exact, vbmi) : bytes_avx512<bits(), true>(exact);
-    if constexpr (bits() != 7)
-      return groups ? groups_avx512<bits(), false>(exact, vbmi) : bytes_avx512<bits(), false>(exact);
-    return {};  // no such codes
+  return with_codes(f, [&](auto bits, auto table) {
+    return groups ? groups_avx512<bits(), table()>(exact, vbmi) : bytes_avx512<bits(), table()>(exact);
   });
 }
 
@@ -101,14 +77,9 @@ template <class Tiles>
 }
 template <class Tiles, int kPlanes>
 [[nodiscard]] Method byte_tiles(const Format& f) noexcept {
-  return core::with_bits(f.bits, [&](auto bits) -> Method {
-    constexpr Prepare kPrepare = avx512::prepare_bytes<kPlanes, false, true>;
-    if constexpr (bits() <= 4)
-      if (f.levels > Levels::symmetric)
-        return {kPrepare, amx::multiply_bytes<Tiles, bits(), true, kPlanes>, avx512::deliver, kMostStrips};
-    if constexpr (bits() != 7)
-      return {kPrepare, amx::multiply_bytes<Tiles, bits(), false, kPlanes>, avx512::deliver, kMostStrips};
-    return {};  // no such codes
+  return with_codes(f, [](auto bits, auto table) -> Method {
+    return {avx512::prepare_bytes<kPlanes, false, true>, amx::multiply_bytes<Tiles, bits(), table(), kPlanes>,
+            avx512::deliver, kMostStrips};
   });
 }
 template <class Tiles>
@@ -119,20 +90,10 @@ template <class Tiles>
 
 /// Without them, three times as many products of bytes take as long as floats.
 [[nodiscard]] inline Method choose_avx2(const Format& f, std::int64_t tokens, bool exact) noexcept {
-  return core::with_bits(f.bits, [&](auto bits) -> Method {
-    if constexpr (bits() == 7) {
-      return {};  // no such codes
-    } else if (exact) {
-      if constexpr (bits() == 4)  // even levels cost less than a table of sixteen
-        if (f.levels <= Levels::symmetric) return floats_avx2<4, false>(tokens);
-      return floats_avx2<bits(), bits() <= 4>(tokens);
-    } else {
-      if constexpr (bits() <= 4)
-        if (f.levels > Levels::symmetric)
-          return {avx2::maddubs::prepare_bytes<1, false>, avx2::maddubs::multiply_bytes<bits(), true, 1>,
-                  avx2::deliver};
-      return {avx2::maddubs::prepare_bytes<1, false>, avx2::maddubs::multiply_bytes<bits(), false, 1>, avx2::deliver};
-    }
+  return with_codes(f, [&](auto bits, auto table) -> Method {
+    // As floats, even levels cost less than a table of sixteen, but more than a smaller one.
+    if (exact) return floats_avx2 < bits(), table() || bits() <= 3 > (tokens);
+    return {avx2::maddubs::prepare_bytes<1, false>, avx2::maddubs::multiply_bytes<bits(), table(), 1>, avx2::deliver};
   });
 }
 
@@ -145,12 +106,7 @@ template <int kBits, bool kTable>
 /// As choose_avx512.
 [[nodiscard]] inline Method choose_avxvnni(const Format& f, std::int64_t tokens, bool exact) noexcept {
   if (exact && is_nf(f.levels)) return choose_avx2(f, tokens, exact);
-  return core::with_bits(f.bits, [&](auto bits) -> Method {
-    if constexpr (bits() <= 4)
-      if (f.levels > Levels::symmetric) return bytes_avxvnni<bits(), true>(exact);
-    if constexpr (bits() != 7) return bytes_avxvnni<bits(), false>(exact);
-    return {};  // no such codes
-  });
+  return with_codes(f, [&](auto bits, auto table) { return bytes_avxvnni<bits(), table()>(exact); });
 }
 #endif
 
@@ -179,16 +135,12 @@ template <int kBits, bool kTable>
 }
 
 [[nodiscard]] inline Method choose_neon(const Format& f, std::int64_t tokens, bool exact) noexcept {
-  return core::with_bits(f.bits, [&](auto bits) -> Method {
-    if constexpr (bits() <= 4)
-      if (f.levels > Levels::symmetric) return method_neon<bits(), true>(tokens, exact);
-    if constexpr (bits() != 7) return method_neon<bits(), false>(tokens, exact);
-    return {};  // no such codes
-  });
+  return with_codes(f, [&](auto bits, auto table) { return method_neon<bits(), table()>(tokens, exact); });
 }
 #endif
 
-[[nodiscard]] inline Method choose(const Format& f, const Tiling& t, std::int64_t tokens, Numerics numerics) noexcept {
+[[nodiscard]] SINQ_KERNEL Method choose(const Format& f, const Tiling& t, std::int64_t tokens,
+                                        Numerics numerics) noexcept {
   const bool exact = numerics == Numerics::exact;
   const Isa isa = current_isa();
 #if defined(__x86_64__)
@@ -208,7 +160,7 @@ template <int kBits, bool kTable>
   (void)t;
   (void)tokens;
   (void)exact;
-  return {};
+  return {prepare_portable, strip_portable, deliver_portable};
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul

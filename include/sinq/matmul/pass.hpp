@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "method.hpp"
+#ifndef SINQ_EXTERN_KERNELS
 #include "kernels.hpp"
+#endif
 
 // One pass of a call over the weights of its products: up to token_block tokens of each, prepared, then multiplied by
 // every strip. Nothing here is kept: a task finds its product by counting, so that a call allocates nothing.

@@ -4,6 +4,9 @@
 #include "encode.hpp"
 #include "feedback.hpp"
 #include "fit.hpp"
+#ifndef SINQ_EXTERN_KERNELS
+#include "fit_strip.hpp"
+#endif
 #include "importance.hpp"
 #include "unbias.hpp"
 

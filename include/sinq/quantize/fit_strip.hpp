@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fit.hpp"
+
+// The kernel of the fit: a strip of rows, a lane per row.
+
+namespace sinq::inline SINQ_ABI::detail::quantize {
+
+#define SINQ_SHARED [[gnu::always_inline]] inline
+#define SINQ_SHARED_UNROLL
+#define SINQ_SHARED_NO_UNROLL
+#include "fit_group.inc"
+#undef SINQ_SHARED
+#undef SINQ_SHARED_UNROLL
+#undef SINQ_SHARED_NO_UNROLL
+
+/// kLevels: 0, the size of the codebook, or kCells of its grid.
+template <int kWidth, int kLevels>
+class FitCoding {
+  using Float = core::Lanes<kWidth>;
+
+ public:
+  [[gnu::always_inline]] explicit FitCoding(const FitPlan& plan) noexcept : p_(plan) {}
+
+  [[gnu::always_inline]] const FitRules& rules() const noexcept { return p_; }
+  [[gnu::always_inline]] Float nearest(const Float& position) const noexcept {
+    if constexpr (kLevels == 0) {
+      return round(clamp(position, p_.low, p_.high));
+    } else if constexpr (kLevels == LevelGrid::kCells) {
+      return p_.grid.nearest(position);
+    } else {
+      Float code;
+      return Float::template nearest_level<kLevels>(position, p_.middle, p_.level, code);
+    }
+  }
+  [[gnu::always_inline]] Float scale_as_stored(const Float& v) const noexcept { return as_stored(p_.scale, v); }
+  [[gnu::always_inline]] Float zero_as_stored(const Float& v) const noexcept { return as_stored(p_.zero, v); }
+  [[gnu::always_inline]] Float coarse_as_stored(const Float& v) const noexcept { return as_stored(Aux::f16, v); }
+
+ private:
+  [[gnu::always_inline]] static Float as_stored(Aux aux, const Float& value) noexcept {
+    return value.each([aux](float v) { return pack::round_to(aux, v); });
+  }
+
+  const FitPlan& p_;
+};
+
+/// One sub-block of kWidth lanes, beginning with lane `lane`. kWeighted: whether columns differ in importance.
+template <int kWidth, int kLevels, bool kZero, bool kWeighted>
+class StripFitter {
+  using Float = core::Lanes<kWidth>;
+
+ public:
+  [[gnu::always_inline]] StripFitter(const FitPlan& plan, const FitStrip& strip, int lane) noexcept
+      : p_(plan), s_(strip), lane_(lane), coding_(plan) {}
+
+  [[gnu::always_inline]] void run() noexcept {
+    const Tiling& t = *s_.tiling;
+    for (std::int64_t g = 0; g < t.groups(); ++g) fit_group(g);
+    if (is_float(p_.scale)) {
+      for (std::int64_t g = 0; g < t.groups(); ++g) {
+        const Group of = group(g);
+        finish(g, Fitter(coding_, of).store_float(load(s_.scale, g), load(s_.zero, g)));
+      }
+      return;
+    }
+    const std::int64_t block = p_.coarse_groups == 0 ? t.groups() : p_.coarse_groups;
+    for (std::int64_t first = 0; first < t.groups(); first += block) {
+      const std::int64_t last = std::min(first + block, t.groups());
+      const Float coarse = choose_coarse(first, last);
+      coarse.store(s_.coarse + first / block * kStrip + lane_);
+      for (std::int64_t g = first; g < last; ++g) {
+        const Group of = group(g);
+        finish(g, Fitter(coding_, of).store_integer(load(s_.scale, g), load(s_.zero, g), coarse));
+      }
+    }
+  }
+
+ private:
+  struct Group {
+    const float* x;  // columns are kStrip apart
+    std::int64_t cols;
+    Float unit;
+    Float factor;
+    const float* importance;
+
+    [[gnu::always_inline]] Float operator[](std::int64_t j) const noexcept { return Float::load(x + j * kStrip); }
+    [[gnu::always_inline]] Float times(std::int64_t j, const Float& v) const noexcept {
+      if constexpr (kWeighted) return v * Float(importance[j]);
+      return v;
+    }
+  };
+  using Coding = FitCoding<kWidth, kLevels>;
+  using Fitter = GroupFitter<Float, kZero, Coding, Group>;
+
+  [[gnu::always_inline]] Float load(const float* array, std::int64_t group) const noexcept {
+    return Float::load(array + group * kStrip + lane_);
+  }
+  template <class T>
+  [[gnu::always_inline]] void store(T* array, std::int64_t group, const Float& value) const noexcept {
+    value.store(array + group * kStrip + lane_);
+  }
+
+  /// A group that has been scaled.
+  [[gnu::always_inline]] Group group(std::int64_t g) const noexcept {
+    const Tiling& t = *s_.tiling;
+    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 1, 1,
+            kWeighted ? s_.importance + t.group_begin(g) : nullptr};
+    Float::power_of_two(load(s_.unit, g), r.unit, r.factor);
+    return r;
+  }
+
+  [[gnu::always_inline]] void fit_group(std::int64_t index) const noexcept {
+    const Tiling& t = *s_.tiling;
+    float* x = s_.x + t.group_begin(index) * kStrip + lane_;
+    const std::int64_t cols = t.group_cols(index);
+    Float largest;
+    for (std::int64_t j = 0; j < cols; ++j) largest = max(largest, abs(Float::load(x + j * kStrip)));
+    store(s_.unit, index, largest);
+    const Group g = group(index);
+    FitMeasures<Float> of;
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const Float v = g[j] * g.factor;
+      v.store(x + j * kStrip);
+      of.add(v, g.times(j, v));
+    }
+    const FitResult<Float> best = Fitter(coding_, g).fit(of);
+    Float weight = best.weight;
+    store(s_.scale, index, Float::select(largest == 0, 0, best.line.s * g.unit));
+    store(s_.zero, index, -best.line.b / best.line.s);
+    if constexpr (kWeighted) weight = weight * Float(s_.group_importance[index]);
+    store(s_.weight, index, weight);
+  }
+
+  /// The coarse scale of groups [first, last) of each row; 0 where all are 0.
+  [[gnu::always_inline]] Float choose_coarse(std::int64_t first, std::int64_t last) const noexcept {
+    Float largest;
+    for (std::int64_t g = first; g < last; ++g) largest = max(largest, abs(load(s_.scale, g)));
+    Float best;
+    Float least = INFINITY;
+    for (int k = 0; k < FitCoarse<Float>::kTrials; ++k) {
+      auto trial = FitCoarse<Float>::trial(coding_, k, largest);
+      for (std::int64_t g = first; g < last; ++g) trial.add(p_.most, load(s_.scale, g), load(s_.weight, g), largest);
+      const auto better = trial.cost < least;
+      least = Float::select(better, trial.cost, least);
+      best = Float::select(better, trial.coarse, best);
+    }
+    return best;
+  }
+
+  [[gnu::always_inline]] void finish(std::int64_t index, const FitStored<Float>& stored) const noexcept {
+    store(s_.scale, index, stored.scale);
+    store(s_.zero, index, stored.zero);
+    store(s_.zero_integer, index, stored.zero_integer);
+    if (!is_float(p_.scale)) store(s_.scale_integer, index, stored.scale_integer);
+  }
+
+  const FitPlan& p_;
+  const FitStrip& s_;
+  int lane_;
+  Coding coding_;
+};
+
+template <int kLevels, bool kZero, bool kWeighted>
+struct FitOfStrip {
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const FitPlan& plan, const FitStrip& strip) noexcept {
+    for (int lane = 0; lane < kStrip; lane += kWidth)
+      StripFitter<kWidth, kLevels, kZero, kWeighted>(plan, strip, lane).run();
+  }
+};
+
+SINQ_KERNEL void fit_strip(const FitPlan& plan, const FitStrip& strip) noexcept {
+  const auto with_levels = [&](auto levels, auto&& run) {
+    const auto with_zero = [&](auto zero) {
+      if (strip.importance == nullptr)
+        run(FitOfStrip<levels(), zero(), false>());
+      else
+        run(FitOfStrip<levels(), zero(), true>());
+    };
+    if (plan.zero == Aux::none)
+      with_zero(std::false_type{});
+    else
+      with_zero(std::true_type{});
+  };
+#if defined(__x86_64__) && !defined(__clang__)
+  if (plan.grid.usable && current_isa() >= Isa::avx512)
+    return with_levels(std::integral_constant<int, LevelGrid::kCells>{},
+                       [&]<class Body>(const Body&) { core::run_avx512<Body>(plan, strip); });
+#endif
+  const auto run = [&]<class Body>(const Body&) { core::on_isa<Body>(plan, strip); };
+  switch (plan.levels) {
+    case 16:
+      return with_levels(std::integral_constant<int, 16>{}, run);
+    case 8:
+      return with_levels(std::integral_constant<int, 8>{}, run);
+    case 4:
+      return with_levels(std::integral_constant<int, 4>{}, run);
+    default:
+      return with_levels(std::integral_constant<int, 0>{}, run);
+  }
+}
+
+}  // namespace sinq::inline SINQ_ABI::detail::quantize
