@@ -18,7 +18,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
 using Floats = __m512;
 using Ints = __m512i;
 inline constexpr int kWidth = 16;
-inline constexpr int kTokensAtOnce = 8;  // accumulators of multiply_panel, enough to hide the latency of an fma
+inline constexpr int kTokensAtOnce = 8;  // accumulators enough to hide the latency of an fma or a product of bytes
 inline constexpr __mmask16 kAll = 0xffff;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
@@ -237,25 +237,12 @@ struct Shifted {
   }
 };
 
-/// Tokens one by one, from four on four at a time, from eight on eight where they are of one byte. The last ones share
-/// their pass with some that have been served before.
+/// A strip times any number of tokens: Few for one, Many for several.
 template <int kBits, class Few, class Many, int kPlanes>
 [[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
-  constexpr int kMost = kPlanes == 1 ? 8 : 4;
-  const std::int64_t n = job.tokens;
-  if (n < 4) {
-    for (std::int64_t t = 0; t < n; ++t) multiply_groups<kBits, Few, kPlanes, 1>(job, t);
-    return;
-  }
-  for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
-    if (kMost > 4 && n >= kMost && n - t > 4) {
-      multiply_groups<kBits, Many, kPlanes, kMost>(job, std::min(t, n - kMost));
-      t += kMost;
-    } else {
-      multiply_groups<kBits, Many, kPlanes, 4>(job, std::min(t, n - 4));
-      t += 4;
-    }
-  }
+  for_tokens<kPlanes == 1 ? kTokensAtOnce : 4>(job.tokens, [&](auto tokens, std::int64_t first) {
+    multiply_groups<kBits, std::conditional_t<tokens() == 1, Few, Many>, kPlanes, tokens()>(job, first);
+  });
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512

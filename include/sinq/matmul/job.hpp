@@ -48,7 +48,7 @@ struct ZeroMeaning {
 /// How far ahead of the codes in use the next ones are asked for, in bytes. One token reads as fast as the memory
 /// gives, and the hardware follows; several read slower, and what stops it then is the wait for a line.
 inline constexpr std::int64_t kPrefetch = 256;
-inline constexpr std::int64_t kPrefetchFar = 2048;
+inline constexpr std::int64_t kPrefetchFar = 3072;
 
 /// Levels as unsigned bytes, for products of bytes: level = (byte - base) * unit. Exact but for NF, whose levels are
 /// rounded to multiples of 1 / 127.
@@ -88,6 +88,25 @@ struct Job {
 };
 
 using Kernel = void (*)(const Job&) noexcept;
+
+/// Calls serve(count, first) until all n tokens are served: below four one by one, from four on four at a time, from
+/// kMost on kMost. The last ones share their pass with some that have been served before.
+template <int kMost, class Serve>
+void for_tokens(std::int64_t n, Serve&& serve) noexcept {
+  if (n < 4) {
+    for (std::int64_t t = 0; t < n; ++t) serve(std::integral_constant<int, 1>{}, t);
+    return;
+  }
+  for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
+    if (kMost > 4 && n >= kMost && n - t > 4) {
+      serve(std::integral_constant<int, kMost>{}, std::min(t, n - kMost));
+      t += kMost;
+    } else {
+      serve(std::integral_constant<int, 4>{}, std::min(t, n - 4));
+      t += 4;
+    }
+  }
+}
 
 /// How a kernel walks through the segments of a block.
 struct Segments {
