@@ -45,10 +45,26 @@ struct ZeroMeaning {
   return f.levels == Levels::symmetric ? -(1 << (f.bits - 1)) : -128;
 }
 
-/// How far ahead of the codes in use the next ones are asked for, in bytes. One token reads as fast as the memory
-/// gives, and the hardware follows; several read slower, and what stops it then is the wait for a line.
-inline constexpr std::int64_t kPrefetch = 256;
-inline constexpr std::int64_t kPrefetchFar = 3072;
+/// How far ahead of what is read the memory is asked. Where arithmetic takes about as long as the memory, the two
+/// overlap only if every line, of auxiliaries too, is asked for early, into the second-level cache: a line that is not
+/// stops everything. Where hardly anything but the memory counts, the hardware follows the stream best by itself.
+enum class Ahead : std::uint8_t { near, far };
+
+template <Ahead kAhead>
+[[gnu::always_inline]] inline void ask_for(const std::uint8_t* line) noexcept {
+  if constexpr (kAhead == Ahead::near)
+    __builtin_prefetch(line + 256);
+  else
+    __builtin_prefetch(line + 16384, 0, 2);
+}
+
+/// Block b's lines of auxiliaries.
+template <Ahead kAhead>
+[[gnu::always_inline]] inline void ask_for_auxiliaries(const pack::StripOrder& o, const std::uint8_t* strip,
+                                                       std::int64_t b) noexcept {
+  if constexpr (kAhead == Ahead::far)
+    for (std::int64_t at = o.scales(b); at < o.codes(b); at += pack::kLine) ask_for<kAhead>(strip + at);
+}
 
 /// Levels as unsigned bytes, for products of bytes: level = (byte - base) * unit. Exact but for NF, whose levels are
 /// rounded to multiples of 1 / 127.
