@@ -202,7 +202,6 @@ template <bool kWide>
 template <int kBits>
 struct InPlace {
   static constexpr int kSums = kBits == 2 ? 4 : 2;
-  static constexpr bool kLooksUp = false;
 
   [[SINQ_TARGET, gnu::always_inline]] explicit inline InPlace(const ByteLevels&) noexcept {}
 
@@ -223,7 +222,6 @@ struct InPlace {
 template <int kBits, bool kTable, int kChains>
 struct Shifted {
   static constexpr int kSums = kChains;
-  static constexpr bool kLooksUp = kTable;
   Ints table;
 
   [[SINQ_TARGET, gnu::always_inline]] explicit inline Shifted(const ByteLevels& levels) noexcept
@@ -264,7 +262,6 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi {
 template <int kBits>
 struct Permuted {
   static constexpr int kSums = 1;
-  static constexpr bool kLooksUp = true;
   static constexpr int kTables = 6 / kBits;
   Ints tables[kTables];
 
