@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Nine tenths of the time that a file of an engine takes to compile are the kernels, which are compiled once for every
-// instruction set, width and table. A program with many such files can compile them once: it defines
-// SINQ_EXTERN_KERNELS for all of them and includes <sinq/kernels.hpp> in one.
+// Most of the time that a file of an engine takes to compile goes to the kernels: one for every instruction set, width
+// and table. A program with many such files can compile them once: it defines SINQ_EXTERN_KERNELS for all of them and
+// includes <sinq/kernels.hpp> in one.
 #ifdef SINQ_EXTERN_KERNELS
 #define SINQ_KERNEL
 #else
