@@ -9,7 +9,7 @@
 // installed) of the same shape and what the machine gives (limit/...). Up to 16 tokens, copies of the matrix are
 // visited in turn, more than 1 GB of them, so that no cache helps. share_of_limit is the time that the limit
 // which binds asks for, over the median time of a call: reading the bytes of the matrix, measured between the calls,
-// or the multiplications, of which exact numerics with VNNI need three, measured just before and after. Calls and reads
+// or the multiplications, of which exact numerics in integers need three, measured just before and after. Calls and reads
 // take turns of eight: as in a model, calls follow calls, and the first ones after something else are up to a tenth
 // slower.
 
@@ -69,7 +69,7 @@ double arithmetic_seconds(const sinq::Format& f, const sinq::Tiling& t, sinq::Is
                           std::int64_t tokens, const Threads& threads) {
   const bool fast = numerics == sinq::Numerics::fast;
   const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
-  const bool floats = !fast && (nf || isa < sinq::Isa::avxvnni);
+  const bool floats = !fast && (nf || isa == sinq::Isa::portable || (isa == sinq::Isa::avx2 && tokens >= 4));
   using sinq::detail::matmul::TileProducts;
   const TileProducts tiles = sinq::detail::matmul::tile_products(f, t, tokens, numerics);
   if (isa == sinq::Isa::amx && tiles == TileProducts::none) isa = sinq::Isa::avx512vbmi;

@@ -16,7 +16,7 @@
 //   job, strip    one strip times a block of tokens, and the portable kernel
 //   avx2, avx512, neon   the operations of an instruction set
 //   tiles, amx_bytes, amx_bfloat16   products of some and of many tokens in tiles
-//   reading, bytes, groups, floats (.inc)   the kernels made of them, compiled once for each
+//   reading, floats, integers, fours, bytes, groups (.inc)   the kernels made of them, compiled once for each
 //   method        how a block of tokens is multiplied; kernels: the choice
 //   pass, matmul  products, threads, workspace
 

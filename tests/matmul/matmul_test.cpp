@@ -171,29 +171,44 @@ TEST_P(IsaTest, IntegerGroups) {
       }
 }
 
-/// The largest sums there are: 256 columns, levels 255 from the zero, scales of 8 bits; activations all at the limit,
-/// and such that all digits to base 256 are -128 or 127.
+/// The largest sums there are, of 32 bits (256 columns, levels 255 from the zero, scales of 8 bits) and of 16, which
+/// hold the more columns the narrower the codes are: all codes the lowest or the highest, in tables levels of -128 and
+/// 127; activations all at the limit, and such that all digits to base 256 are -128 or 127.
 TEST_P(IsaTest, LargestSumsFit) {
   std::mt19937 random(18);
-  for (std::int64_t group : {16, 64, 256})
-    for (int code : {0, 255})
-      for (bool is_signed : {false, true}) {
-        QuantizedMatrix q =
-            random_matrix({.bits = 8, .group_size = group, .scale = Aux::u8, .zero = Aux::u8, .col_scale = Aux::none},
-                          20, 512, random);
-        q.format.signed_scale = is_signed;
-        std::fill(q.codes.begin(), q.codes.end(), static_cast<std::uint8_t>(code));
-        std::fill(q.zero.begin(), q.zero.end(), static_cast<std::uint8_t>(255 - code));
-        std::fill(q.scale.begin(), q.scale.end(), static_cast<std::uint8_t>(is_signed ? 128 : 255));
-        const PackedMatrix p = pack(q);
-        for (float value : {1.0f, -1.0f, 0x7e8080p-23f, -0x7e8080p-23f, 0x7e7f7fp-23f, -0x7e7f7fp-23f}) {
-          const RowMajor<float> x = RowMajor<float>::Constant(4, 512, value);
-          for (Numerics numerics : {Numerics::exact, Numerics::fast})
-            for (std::int64_t tokens : {1, 4})
-              expect_product(q, x.topRows(tokens), product(p, x.topRows(tokens), {.numerics = numerics}), numerics);
-          if (HasFatalFailure()) return;
-        }
-      }
+  for (const Codes& c : kCodes) {
+    if (c.levels == Levels::symmetric) continue;  // one level less
+    const bool with_zero = c.levels == Levels::uniform || c.levels == Levels::table;
+    for (std::int64_t group : {16, 64, 256})
+      for (Aux scale : {Aux::u8, Aux::f16})
+        for (bool highest : {false, true})
+          for (bool is_signed : {false, true}) {
+            QuantizedMatrix q = random_matrix({.bits = c.bits,
+                                               .levels = c.levels,
+                                               .group_size = group,
+                                               .scale = scale,
+                                               .zero = with_zero ? Aux::u8 : Aux::none,
+                                               .col_scale = Aux::none,
+                                               .signed_scale = is_signed && scale == Aux::u8},
+                                              20, 512, random);
+            std::fill(q.codes.begin(), q.codes.end(), static_cast<std::uint8_t>(highest ? 255 : 0));
+            std::fill(q.zero.begin(), q.zero.end(), static_cast<std::uint8_t>(highest ? 0 : 255));
+            if (scale == Aux::u8)
+              std::fill(q.scale.begin(), q.scale.end(), static_cast<std::uint8_t>(is_signed ? 128 : 255));
+            if (c.levels == Levels::table) {
+              q.table[0] = -128;
+              q.table[static_cast<std::size_t>((1 << c.bits) - 1)] = 127;
+            }
+            const PackedMatrix p = pack(q);
+            for (float value : {1.0f, -1.0f, 0x7e8080p-23f, -0x7e8080p-23f, 0x7e7f7fp-23f, -0x7e7f7fp-23f}) {
+              const RowMajor<float> x = RowMajor<float>::Constant(4, 512, value);
+              for (Numerics numerics : {Numerics::exact, Numerics::fast})
+                for (std::int64_t tokens : {1, 4})
+                  expect_product(q, x.topRows(tokens), product(p, x.topRows(tokens), {.numerics = numerics}), numerics);
+              if (HasFatalFailure()) return;
+            }
+          }
+  }
 }
 
 template <class X, class Y>

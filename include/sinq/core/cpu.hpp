@@ -43,8 +43,8 @@ enum class Isa : std::uint8_t { portable, neon, avx2, avxvnni, avx512, avx512vbm
 
 namespace detail::core {
 
-/// With SINQ_STAND_INS, for tests, instructions that a machine with AVX-512 lacks are stood in for: tiles by memory,
-/// those of AVX-VNNI by their forms of AVX-512. So `amx` and `avxvnni` can be forced there.
+/// With SINQ_STAND_INS, for tests, instructions that a machine lacks are stood in for: tiles by memory, where there is
+/// AVX-512, and those of AVX-VNNI by AVX2's. So `amx` and `avxvnni` can be forced there.
 #ifdef SINQ_STAND_INS
 inline constexpr bool kStandIns = true;
 #else
@@ -67,8 +67,12 @@ inline constexpr bool kStandIns = false;
   return false;
 #endif
 }
+[[nodiscard]] inline bool has_tiles() noexcept {
+  static const bool allowed = ask_for_tiles();
+  return allowed;
+}
 /// CPUID 7.1, EAX bit 4. What saving its registers takes is part of AVX2.
-[[nodiscard]] inline bool has_avx_vnni() noexcept {
+[[nodiscard]] inline bool ask_for_avx_vnni() noexcept {
 #if defined(__x86_64__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
@@ -76,15 +80,15 @@ inline constexpr bool kStandIns = false;
   return false;
 #endif
 }
-[[nodiscard]] inline bool has_tiles() noexcept {
-  static const bool allowed = ask_for_tiles();
-  return allowed;
+[[nodiscard]] inline bool has_avx_vnni() noexcept {
+  static const bool has = ask_for_avx_vnni();
+  return has;
 }
 
 [[nodiscard]] inline bool supported(Isa isa) noexcept {
 #if defined(__x86_64__)
   if (isa == Isa::amx) return supported(Isa::avx512vbmi) && (has_tiles() || kStandIns);
-  if (isa == Isa::avxvnni) return supported(Isa::avx2) && (kStandIns ? supported(Isa::avx512vbmi) : has_avx_vnni());
+  if (isa == Isa::avxvnni) return supported(Isa::avx2) && (has_avx_vnni() || kStandIns);
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (isa == Isa::avx512 || isa == Isa::avx512vbmi)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -99,7 +103,7 @@ inline constexpr bool kStandIns = false;
 [[nodiscard]] inline Isa best_isa() noexcept {
   if (supported(Isa::amx) && has_tiles()) return Isa::amx;
   for (Isa isa : {Isa::avx512vbmi, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon})
-    if (supported(isa)) return isa;
+    if (supported(isa) && (isa != Isa::avxvnni || has_avx_vnni())) return isa;
   return Isa::portable;
 }
 

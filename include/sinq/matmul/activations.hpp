@@ -18,7 +18,7 @@ using pack::kStripRows;
   return token_block(Numerics::fast);
 }
 
-/// Bytes of an activation, at most.
+/// Bytes of an activation, at most; each may be two digits to base 16.
 inline constexpr std::int64_t kMostPlanes = 3;
 
 /// Columns of the scaled activations: whole units.
@@ -45,7 +45,7 @@ inline constexpr std::int64_t kMostPlanes = 3;
 ///
 ///   values   padded(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer * step
 ///            with the integer's digits to base 256, lowest first: [four][plane][4 columns], with the columns that a
-///            four of codes holds (pack/strip_order.hpp)
+///            four of codes holds (pack/strip_order.hpp); or twice as many, of digits to base 16
 ///   step     of every segment; unused where the values are floats
 ///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
 ///            [segment][plane], 0 behind the last segment
@@ -57,17 +57,19 @@ struct Prepared {
       : base(first),
         values(padded(t.cols)),
         sums((segments(t) + 15) / 16 * 16),
-        token(values + (1 + kMostPlanes) * sums) {}
+        steps(values * 2 * kMostPlanes / 4),
+        token(steps + (1 + kMostPlanes) * sums) {}
 
   [[nodiscard]] float* floats(std::int64_t n) const noexcept { return base + n * token; }
   [[nodiscard]] std::int8_t* bytes(std::int64_t n) const noexcept { return reinterpret_cast<std::int8_t*>(floats(n)); }
-  [[nodiscard]] float* step(std::int64_t n) const noexcept { return floats(n) + values; }
+  [[nodiscard]] float* step(std::int64_t n) const noexcept { return floats(n) + steps; }
   [[nodiscard]] float* sum(std::int64_t n) const noexcept { return step(n) + sums; }
   [[nodiscard]] std::int32_t* start(std::int64_t n) const noexcept { return reinterpret_cast<std::int32_t*>(sum(n)); }
 
   float* base;
-  std::int64_t values;  // floats of a part
+  std::int64_t values;  // of a token
   std::int64_t sums;
+  std::int64_t steps;  // where they begin, in floats
   std::int64_t token;  // floats from one token to the next
 };
 

@@ -6,117 +6,172 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-// AVX2 with FMA and F16C (which no processor with AVX2 lacks): a strip's 16 rows in two registers, one after the other.
+// AVX2 with FMA and F16C (which no processor with AVX2 lacks): a strip's 16 rows in two registers, side by side, so
+// that they share what is the same for all rows (an activation, a mask) and the memory is read in one go.
 
 #define SINQ_TARGET gnu::target("avx2,fma,f16c")
 
 namespace sinq::inline SINQ_ABI::detail::matmul::avx2 {
 
-using Floats = __m256;
-using Ints = __m256i;
-inline constexpr int kWidth = 8;
+struct Floats {
+  __m256 upper;  // rows 0 to 7
+  __m256 lower;  // rows 8 to 15
+};
+struct Ints {
+  __m256i upper;
+  __m256i lower;
+};
+inline constexpr int kWidth = 16;
 inline constexpr int kTokensAtOnce = 4;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
-  return _mm256_set1_ps(f);
+  const __m256 v = _mm256_set1_ps(f);
+  return {v, v};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats load(const float* p) noexcept {
-  return _mm256_loadu_ps(p);
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline void store(float* p, Floats v) noexcept {
-  _mm256_storeu_ps(p, v);
+  _mm256_storeu_ps(p, v.upper);
+  _mm256_storeu_ps(p + 8, v.lower);
 }
+/// Once: g++ 12 would read the line anew for each of its codes.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints load_ints(const std::uint8_t* p) noexcept {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  Ints v = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+  asm("" : "+x"(v.upper), "+x"(v.lower));
+  return v;
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats plus(Floats a, Floats b) noexcept {
-  return a + b;
+  return {a.upper + b.upper, a.lower + b.lower};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats multiply(Floats a, Floats b) noexcept {
-  return a * b;
+  return {a.upper * b.upper, a.lower * b.lower};
 }
 /// a b + c
 [[SINQ_TARGET, gnu::always_inline]] inline Floats multiply_add(Floats a, Floats b, Floats c) noexcept {
-  return _mm256_fmadd_ps(a, b, c);
+  return {_mm256_fmadd_ps(a.upper, b.upper, c.upper), _mm256_fmadd_ps(a.lower, b.lower, c.lower)};
 }
 /// c - a b
 [[SINQ_TARGET, gnu::always_inline]] inline Floats minus_product(Floats c, Floats a, Floats b) noexcept {
-  return _mm256_fnmadd_ps(a, b, c);
+  return {_mm256_fnmadd_ps(a.upper, b.upper, c.upper), _mm256_fnmadd_ps(a.lower, b.lower, c.lower)};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats to_floats(Ints v) noexcept {
-  return _mm256_cvtepi32_ps(v);
+  return {_mm256_cvtepi32_ps(v.upper), _mm256_cvtepi32_ps(v.lower)};
 }
 
 /// Every lane kBy bits to the right, or -kBy to the left.
 template <int kBy>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints shift(Ints v) noexcept {
-  if constexpr (kBy > 0) return _mm256_srli_epi32(v, kBy);
-  if constexpr (kBy < 0) return _mm256_slli_epi32(v, -kBy);
+  if constexpr (kBy > 0) return {_mm256_srli_epi32(v.upper, kBy), _mm256_srli_epi32(v.lower, kBy)};
+  if constexpr (kBy < 0) return {_mm256_slli_epi32(v.upper, -kBy), _mm256_slli_epi32(v.lower, -kBy)};
   return v;
 }
-
+[[SINQ_TARGET, gnu::always_inline]] inline Ints all_ints(int k) noexcept {
+  const __m256i v = _mm256_set1_epi32(k);
+  return {v, v};
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
+  return {_mm256_add_epi32(a.upper, b.upper), _mm256_add_epi32(a.lower, b.lower)};
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
+  return {_mm256_and_si256(a.upper, b.upper), _mm256_and_si256(a.lower, b.lower)};
+}
 /// The low kLow bits of every byte of a, the rest of b.
 template <int kLow>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints merge(Ints a, Ints b) noexcept {
-  const Ints mask = _mm256_set1_epi32(0x0101'0101 * ((1 << kLow) - 1));
-  return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
+  const Ints low = bits_and(all_ints(0x0101'0101 * ((1 << kLow) - 1)), a);
+  const Ints rest = bits_and(all_ints(~(0x0101'0101 * ((1 << kLow) - 1))), b);
+  return {_mm256_or_si256(low.upper, rest.upper), _mm256_or_si256(low.lower, rest.lower)};
 }
 
 /// From lanes whose low bits are codes to levels. Eight levels by permuting a table, which ignores the bits above.
 struct Lookup {
-  Floats low;
-  Floats high;
+  __m256 low;
+  __m256 high;
   float first;
 
   [[SINQ_TARGET, gnu::always_inline]] explicit inline Lookup(const float* levels, int bits) noexcept
       : first(levels[0]) {
     float table[16];
     for (int k = 0; k < 16; ++k) table[k] = levels[k & ((1 << bits) - 1)];
-    low = load(table);
-    high = load(table + 8);
+    low = _mm256_loadu_ps(table);
+    high = _mm256_loadu_ps(table + 8);
   }
 };
 
 template <int kBits, bool kTable>
-[[SINQ_TARGET, gnu::always_inline]] inline Floats level(Ints v, const Lookup& lookup) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline __m256 level(__m256i v, const Lookup& lookup) noexcept {
   if constexpr (kBits <= 3) {
     return _mm256_permutevar8x32_ps(lookup.low, v);
   } else if constexpr (kTable) {
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(lookup.low, v), _mm256_permutevar8x32_ps(lookup.high, v),
                             _mm256_castsi256_ps(_mm256_slli_epi32(v, 28)));  // by bit 3
   } else {  // 2^23 + code as a float, exactly, then the level of code 0 instead of 2^23
-    const Ints code = _mm256_and_si256(v, _mm256_set1_epi32((1 << kBits) - 1));
-    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(0x4b00'0000))) - all(0x1p23f - lookup.first);
+    const __m256i code = _mm256_and_si256(v, _mm256_set1_epi32((1 << kBits) - 1));
+    return _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(0x4b00'0000))) -
+           _mm256_set1_ps(0x1p23f - lookup.first);
   }
+}
+template <int kBits, bool kTable>
+[[SINQ_TARGET, gnu::always_inline]] inline Floats level(Ints v, const Lookup& lookup) noexcept {
+  return {level<kBits, kTable>(v.upper, lookup), level<kBits, kTable>(v.lower, lookup)};
 }
 
 /// kWidth numbers of 16 bits.
 [[SINQ_TARGET, gnu::always_inline]] inline Floats load_f16(const std::uint8_t* p) noexcept {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const auto* const at = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats load_bf16(const std::uint8_t* p) noexcept {
-  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  const auto* const at = reinterpret_cast<const __m128i*>(p);
+  const Ints wide =
+      shift<-16>({_mm256_cvtepu16_epi32(_mm_loadu_si128(at)), _mm256_cvtepu16_epi32(_mm_loadu_si128(at + 1))});
+  return {_mm256_castsi256_ps(wide.upper), _mm256_castsi256_ps(wide.lower)};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline void store_f16(std::uint8_t* p, Floats v) noexcept {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  auto* const at = reinterpret_cast<__m128i*>(p);
+  _mm_storeu_si128(at, _mm256_cvtps_ph(v.upper, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128(at + 1, _mm256_cvtps_ph(v.lower, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-[[SINQ_TARGET, gnu::always_inline]] inline Ints all_ints(int k) noexcept {
-  return _mm256_set1_epi32(k);
-}
-[[SINQ_TARGET, gnu::always_inline]] inline Ints add_ints(Ints a, Ints b) noexcept {
-  return _mm256_add_epi32(a, b);
-}
-[[SINQ_TARGET, gnu::always_inline]] inline Ints bits_and(Ints a, Ints b) noexcept {
-  return _mm256_and_si256(a, b);
-}
 /// Every lane shifted by what the same lane of `count` says.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints right_by(Ints v, Ints count) noexcept {
-  return _mm256_srlv_epi32(v, count);
+  return {_mm256_srlv_epi32(v.upper, count.upper), _mm256_srlv_epi32(v.lower, count.lower)};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Ints arithmetic_right_by(Ints v, Ints count) noexcept {
-  return _mm256_srav_epi32(v, count);
+  return {_mm256_srav_epi32(v.upper, count.upper), _mm256_srav_epi32(v.lower, count.lower)};
+}
+/// Integers that every lane holds from its lowest bit on, one after the other, shifted to the left. With so few
+/// registers, all that changes from one to the next is an address.
+struct Fields {
+  __m256i mask;
+  __m256i left;
+  Ints line;
+  const std::int32_t* first;  // the lowest bits of integers
+  const std::int32_t* place;
+
+  [[SINQ_TARGET, gnu::always_inline]] inline Fields(int bits, int shift) noexcept
+      : mask(_mm256_set1_epi32((1 << bits) - 1)),
+        left(_mm256_set1_epi32(shift)),
+        line(all_ints(0)),
+        first(kPlaces[bits - 4]),
+        place(first) {}
+  [[SINQ_TARGET, gnu::always_inline]] inline void fill(Ints v) noexcept {
+    line = v;
+    place = first;
+  }
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints next() noexcept {
+    const Ints v = bits_and(right_by(line, all_ints(*place++)), {mask, mask});
+    return {_mm256_sllv_epi32(v.upper, left), _mm256_sllv_epi32(v.lower, left)};
+  }
+
+  static constexpr std::int32_t kPlaces[5][8] = {
+      {0, 4, 8, 12, 16, 20, 24, 28}, {0, 5, 10, 15, 20, 25}, {0, 6, 12, 18, 24}, {0, 7, 14, 21}, {0, 8, 16, 24}};
+};
+/// The low 32 bits of the products.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints multiply_ints(Ints a, Ints b) noexcept {
+  return {_mm256_mullo_epi32(a.upper, b.upper), _mm256_mullo_epi32(a.lower, b.lower)};
 }
 
 #include "reading.inc"
@@ -127,69 +182,149 @@ template <int kBits, bool kTable>
 
 template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
-  return _mm256_and_si256(v, _mm256_set1_epi32(0x0101'0101 * ((1 << kBits) - 1)));
+  return bits_and(v, all_ints(0x0101'0101 * ((1 << kBits) - 1)));
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints load_table(const std::uint8_t* table) noexcept {
+using Table = __m256i;  // of 16 bytes, for all rows
+[[SINQ_TARGET, gnu::always_inline]] inline Table load_table(const std::uint8_t* table) noexcept {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
-  return _mm256_shuffle_epi8(table, index);
+[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Table table, Ints index) noexcept {
+  return {_mm256_shuffle_epi8(table, index.upper), _mm256_shuffle_epi8(table, index.lower)};
+}
+[[SINQ_TARGET, gnu::always_inline]] inline __m256 larger_magnitude(__m256 a, __m256 b) noexcept {
+  const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fff'ffff));
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));  // ordered as integers
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats larger_magnitude(Floats a, Floats b) noexcept {
-  const Ints magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fff'ffff));
-  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));  // ordered as integers
+  return {larger_magnitude(a.upper, b.upper), larger_magnitude(a.lower, b.lower)};
 }
 /// To the nearest integer.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints to_ints(Floats v) noexcept {
-  return _mm256_cvtps_epi32(v);
-}
-[[SINQ_TARGET, gnu::always_inline]] inline void store_ints(std::int32_t* p, Ints v) noexcept {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  return {_mm256_cvtps_epi32(v.upper), _mm256_cvtps_epi32(v.lower)};
 }
 /// The low bytes of kWidth lanes, four to a word.
 [[SINQ_TARGET, gnu::always_inline]] inline void low_bytes(Ints v, std::int32_t* words) noexcept {
-  const Ints bytes = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c08'0400));
-  words[0] = _mm256_extract_epi32(bytes, 0);
-  words[1] = _mm256_extract_epi32(bytes, 4);
+  const __m256i low = _mm256_set1_epi32(0x0c08'0400);
+  const Ints bytes = {_mm256_shuffle_epi8(v.upper, low), _mm256_shuffle_epi8(v.lower, low)};
+  words[0] = _mm256_extract_epi32(bytes.upper, 0);
+  words[1] = _mm256_extract_epi32(bytes.upper, 4);
+  words[2] = _mm256_extract_epi32(bytes.lower, 0);
+  words[3] = _mm256_extract_epi32(bytes.lower, 4);
+}
+/// sum + the two products of signed 16-bit numbers of every lane.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot_of_shorts(Ints sum, Ints a, Ints b) noexcept {
+  return add_ints(sum, {_mm256_madd_epi16(a.upper, b.upper), _mm256_madd_epi16(a.lower, b.lower)});
+}
+/// Four bytes, the same in every lane.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast(const std::int8_t* four) noexcept {
+  std::int32_t word = 0;
+  std::memcpy(&word, four, 4);
+  return all_ints(word);
 }
 
 #include "fours_x86.inc"
 
+#include "integers.inc"
+
 namespace maddubs {
-/// sum + the four products of the unsigned bytes of every lane and four signed ones. Two products add up in 16 bits,
-/// which holds 2 * 63 * 127 but not 2 * 255 * 127: wide bytes are multiplied in two halves of 4 bits.
-template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
-  std::int32_t word = 0;
-  std::memcpy(&word, four, 4);
-  const Ints x = _mm256_set1_epi32(word);
-  const Ints ones = _mm256_set1_epi16(1);
-  if constexpr (kWide) {
-    const Ints low = _mm256_maddubs_epi16(low_bits_of_bytes<4>(bytes), x);
-    const Ints high = _mm256_maddubs_epi16(low_bits_of_bytes<4>(_mm256_srli_epi32(bytes, 4)), x);
-    const Ints sixteenths = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
-    return add_ints(add_ints(sum, sixteenths), _mm256_madd_epi16(low, ones));
-  } else {
-    return add_ints(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, x), ones));
-  }
+/// In every 16 bits, the two products of unsigned bytes and signed ones.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints products(Ints bytes, Ints x) noexcept {
+  return {_mm256_maddubs_epi16(bytes.upper, x.upper), _mm256_maddubs_epi16(bytes.lower, x.lower)};
+}
+[[SINQ_TARGET, gnu::always_inline]] inline Ints add_shorts(Ints a, Ints b) noexcept {
+  return {_mm256_add_epi16(a.upper, b.upper), _mm256_add_epi16(a.lower, b.lower)};
 }
 
+/// Codes (integers.inc) for vpmaddubsw, which adds the products of two bytes up in 16 bits. So small are they that
+/// those of several fours add up in 16 bits, too, before they are widened to 32:
+///
+///   up to 5 bits      4 * 2 * 31 * 128 < 2^15
+///   6 bits            2 * 2 * 63 * 128 < 2^15: two fours at a time
+///   8 bits, a table   4 * 2 * 255 * 15 < 2^15: activations in two digits, 0 ... 15 and -8 ... 7
+///
+/// Sums are kUnit times those of what is multiplied.
+template <int kBits, bool kTable, int kUnitOfSums>
+struct Shorts {
+  static constexpr int kSums = 1;
+  static constexpr int kUnit = kUnitOfSums;
+  static constexpr int kDigits = kTable || kBits == 8 ? 2 : 1;
+  Table table;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline Shorts(const ByteLevels& levels) noexcept
+      : table(load_table(levels.table)) {}
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[1]) noexcept { return sum[0]; }
+
+  /// Activations begin at `at`.
+  template <int kPlanes, int kTokens>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add_half(Ints (&sum)[kTokens][kPlanes][1], const Half<kBits>& half,
+                                                           const Tokens<kTokens>& x, std::int64_t at) const noexcept {
+    constexpr int kFour = 4 * kPlanes * kDigits;  // bytes from one to the next
+    if constexpr (kPlanes * kTokens == 1) {       // in the order in which registers are free again
+      Ints shorts[kDigits];
+      add_four<0>(shorts, bytes<0>(half), x.of[0] + at, sum[0][0][0]);
+      add_four<1>(shorts, bytes<1>(half), x.of[0] + at + kFour, sum[0][0][0]);
+      add_four<2>(shorts, bytes<2>(half), x.of[0] + at + 2 * kFour, sum[0][0][0]);
+      add_four<3>(shorts, bytes<3>(half), x.of[0] + at + 3 * kFour, sum[0][0][0]);
+    } else {
+      const Ints four[] = {bytes<0>(half), bytes<1>(half), bytes<2>(half), bytes<3>(half)};
+      SINQ_UNROLL for (int t = 0; t < kTokens; ++t) SINQ_UNROLL for (int p = 0; p < kPlanes; ++p) {
+        const std::int8_t* const from = x.of[t] + at + 4 * kDigits * p;
+        Ints shorts[kDigits];
+        add_four<0>(shorts, four[0], from, sum[t][p][0]);
+        add_four<1>(shorts, four[1], from + kFour, sum[t][p][0]);
+        add_four<2>(shorts, four[2], from + 2 * kFour, sum[t][p][0]);
+        add_four<3>(shorts, four[3], from + 3 * kFour, sum[t][p][0]);
+      }
+    }
+  }
+
+ private:
+  template <int kN>
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
+    return bytes_of<kBits, kTable, kN>(half, table);
+  }
+  /// The kN-th four: `shorts` are the sums of 16 bits.
+  template <int kN>
+  [[SINQ_TARGET, gnu::always_inline]] static inline void add_four(Ints (&shorts)[kDigits], Ints four,
+                                                                  const std::int8_t* x, Ints& sum) noexcept {
+    constexpr int kFours = kDigits == 1 && kBits == 6 ? 2 : 4;  // that add up in 16 bits
+    SINQ_UNROLL for (int d = 0; d < kDigits; ++d) {
+      const Ints product = products(four, broadcast(x + 4 * d));
+      shorts[d] = kN % kFours == 0 ? product : add_shorts(shorts[d], product);
+      if constexpr (kN % kFours == kFours - 1)
+        sum = dot_of_shorts(sum, shorts[d], all_ints(0x1'0001 * (d == 0 ? kUnit : 16 * kUnit)));
+    }
+  }
+};
+
 #include "bytes.inc"
+
+#include "groups.inc"
 }  // namespace maddubs
 
 namespace vnni {
 /// In one instruction. In assembly, since an attribute for AVX-VNNI would keep what is inlined here out.
-template <bool kWide>
-[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
-  std::int32_t word = 0;
-  std::memcpy(&word, four, 4);
-  const Ints x = _mm256_set1_epi32(word);
-  if constexpr (core::kStandIns)
-    asm("{%{evex%} vpdpbusd %2, %1, %0|%{evex%} vpdpbusd %0, %1, %2}" : "+x"(sum) : "x"(bytes), "x"(x));
-  else
-    asm("{%{vex%} vpdpbusd %2, %1, %0|%{vex%} vpdpbusd %0, %1, %2}" : "+x"(sum) : "x"(bytes), "x"(x));
+[[SINQ_TARGET, gnu::always_inline]] inline __m256i dot(__m256i sum, __m256i bytes, __m256i x) noexcept {
+  if constexpr (core::kStandIns) {
+    if (!core::has_avx_vnni()) {  // the same by halves of 4 bits, whose products add up in 16
+      const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi8(15));
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
+      const __m256i ones = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), _mm256_set1_epi16(1));
+      const __m256i sixteens = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(16));
+      return _mm256_add_epi32(sum, _mm256_add_epi32(ones, sixteens));
+    }
+  }
+  asm("{%{vex%} vpdpbusd %2, %1, %0|%{vex%} vpdpbusd %0, %1, %2}" : "+x"(sum) : "x"(bytes), "x"(x));
   return sum;
 }
+/// sum + the four products of the unsigned bytes of every lane and four signed ones.
+template <bool kWide>
+[[SINQ_TARGET, gnu::always_inline]] inline Ints dot(Ints sum, Ints bytes, const std::int8_t* four) noexcept {
+  const Ints x = broadcast(four);
+  return {dot(sum.upper, bytes.upper, x.upper), dot(sum.lower, bytes.lower, x.lower)};
+}
+
+#include "fours.inc"
 
 #include "bytes.inc"
 }  // namespace vnni

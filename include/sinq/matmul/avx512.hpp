@@ -121,12 +121,24 @@ template <int kBits, bool kTable>
   return _mm512_maskz_srav_epi32(kAll, v, count);
 }
 
-[[SINQ_TARGET, gnu::always_inline]] inline Ints rotate_right_by(Ints v, Ints count) noexcept {
-  return _mm512_maskz_rorv_epi32(kAll, v, count);
-}
-[[SINQ_TARGET, gnu::always_inline]] inline Ints rotate_left_by(Ints v, Ints count) noexcept {
-  return _mm512_maskz_rolv_epi32(kAll, v, count);
-}
+/// Integers that every lane holds from its lowest bit on, one after the other, shifted to the left.
+struct Fields {
+  Ints mask;
+  Ints width;  // bits of one
+  Ints left;
+  Ints line;  // the next integer in the bits of the mask
+
+  [[SINQ_TARGET, gnu::always_inline]] inline Fields(int bits, int shift) noexcept
+      : mask(all_ints(((1 << bits) - 1) << shift)), width(all_ints(bits)), left(all_ints(shift)), line(all_ints(0)) {}
+  [[SINQ_TARGET, gnu::always_inline]] inline void fill(Ints v) noexcept {
+    line = _mm512_maskz_rolv_epi32(kAll, v, left);
+  }
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints next() noexcept {
+    const Ints v = bits_and(line, mask);
+    line = _mm512_maskz_rorv_epi32(kAll, line, width);
+    return v;
+  }
+};
 /// The low 32 bits of the products.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints multiply_ints(Ints a, Ints b) noexcept {
   return _mm512_mullo_epi32(a, b);
@@ -153,10 +165,11 @@ template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
   return _mm512_and_si512(v, _mm512_set1_epi32(0x0101'0101 * ((1 << kBits) - 1)));
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints load_table(const std::uint8_t* table) noexcept {
+using Table = Ints;
+[[SINQ_TARGET, gnu::always_inline]] inline Table load_table(const std::uint8_t* table) noexcept {
   return _mm512_maskz_broadcast_i32x4(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Table table, Ints index) noexcept {
   return _mm512_shuffle_epi8(table, index);
 }
 /// sum + the four products of the unsigned bytes of every lane and four signed ones. In assembly, since g++ 12 makes
@@ -193,6 +206,10 @@ template <bool kWide>
 
 #include "fours_x86.inc"
 
+#include "integers.inc"
+
+#include "fours.inc"
+
 #include "bytes.inc"
 
 #include "groups.inc"
@@ -202,6 +219,7 @@ template <bool kWide>
 template <int kBits>
 struct InPlace {
   static constexpr int kSums = kBits == 2 ? 4 : 2;
+  static constexpr bool kWide = true;
 
   [[SINQ_TARGET, gnu::always_inline]] explicit inline InPlace(const ByteLevels&) noexcept {}
 
@@ -218,33 +236,6 @@ struct InPlace {
   }
 };
 
-/// Codes brought to the bottom of their bytes, then looked up in a table, or the levels themselves.
-template <int kBits, bool kTable, int kChains>
-struct Shifted {
-  static constexpr int kSums = kChains;
-  Ints table;
-
-  [[SINQ_TARGET, gnu::always_inline]] explicit inline Shifted(const ByteLevels& levels) noexcept
-      : table(load_table(levels.table)) {}
-
-  template <int kN>
-  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
-    return bytes_of<kBits, kTable, kN>(half, table);
-  }
-  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept {
-    const Ints all = kSums == 2 ? add_ints(sum[0], sum[kSums - 1]) : sum[0];
-    return kTable ? all : shift<kBits - 8>(all);
-  }
-};
-
-/// A strip times any number of tokens: Few for one, Many for several.
-template <int kBits, class Few, class Many, int kPlanes>
-[[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
-  for_tokens<kPlanes == 1 ? kTokensAtOnce : 4>(job.tokens, [&](auto tokens, std::int64_t first) {
-    multiply_groups<kBits, std::conditional_t<tokens() == 1, Few, Many>, kPlanes, tokens()>(job, first);
-  });
-}
-
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
 
 // --- one token times a table, with VBMI ----------------------------------------------------------------------------
@@ -254,6 +245,8 @@ template <int kBits, class Few, class Many, int kPlanes>
 
 namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi {
 
+#include "fours.inc"
+
 #include "groups.inc"
 
 /// Codes looked up where they are: a permutation of a table of 64 bytes takes the low six bits of every byte, and the
@@ -262,6 +255,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi {
 template <int kBits>
 struct Permuted {
   static constexpr int kSums = 1;
+  static constexpr bool kWide = true;
   static constexpr int kTables = 6 / kBits;
   Ints tables[kTables];
 
@@ -287,8 +281,9 @@ struct Permuted {
 /// As avx512::multiply_groups, which serves several tokens at once.
 template <int kBits>
 [[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
-  if (job.tokens >= 4) return avx512::multiply_groups<kBits, Shifted<kBits, true, 1>, Shifted<kBits, true, 1>, 1>(job);
-  for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, Permuted<kBits>, 1, 1>(job, t);
+  using Many = avx512::ByFours<Shifted<kBits, true, 1>>;
+  if (job.tokens >= 4) return avx512::multiply_groups<kBits, Many, Many, 1>(job);
+  for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, ByFours<Permuted<kBits>>, 1, 1>(job, t);
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi

@@ -20,6 +20,7 @@ inline constexpr std::int64_t kChunk = 256;
 
 /// What a stored zero z stands for, in units of `unit` and counted from `base` units below level 0: factor z + offset.
 struct ZeroMeaning {
+  ZeroMeaning() = default;
   ZeroMeaning(const Format& f, float unit, float base) noexcept : factor(1 / unit), offset(base) {
     if (!is_integer(f.zero)) return;
     const auto span = core::level_span(f.levels, f.bits);
@@ -106,20 +107,22 @@ struct Job {
 using Kernel = void (*)(const Job&) noexcept;
 
 /// Calls serve(count, first) until all n tokens are served: below four one by one, from four on four at a time, from
-/// kMost on kMost. The last ones share their pass with some that have been served before.
+/// kMost on kMost. The last ones share their pass with some that have been served before. kMost = 1: always one by one.
 template <int kMost, class Serve>
 void for_tokens(std::int64_t n, Serve&& serve) noexcept {
-  if (n < 4) {
+  if (kMost == 1 || n < 4) {
     for (std::int64_t t = 0; t < n; ++t) serve(std::integral_constant<int, 1>{}, t);
     return;
   }
-  for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
-    if (kMost > 4 && n >= kMost && n - t > 4) {
-      serve(std::integral_constant<int, kMost>{}, std::min(t, n - kMost));
-      t += kMost;
-    } else {
-      serve(std::integral_constant<int, 4>{}, std::min(t, n - 4));
-      t += 4;
+  if constexpr (kMost > 1) {
+    for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
+      if (kMost > 4 && n >= kMost && n - t > 4) {
+        serve(std::integral_constant<int, kMost>{}, std::min(t, n - kMost));
+        t += kMost;
+      } else {
+        serve(std::integral_constant<int, 4>{}, std::min(t, n - 4));
+        t += 4;
+      }
     }
   }
 }

@@ -25,18 +25,21 @@ template <class Visit>
 #if defined(__x86_64__)
 template <int kBits, bool kTable>
 [[nodiscard]] Method bytes_avx512(bool exact) noexcept {
-  if (exact) return {avx512::prepare_bytes<3, false>, avx512::multiply_bytes<kBits, kTable, 3>, avx512::deliver};
-  return {avx512::prepare_bytes<1, false>, avx512::multiply_bytes<kBits, kTable, 1>, avx512::deliver};
+  using Few = avx512::ByFours<avx512::Shifted<kBits, kTable, 2>>;
+  using Many = avx512::ByFours<avx512::Shifted<kBits, kTable, 1>>;
+  if (exact) return {avx512::prepare_bytes<3, false>, avx512::multiply_bytes<kBits, Many, Many, 3>, avx512::deliver};
+  return {avx512::prepare_bytes<1, false>, avx512::multiply_bytes<kBits, Few, Many, 1>, avx512::deliver};
 }
 template <int kBits, bool kTable>
 [[nodiscard]] Method groups_avx512(bool exact, bool vbmi) noexcept {
-  using Many = avx512::Shifted<kBits, kTable, 1>;
+  using Many = avx512::ByFours<avx512::Shifted<kBits, kTable, 1>>;
   if (exact) return {avx512::prepare_bytes<3, true>, avx512::multiply_groups<kBits, Many, Many, 3>, avx512::deliver};
   if constexpr (kTable) {
     if (vbmi) return {avx512::prepare_bytes<1, true>, avx512::vbmi::multiply_groups<kBits>, avx512::deliver};
   }
   using Few = std::conditional_t<kBits <= 4 && !kTable, avx512::InPlace<kBits>, avx512::Shifted<kBits, kTable, 2>>;
-  return {avx512::prepare_bytes<1, true>, avx512::multiply_groups<kBits, Few, Many, 1>, avx512::deliver};
+  return {avx512::prepare_bytes<1, true>, avx512::multiply_groups<kBits, avx512::ByFours<Few>, Many, 1>,
+          avx512::deliver};
 }
 template <int kBits>
 [[nodiscard]] Method floats_avx512(std::int64_t tokens) noexcept {
@@ -46,12 +49,12 @@ template <int kBits>
                         : avx512::multiply_many<kBits, true>,
           avx512::deliver};
 }
-template <int kBits, bool kTable>
+template <int kBits>
 [[nodiscard]] Method floats_avx2(std::int64_t tokens) noexcept {
   return {avx2::prepare_floats,
-          tokens == 1   ? avx2::multiply_few<kBits, kTable, 1>
-          : tokens == 2 ? avx2::multiply_few<kBits, kTable, 2>
-                        : avx2::multiply_many<kBits, kTable>,
+          tokens == 1   ? avx2::multiply_few<kBits, true, 1>
+          : tokens == 2 ? avx2::multiply_few<kBits, true, 2>
+                        : avx2::multiply_many<kBits, true>,
           avx2::deliver};
 }
 
@@ -88,24 +91,45 @@ template <class Tiles>
   return exact ? byte_tiles<Tiles, 3>(f) : byte_tiles<Tiles, 1>(f);
 }
 
-/// Without them, three times as many products of bytes take as long as floats.
-[[nodiscard]] inline Method choose_avx2(const Format& f, std::int64_t tokens, bool exact) noexcept {
-  return with_codes(f, [&](auto bits, auto table) -> Method {
-    // As floats, even levels cost less than a table of sixteen, but more than a smaller one.
-    if (exact) return floats_avx2 < bits(), table() || bits() <= 3 > (tokens);
-    return {avx2::maddubs::prepare_bytes<1, false>, avx2::maddubs::multiply_bytes<bits(), table(), 1>, avx2::deliver};
-  });
+template <int kBits, bool kTable, int kPlanes>
+[[nodiscard]] Method integers_avx2(bool groups) noexcept {
+  using Bytes = avx2::maddubs::Shorts<kBits, kTable, 1>;
+  using Groups = avx2::maddubs::Shorts<kBits, kTable, kTable ? 1 : 1 << (8 - kBits)>;
+  constexpr int kMost = kPlanes == 1 ? avx2::kTokensAtOnce : 1;
+  constexpr int kDigits = Bytes::kDigits;
+  if (groups)
+    return {avx2::prepare_bytes<kPlanes, true, false, kDigits>,
+            avx2::maddubs::multiply_groups<kBits, Groups, Groups, kPlanes, kMost>, avx2::deliver};
+  return {avx2::prepare_bytes<kPlanes, false, false, kDigits>,
+          avx2::maddubs::multiply_bytes<kBits, Bytes, Bytes, kPlanes, kMost>, avx2::deliver};
+}
+/// Without products of four bytes, three times as many products take longer than restoring weights as floats from four
+/// tokens on.
+template <int kBits, bool kTable>
+[[nodiscard]] Method method_avx2(std::int64_t tokens, bool exact, bool groups) noexcept {
+  if (!exact) return integers_avx2<kBits, kTable, 1>(groups);
+  if (tokens < 4) return integers_avx2<kBits, kTable, 3>(groups);
+  // As floats, even levels cost less than a table of sixteen, but more than a smaller one.
+  return {avx2::prepare_floats, avx2::multiply_many < kBits, kTable || kBits <= 3 >, avx2::deliver};
+}
+[[nodiscard]] inline Method choose_avx2(const Format& f, const Tiling& t, std::int64_t tokens, bool exact) noexcept {
+  if (exact && f.levels == Levels::nf4) return floats_avx2<4>(tokens);
+  if (exact && f.levels == Levels::nf3) return floats_avx2<3>(tokens);
+  const bool groups = has_integer_groups(f, t);
+  return with_codes(f, [&](auto bits, auto table) { return method_avx2<bits(), table()>(tokens, exact, groups); });
 }
 
 template <int kBits, bool kTable>
 [[nodiscard]] Method bytes_avxvnni(bool exact) noexcept {
-  if (exact) return {avx2::vnni::prepare_bytes<3, false>, avx2::vnni::multiply_bytes<kBits, kTable, 3>, avx2::deliver};
-  return {avx2::vnni::prepare_bytes<1, false>, avx2::vnni::multiply_bytes<kBits, kTable, 1>, avx2::deliver};
+  using Few = avx2::vnni::ByFours<avx2::Shifted<kBits, kTable, 2>>;
+  using Many = avx2::vnni::ByFours<avx2::Shifted<kBits, kTable, 1>>;
+  if (exact) return {avx2::prepare_bytes<3, false>, avx2::vnni::multiply_bytes<kBits, Many, Many, 3>, avx2::deliver};
+  return {avx2::prepare_bytes<1, false>, avx2::vnni::multiply_bytes<kBits, Few, Many, 1>, avx2::deliver};
 }
 
 /// As choose_avx512.
-[[nodiscard]] inline Method choose_avxvnni(const Format& f, std::int64_t tokens, bool exact) noexcept {
-  if (exact && is_nf(f.levels)) return choose_avx2(f, tokens, exact);
+[[nodiscard]] inline Method choose_avxvnni(const Format& f, const Tiling& t, std::int64_t tokens, bool exact) noexcept {
+  if (exact && is_nf(f.levels)) return choose_avx2(f, t, tokens, exact);
   return with_codes(f, [&](auto bits, auto table) { return bytes_avxvnni<bits(), table()>(exact); });
 }
 #endif
@@ -123,9 +147,14 @@ template <int kBits, bool kTable>
 template <int kBits, bool kTable>
 [[nodiscard]] Method method_neon(std::int64_t tokens, bool exact) noexcept {
   if (!exact) {
+    using Few = neon::Shifted<kBits, kTable, 2>;
+    using Many = neon::Shifted<kBits, kTable, 1>;
     if (has_i8mm())
-      return {neon::i8mm::prepare_bytes<1, false>, neon::i8mm::multiply_bytes<kBits, kTable, 1>, neon::deliver};
-    return {neon::dotprod::prepare_bytes<1, false>, neon::dotprod::multiply_bytes<kBits, kTable, 1>, neon::deliver};
+      return {neon::prepare_bytes<1, false>,
+              neon::i8mm::multiply_bytes<kBits, neon::i8mm::ByFours<Few>, neon::i8mm::ByFours<Many>, 1>, neon::deliver};
+    return {neon::prepare_bytes<1, false>,
+            neon::dotprod::multiply_bytes<kBits, neon::dotprod::ByFours<Few>, neon::dotprod::ByFours<Many>, 1>,
+            neon::deliver};
   }
   return {neon::prepare_floats,
           tokens == 1   ? neon::multiply_few<kBits, kTable, 1>
@@ -151,8 +180,8 @@ template <int kBits, bool kTable>
   }
   if (isa >= Isa::avx512 && avx512::has_byte_products())
     return choose_avx512(f, t, tokens, exact, isa >= Isa::avx512vbmi);
-  if (isa == Isa::avxvnni) return choose_avxvnni(f, tokens, exact);
-  if (isa != Isa::portable) return choose_avx2(f, tokens, exact);
+  if (isa == Isa::avxvnni) return choose_avxvnni(f, t, tokens, exact);
+  if (isa != Isa::portable) return choose_avx2(f, t, tokens, exact);
 #elif defined(__aarch64__) && !defined(__clang__)
   if (isa == Isa::neon) return choose_neon(f, tokens, exact);
 #endif

@@ -133,10 +133,11 @@ template <int kBits>
 [[SINQ_TARGET, gnu::always_inline]] inline Ints low_bits_of_bytes(Ints v) noexcept {
   return vandq_u32(v, vdupq_n_u32(0x0101'0101u * ((1u << kBits) - 1)));
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints load_table(const std::uint8_t* table) noexcept {
+using Table = Ints;
+[[SINQ_TARGET, gnu::always_inline]] inline Table load_table(const std::uint8_t* table) noexcept {
   return load_ints(table);
 }
-[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Ints table, Ints index) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Ints lookup_bytes(Table table, Ints index) noexcept {
   return vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(table), vreinterpretq_u8_u32(index)));
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Floats larger_magnitude(Floats a, Floats b) noexcept {
@@ -187,6 +188,8 @@ struct FoursOrder {
   }
 };
 
+#include "integers.inc"
+
 namespace dotprod {
 /// sum + the four products of the unsigned bytes of every lane and four signed ones. Bytes of 128 and more are 128
 /// lower as signed ones with the highest bit turned over; 64 x, twice, puts that back.
@@ -197,6 +200,8 @@ template <bool kWide>
   const Ints half = vdupq_n_u32(0x4040'4040);
   return dot_signed(dot_signed(dot_signed(sum, veorq_u32(bytes, vdupq_n_u32(0x8080'8080)), x), half, x), half, x);
 }
+
+#include "fours.inc"
 
 #include "bytes.inc"
 }  // namespace dotprod
@@ -212,6 +217,8 @@ template <bool kWide>
   return vreinterpretq_u32_s32(
       vusdotq_s32(vreinterpretq_s32_u32(sum), vreinterpretq_u8_u32(bytes), vreinterpretq_s8_u32(x)));
 }
+
+#include "fours.inc"
 
 #include "bytes.inc"
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::neon::i8mm
