@@ -9,9 +9,9 @@
 // installed) of the same shape and what the machine gives (limit/...). Up to 16 tokens, copies of the matrix are
 // visited in turn, more than 1 GB of them, so that no cache helps. share_of_limit is the time that the limit
 // which binds asks for, over the median time of a call: reading the bytes of the matrix, measured between the calls,
-// or the multiplications, of which exact numerics in integers need three, measured just before and after. Calls and reads
-// take turns of eight: as in a model, calls follow calls, and the first ones after something else are up to a tenth
-// slower.
+// or the multiplications, of which exact numerics in integers need three, measured just before and after. Calls and
+// reads take turns of eight: as in a model, calls follow calls, and the first ones after something else are up to a
+// tenth slower.
 
 namespace {
 

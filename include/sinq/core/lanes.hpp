@@ -290,6 +290,19 @@ class Lanes {
         return make(__builtin_shuffle(load(level).v_, index));
       }
     }
+    if constexpr (kLevels == 16 && kWidth == 8) {  // the same, the boundaries of each step in a register of their own
+      const Floats low = load(middle).v_;
+      const Floats high = load(middle + kWidth).v_;
+      const Floats third = __builtin_shuffle(low, high, Ints{1, 5, 9, 13, 1, 5, 9, 13});
+      const Floats fourth = __builtin_shuffle(low, high, Ints{0, 2, 4, 6, 8, 10, 12, 14});
+      const Ints above = position.v_ > middle[7];  // -1 or 0
+      Ints index = -above;
+      index = index + index - (position.v_ > (above ? Floats{} + middle[11] : Floats{} + middle[3]));
+      index = index + index - (position.v_ > __builtin_shuffle(third, index));
+      index = index + index - (position.v_ > __builtin_shuffle(fourth, index));
+      code = make(__builtin_convertvector(index, Floats));
+      return make(__builtin_shuffle(load(level).v_, load(level + kWidth).v_, index));
+    }
 #endif
     Lanes nearest = level[0];
     code = 0;
