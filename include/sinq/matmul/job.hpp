@@ -89,6 +89,15 @@ struct ByteLevels {
   std::uint8_t table[16] = {};  // byte of a code; unused for even levels, where it is the code
 };
 
+/// Four bytes, -128 ... 127, as low + 16 high with low in 0 ... 15.
+struct Digits {
+  explicit Digits(std::uint32_t bytes) noexcept : low(bytes & 0x0f0f'0f0f), high(bytes >> 4 & 0x0f0f'0f0f) {
+    high |= (high & 0x0808'0808) * 30;  // the sign: 8 -> 0xf0
+  }
+  std::uint32_t low;
+  std::uint32_t high;
+};
+
 /// Strips that share what a worker prepares, at most.
 inline constexpr std::int64_t kMostStrips = 4;
 
