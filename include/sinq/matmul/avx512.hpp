@@ -19,6 +19,7 @@ using Floats = __m512;
 using Ints = __m512i;
 inline constexpr int kWidth = 16;
 inline constexpr int kTokensAtOnce = 8;  // accumulators enough to hide the latency of an fma or a product of bytes
+inline constexpr Ahead kAheadOfOne = Ahead::near;  // one token in fast numerics waits for nothing but the memory
 inline constexpr __mmask16 kAll = 0xffff;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
