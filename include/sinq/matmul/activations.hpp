@@ -18,7 +18,7 @@ using pack::kStripRows;
   return token_block(Numerics::fast);
 }
 
-/// Bytes of an activation, at most; each may be two digits to base 16.
+/// Bytes of an activation, at most; each may take two in memory (Spread, in job.hpp).
 inline constexpr std::int64_t kMostPlanes = 3;
 
 /// Columns of the scaled activations: whole units.
@@ -41,11 +41,13 @@ inline constexpr std::int64_t kMostPlanes = 3;
   return t.group_size == 16 || t.group_size == 32 ? 64 : segment_cols(t);
 }
 
-/// Tokens as a kernel wants them, x' = col_scale * x, each in one piece of memory, in whole lines:
+/// Tokens as a kernel wants them, x' = col_scale * x, each in one piece of memory, in an odd number of lines: what
+/// tokens hold for the same columns must not lie in the same set of a cache, or reading four of them in turn takes half
+/// as long again (Zen 3).
 ///
 ///   values   padded(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer * step
 ///            with the integer's digits to base 256, lowest first: [four][plane][4 columns], with the columns that a
-///            four of codes holds (pack/strip_order.hpp); or twice as many, of digits to base 16
+///            four of codes holds (pack/strip_order.hpp); or twice as many, as digits or words (job.hpp)
 ///   step     of every segment; unused where the values are floats
 ///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
 ///            [segment][plane], 0 behind the last segment
@@ -58,7 +60,7 @@ struct Prepared {
         values(padded(t.cols)),
         sums((segments(t) + 15) / 16 * 16),
         steps(values * 2 * kMostPlanes / 4),
-        token(steps + (1 + kMostPlanes) * sums) {}
+        token((steps + (1 + kMostPlanes) * sums) | 16) {}  // from a multiple of 16, a line, to an odd one
 
   [[nodiscard]] float* floats(std::int64_t n) const noexcept { return base + n * token; }
   [[nodiscard]] std::int8_t* bytes(std::int64_t n) const noexcept { return reinterpret_cast<std::int8_t*>(floats(n)); }

@@ -212,9 +212,14 @@ using Table = __m256i;  // of 16 bytes, for all rows
   words[2] = _mm256_extract_epi32(bytes.lower, 0);
   words[3] = _mm256_extract_epi32(bytes.lower, 4);
 }
+/// Keeps sums in the order in which they are written: g++ 12 would add up products first, which takes more registers.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints in_order(Ints sum) noexcept {
+  asm("" : "+x"(sum.upper), "+x"(sum.lower));
+  return sum;
+}
 /// sum + the two products of signed 16-bit numbers of every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints dot_of_shorts(Ints sum, Ints a, Ints b) noexcept {
-  return add_ints(sum, {_mm256_madd_epi16(a.upper, b.upper), _mm256_madd_epi16(a.lower, b.lower)});
+  return in_order(add_ints(sum, {_mm256_madd_epi16(a.upper, b.upper), _mm256_madd_epi16(a.lower, b.lower)}));
 }
 /// Four bytes, the same in every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast(const std::int8_t* four) noexcept {
@@ -233,14 +238,15 @@ namespace maddubs {
   return {_mm256_maddubs_epi16(bytes.upper, x.upper), _mm256_maddubs_epi16(bytes.lower, x.lower)};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Ints add_shorts(Ints a, Ints b) noexcept {
-  return {_mm256_add_epi16(a.upper, b.upper), _mm256_add_epi16(a.lower, b.lower)};
+  return in_order({_mm256_add_epi16(a.upper, b.upper), _mm256_add_epi16(a.lower, b.lower)});
 }
 
 /// Codes (integers.inc) for vpmaddubsw, which adds the products of two bytes up in 16 bits. So small are they that
 /// those of several fours add up in 16 bits, too, before they are widened to 32:
 ///
-///   up to 5 bits      4 * 2 * 31 * 128 < 2^15
-///   6 bits            2 * 2 * 63 * 128 < 2^15: two fours at a time
+///   up to 4 bits      8 * 2 * 15 * 128 < 2^15: the fours of a unit
+///   5 bits            4 * 2 * 31 * 128 < 2^15: those of half a unit
+///   6 bits            2 * 2 * 63 * 128 < 2^15
 ///   8 bits, a table   4 * 2 * 255 * 15 < 2^15: activations in two digits, 0 ... 15 and -8 ... 7
 ///
 /// Sums are kUnit times those of what is multiplied.
@@ -248,7 +254,7 @@ template <int kBits, bool kTable, int kUnitOfSums>
 struct Shorts {
   static constexpr int kSums = 1;
   static constexpr int kUnit = kUnitOfSums;
-  static constexpr int kDigits = kTable || kBits == 8 ? 2 : 1;
+  static constexpr Spread kSpread = kTable || kBits == 8 ? Spread::digits : Spread::bytes;
   Table table;
 
   [[SINQ_TARGET, gnu::always_inline]] explicit inline Shorts(const ByteLevels& levels) noexcept
@@ -259,42 +265,81 @@ struct Shorts {
   template <int kPlanes, int kTokens>
   [[SINQ_TARGET, gnu::always_inline]] inline void add_half(Ints (&sum)[kTokens][kPlanes][1], const Half<kBits>& half,
                                                            const Tokens<kTokens>& x, std::int64_t at) const noexcept {
-    constexpr int kFour = 4 * kPlanes * kDigits;  // bytes from one to the next
-    if constexpr (kPlanes * kTokens == 1) {       // in the order in which registers are free again
-      Ints shorts[kDigits];
-      add_four<0>(shorts, bytes<0>(half), x.of[0] + at, sum[0][0][0]);
-      add_four<1>(shorts, bytes<1>(half), x.of[0] + at + kFour, sum[0][0][0]);
-      add_four<2>(shorts, bytes<2>(half), x.of[0] + at + 2 * kFour, sum[0][0][0]);
-      add_four<3>(shorts, bytes<3>(half), x.of[0] + at + 3 * kFour, sum[0][0][0]);
-    } else {
-      const Ints four[] = {bytes<0>(half), bytes<1>(half), bytes<2>(half), bytes<3>(half)};
-      SINQ_UNROLL for (int t = 0; t < kTokens; ++t) SINQ_UNROLL for (int p = 0; p < kPlanes; ++p) {
-        const std::int8_t* const from = x.of[t] + at + 4 * kDigits * p;
-        Ints shorts[kDigits];
-        add_four<0>(shorts, four[0], from, sum[t][p][0]);
-        add_four<1>(shorts, four[1], from + kFour, sum[t][p][0]);
-        add_four<2>(shorts, four[2], from + 2 * kFour, sum[t][p][0]);
-        add_four<3>(shorts, four[3], from + 3 * kFour, sum[t][p][0]);
-      }
-    }
+    constexpr int kMost = std::min(kFours, 4);
+    Ints shorts[kTokens][kPlanes][kDigits];
+    add_two<0, kMost>(shorts, sum, half, x, at);
+    add_two<2, kMost>(shorts, sum, half, x, at);
+  }
+  template <int kPlanes, int kTokens>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add_unit(Ints (&sum)[kTokens][kPlanes][1], const std::uint8_t* unit,
+                                                           const Tokens<kTokens>& x, std::int64_t at) const noexcept {
+    Ints shorts[kTokens][kPlanes][kDigits];
+    const Half<kBits> even(unit, false);
+    add_two<0, kFours>(shorts, sum, even, x, at);
+    add_two<2, kFours>(shorts, sum, even, x, at);
+    const Half<kBits> odd(unit, true);
+    add_two<4, kFours>(shorts, sum, odd, x, at);
+    add_two<6, kFours>(shorts, sum, odd, x, at);
   }
 
  private:
-  template <int kN>
-  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
-    return bytes_of<kBits, kTable, kN>(half, table);
-  }
-  /// The kN-th four: `shorts` are the sums of 16 bits.
-  template <int kN>
-  [[SINQ_TARGET, gnu::always_inline]] static inline void add_four(Ints (&shorts)[kDigits], Ints four,
-                                                                  const std::int8_t* x, Ints& sum) noexcept {
-    constexpr int kFours = kDigits == 1 && kBits == 6 ? 2 : 4;  // that add up in 16 bits
-    SINQ_UNROLL for (int d = 0; d < kDigits; ++d) {
-      const Ints product = products(four, broadcast(x + 4 * d));
-      shorts[d] = kN % kFours == 0 ? product : add_shorts(shorts[d], product);
-      if constexpr (kN % kFours == kFours - 1)
-        sum = dot_of_shorts(sum, shorts[d], all_ints(0x1'0001 * (d == 0 ? kUnit : 16 * kUnit)));
+  static constexpr int kDigits = size_of(kSpread);
+  static constexpr int kFours = kBits == 6 ? 2 : kBits <= 4 && !kTable ? 8 : 4;  // that add up in 16 bits
+
+  /// Fours kN and kN + 1 of a unit, which are in `half`; kMost of them add up in `shorts`.
+  template <int kN, int kMost, int kPlanes, int kTokens>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add_two(Ints (&shorts)[kTokens][kPlanes][kDigits],
+                                                          Ints (&sum)[kTokens][kPlanes][1], const Half<kBits>& half,
+                                                          const Tokens<kTokens>& x, std::int64_t at) const noexcept {
+    const Ints first = bytes_of<kBits, kTable, kN % 4>(half, table);
+    const Ints second = bytes_of<kBits, kTable, kN % 4 + 1>(half, table);
+    SINQ_UNROLL for (int t = 0; t < kTokens; ++t) SINQ_UNROLL for (int p = 0; p < kPlanes; ++p)
+        SINQ_UNROLL for (int d = 0; d < kDigits; ++d) {
+      const std::int8_t* const from = x.of[t] + at + 4 * ((kN * kPlanes + p) * kDigits + d);
+      Ints& s = shorts[t][p][d];
+      const Ints product = products(first, broadcast(from));
+      s = kN % kMost == 0 ? product : add_shorts(s, product);
+      s = add_shorts(s, products(second, broadcast(from + 4 * kPlanes * kDigits)));
+      if constexpr (kN % kMost == kMost - 2)
+        sum[t][p][0] = dot_of_shorts(sum[t][p][0], s, all_ints(0x1'0001 * (d == 0 ? kUnit : 16 * kUnit)));
     }
+  }
+};
+
+/// Codes for vpmaddwd, which multiplies numbers of 16 bits: for several tokens, which share what it takes to make words
+/// of bytes, where Shorts multiplies twice, too.
+template <int kBits, bool kTable>
+struct ByWords {
+  static constexpr int kSums = 1;
+  static constexpr int kUnit = 1;
+  static constexpr Spread kSpread = Spread::words;
+  Table table;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline ByWords(const ByteLevels& levels) noexcept
+      : table(load_table(levels.table)) {}
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[1]) noexcept { return sum[0]; }
+
+  /// Activations begin at `at`.
+  template <int kTokens>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add_half(Ints (&sum)[kTokens][1][1], const Half<kBits>& half,
+                                                           const Tokens<kTokens>& x, std::int64_t at) const noexcept {
+    add_four<0>(sum, half, x, at);
+    add_four<1>(sum, half, x, at);
+    add_four<2>(sum, half, x, at);
+    add_four<3>(sum, half, x, at);
+  }
+
+ private:
+  template <int kN, int kTokens>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add_four(Ints (&sum)[kTokens][1][1], const Half<kBits>& half,
+                                                           const Tokens<kTokens>& x, std::int64_t at) const noexcept {
+    const Ints bytes = bytes_of<kBits, kTable, kN>(half, table);
+    const Ints even = bits_and(bytes, all_ints(0x00ff'00ff));
+    const Ints odd = {_mm256_srli_epi16(bytes.upper, 8), _mm256_srli_epi16(bytes.lower, 8)};
+    SINQ_UNROLL for (int t = 0; t < kTokens; ++t) sum[t][0][0] =
+        dot_of_shorts(sum[t][0][0], even, broadcast(x.of[t] + at + 8 * kN));
+    SINQ_UNROLL for (int t = 0; t < kTokens; ++t) sum[t][0][0] =
+        dot_of_shorts(sum[t][0][0], odd, broadcast(x.of[t] + at + 8 * kN + 4));
   }
 };
 

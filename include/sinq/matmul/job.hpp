@@ -89,13 +89,32 @@ struct ByteLevels {
   std::uint8_t table[16] = {};  // byte of a code; unused for even levels, where it is the code
 };
 
+/// How the bytes of activations lie in memory, four by four: as they are, or as two times four bytes.
+enum class Spread : std::uint8_t { bytes, digits, words };
+
+/// Of memory, for one byte of an activation.
+[[nodiscard]] constexpr int size_of(Spread s) noexcept {
+  return s == Spread::bytes ? 1 : 2;
+}
+
 /// Four bytes, -128 ... 127, as low + 16 high with low in 0 ... 15.
 struct Digits {
-  explicit Digits(std::uint32_t bytes) noexcept : low(bytes & 0x0f0f'0f0f), high(bytes >> 4 & 0x0f0f'0f0f) {
-    high |= (high & 0x0808'0808) * 30;  // the sign: 8 -> 0xf0
+  explicit Digits(std::uint32_t bytes) noexcept : first(bytes & 0x0f0f'0f0f), second(bytes >> 4 & 0x0f0f'0f0f) {
+    second |= (second & 0x0808'0808) * 30;  // the sign: 8 -> 0xf0
   }
-  std::uint32_t low;
-  std::uint32_t high;
+  std::uint32_t first;
+  std::uint32_t second;
+};
+
+/// Four bytes, -128 ... 127, as numbers of 16 bits: the even ones, then the odd ones.
+struct Words {
+  explicit Words(std::uint32_t bytes) noexcept
+      : first(with_signs(bytes & 0x00ff'00ff)), second(with_signs(bytes >> 8 & 0x00ff'00ff)) {}
+  std::uint32_t first;
+  std::uint32_t second;
+
+ private:
+  static std::uint32_t with_signs(std::uint32_t pair) noexcept { return pair | (pair & 0x0080'0080) * 510; }
 };
 
 /// Strips that share what a worker prepares, at most.

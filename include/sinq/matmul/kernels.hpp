@@ -91,26 +91,32 @@ template <class Tiles>
   return exact ? byte_tiles<Tiles, 3>(f) : byte_tiles<Tiles, 1>(f);
 }
 
-template <int kBits, bool kTable, int kPlanes>
+/// Bytes and Groups are the Codes of multiply_bytes and multiply_groups.
+template <int kBits, class Bytes, class Groups, int kPlanes, int kMost>
 [[nodiscard]] Method integers_avx2(bool groups) noexcept {
-  using Bytes = avx2::maddubs::Shorts<kBits, kTable, 1>;
-  using Groups = avx2::maddubs::Shorts<kBits, kTable, kTable ? 1 : 1 << (8 - kBits)>;
-  constexpr int kMost = kPlanes == 1 ? avx2::kTokensAtOnce : 1;
-  constexpr int kDigits = Bytes::kDigits;
   if (groups)
-    return {avx2::prepare_bytes<kPlanes, true, false, kDigits>,
+    return {avx2::prepare_bytes<kPlanes, true, false, Groups::kSpread>,
             avx2::maddubs::multiply_groups<kBits, Groups, Groups, kPlanes, kMost>, avx2::deliver};
-  return {avx2::prepare_bytes<kPlanes, false, false, kDigits>,
+  return {avx2::prepare_bytes<kPlanes, false, false, Bytes::kSpread>,
           avx2::maddubs::multiply_bytes<kBits, Bytes, Bytes, kPlanes, kMost>, avx2::deliver};
 }
-/// Without products of four bytes, three times as many products take longer than restoring weights as floats from four
-/// tokens on.
+/// From four tokens on, exact numerics, which would take three times as many products, restore weights as floats, and
+/// what takes digits goes by words instead.
 template <int kBits, bool kTable>
 [[nodiscard]] Method method_avx2(std::int64_t tokens, bool exact, bool groups) noexcept {
-  if (!exact) return integers_avx2<kBits, kTable, 1>(groups);
-  if (tokens < 4) return integers_avx2<kBits, kTable, 3>(groups);
-  // As floats, even levels cost less than a table of sixteen, but more than a smaller one.
-  return {avx2::prepare_floats, avx2::multiply_many < kBits, kTable || kBits <= 3 >, avx2::deliver};
+  using Bytes = avx2::maddubs::Shorts<kBits, kTable, 1>;
+  using Groups = avx2::maddubs::Shorts<kBits, kTable, kTable ? 1 : 1 << (8 - kBits)>;
+  using Words = avx2::maddubs::ByWords<kBits, kTable>;
+  constexpr bool kDigits = Bytes::kSpread == Spread::digits;
+  constexpr int kMost = kDigits ? 1 : avx2::kTokensAtOnce;
+  if (exact) {
+    if (tokens < 4) return integers_avx2<kBits, Bytes, Groups, 3, 1>(groups);
+    // As floats, even levels cost less than a table of sixteen, but more than a smaller one.
+    return {avx2::prepare_floats, avx2::multiply_many<kBits, (kTable || kBits <= 3)>, avx2::deliver};
+  }
+  if constexpr (kDigits)
+    if (tokens >= 4) return integers_avx2<kBits, Words, Words, 1, avx2::kTokensAtOnce>(groups);
+  return integers_avx2<kBits, Bytes, Groups, 1, kMost>(groups);
 }
 [[nodiscard]] inline Method choose_avx2(const Format& f, const Tiling& t, std::int64_t tokens, bool exact) noexcept {
   if (exact && f.levels == Levels::nf4) return floats_avx2<4>(tokens);
