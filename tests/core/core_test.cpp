@@ -211,6 +211,93 @@ TEST(Cpu, ForcedInstructionSetIsInUse) {
   EXPECT_STREQ(name_of(Isa::amx), "amx");
 }
 
+/// Readings of a processor that has everything, on a system that lets it be used.
+constexpr core::X86 kEverything{.leaf1_ecx = ~0u,
+                                .leaf7_ebx = ~0u,
+                                .leaf7_ecx = ~0u,
+                                .leaf7_edx = ~0u,
+                                .leaf7_1_eax = ~0u,
+                                .saved = ~0u,
+                                .tiles_granted = true};
+
+/// What has_...() says, one letter each: AVX2, AVX-VNNI (v), AVX-512 (5), VBMI (b), tiles (t).
+std::string features(const core::X86& x) {
+  std::string all;
+  if (core::has_avx2(x)) all += '2';
+  if (core::has_avx_vnni(x)) all += 'v';
+  if (core::has_avx512(x)) all += '5';
+  if (core::has_avx512_vbmi(x)) all += 'b';
+  if (core::has_tiles(x)) all += 't';
+  return all;
+}
+
+/// Every bit that an instruction set asks for, taken away alone, takes it and what builds on it away; no other bit of
+/// any word does. Positions are those of Intel's manual, volume 2 (CPUID) and volume 1, 13.3 (XCR0).
+TEST(Cpu, EveryBitThatIsNeededIsLookedAt) {
+  struct Word {
+    const char* name;
+    std::uint32_t core::X86::*word;
+    std::vector<std::pair<std::vector<int>, const char*>> left;  // where one of these bits is missing
+  };
+  const Word words[] = {
+      {"CPUID.1:ECX", &core::X86::leaf1_ecx, {{{12, 27, 28, 29}, ""}}},
+      {"CPUID.7:EBX", &core::X86::leaf7_ebx, {{{5}, ""}, {{16, 17, 30, 31}, "2v"}}},
+      {"CPUID.7:ECX", &core::X86::leaf7_ecx, {{{1, 11}, "2v5"}}},
+      {"CPUID.7:EDX", &core::X86::leaf7_edx, {{{22, 24, 25}, "2v5b"}}},
+      {"CPUID.7.1:EAX", &core::X86::leaf7_1_eax, {{{4}, "25bt"}}},
+      {"XCR0", &core::X86::saved, {{{1, 2}, ""}, {{5, 6, 7}, "2v"}, {{17, 18}, "2v5b"}}},
+  };
+  EXPECT_EQ(features(kEverything), "2v5bt");
+  EXPECT_EQ(features({}), "");
+  for (const Word& w : words)
+    for (int bit = 0; bit < 32; ++bit) {
+      std::string expected = "2v5bt";
+      for (const auto& [needed, left] : w.left)
+        if (std::find(needed.begin(), needed.end(), bit) != needed.end()) expected = left;
+      core::X86 x = kEverything;
+      x.*w.word &= ~(1u << bit);
+      EXPECT_EQ(features(x), expected) << "without bit " << bit << " of " << w.name;
+    }
+}
+
+/// A system may save tiles and yet not let this process use them; it is asked only where there are some.
+TEST(Cpu, TilesNeedTheSystemsPermission) {
+  core::X86 x = kEverything;
+  EXPECT_TRUE(core::could_have_tiles(x));
+  x.tiles_granted = false;
+  EXPECT_TRUE(core::could_have_tiles(x));
+  EXPECT_FALSE(core::has_tiles(x));
+  x.saved = 0xe7;  // a system that knows AVX-512 but no tiles
+  EXPECT_FALSE(core::could_have_tiles(x));
+  x.tiles_granted = true;
+  EXPECT_FALSE(core::has_tiles(x));
+  EXPECT_TRUE(core::has_avx512_vbmi(x));
+}
+
+/// An old system saves 128 bits of a new processor's registers; one without OSXSAVE says nothing about XCR0.
+TEST(Cpu, RegistersThatTheSystemDoesNotSaveAreNotUsed) {
+  core::X86 x = kEverything;
+  x.saved = 3;
+  EXPECT_EQ(features(x), "");
+  x.saved = 7;
+  EXPECT_EQ(features(x), "2v");
+  x = kEverything;
+  x.leaf1_ecx &= ~(1u << 27);
+  EXPECT_EQ(features(x), "");
+}
+
+#if defined(__x86_64__)
+/// The compiler's own detection, which knows no permission for tiles, has the same opinion of this machine.
+TEST(Cpu, ThisMachineIsWhatTheCompilerTakesItFor) {
+  const core::X86& x = core::this_x86();
+  EXPECT_EQ(core::has_avx2(x), __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+  EXPECT_EQ(core::has_avx512(x), __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"));
+  EXPECT_EQ(core::has_avx512_vbmi(x),
+            core::has_avx512(x) && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"));
+}
+#endif
+
 // --- executors ----------------------------------------------------------------------------------------------------
 
 /// An executor and the pool behind it; 0 threads: the serial one.

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "error.hpp"
@@ -24,9 +25,10 @@ namespace sinq::inline SINQ_ABI {
 /// avxvnni, which not every machine with AVX-512 has. Quantizing gives the same bits on all of them.
 ///
 ///   neon         ARM NEON with dot products of bytes
-///   avx2         AVX2, FMA
+///   avx2         AVX2, FMA, F16C
 ///   avxvnni      the same with AVX-VNNI
-///   avx512       AVX-512 F, BW, VL, DQ; VNNI where the machine has it
+///   avx512       AVX-512 F, BW, VL, DQ; with VNNI, too, where the machine has it. Where it does not, products run the
+///                code of avx2 under this name; quantizing uses AVX-512 either way
 ///   avx512vbmi   the same with VNNI and VBMI
 ///   amx          the same with AMX's tiles of bfloat16 and bytes, if the system lets the process use them (Linux)
 enum class Isa : std::uint8_t { portable, neon, avx2, avxvnni, avx512, avx512vbmi, amx };
@@ -51,49 +53,95 @@ inline constexpr bool kStandIns = true;
 inline constexpr bool kStandIns = false;
 #endif
 
-/// Whether tiles may be used: the processor has AMX-TILE, AMX-INT8 and AMX-BF16 (CPUID 7, EDX bits 24, 25, 22), the
-/// system saves their state (XCR0 bits 17 and 18) and lets this process have it: Linux wants to be asked, once, before
-/// any use (ARCH_REQ_XCOMP_PERM in its arch/x86/xstate documentation).
-[[nodiscard]] inline bool ask_for_tiles() noexcept {
-#if defined(__linux__) && defined(__x86_64__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kTiles = 1u << 24 | 1u << 25 | 1u << 22, kOsxsave = 1u << 27, kState = 1u << 17 | 1u << 18;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTiles) != kTiles) return false;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsxsave) == 0) return false;
-  asm("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-  constexpr long kRequest = 0x1023, kTileData = 18;
-  return (a & kState) == kState && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
-#else
-  return false;
-#endif
+/// What an x86 processor, the operating system and Linux's permissions say, as read: what can be run is a function of
+/// these numbers alone.
+struct X86 {
+  std::uint32_t leaf1_ecx = 0;  // CPUID
+  std::uint32_t leaf7_ebx = 0;
+  std::uint32_t leaf7_ecx = 0;
+  std::uint32_t leaf7_edx = 0;
+  std::uint32_t leaf7_1_eax = 0;
+  std::uint32_t saved = 0;     // XCR0, the low half: registers that the system saves
+  bool tiles_granted = false;  // Linux lets this process use tiles
+};
+
+[[nodiscard]] constexpr bool has_bits(std::uint32_t word, std::initializer_list<int> which) noexcept {
+  for (const int bit : which)
+    if ((word >> bit & 1) == 0) return false;
+  return true;
 }
-[[nodiscard]] inline bool has_tiles() noexcept {
-  static const bool allowed = ask_for_tiles();
-  return allowed;
+
+/// FMA, OSXSAVE (without it there is no XCR0), AVX, F16C; AVX2; the system saves registers of 128 and 256 bits.
+[[nodiscard]] constexpr bool has_avx2(const X86& x) noexcept {
+  return has_bits(x.leaf1_ecx, {12, 27, 28, 29}) && has_bits(x.leaf7_ebx, {5}) && has_bits(x.saved, {1, 2});
 }
-/// CPUID 7.1, EAX bit 4. What saving its registers takes is part of AVX2.
-[[nodiscard]] inline bool ask_for_avx_vnni() noexcept {
+[[nodiscard]] constexpr bool has_avx_vnni(const X86& x) noexcept {
+  return has_avx2(x) && has_bits(x.leaf7_1_eax, {4});
+}
+/// F, DQ, BW, VL; the system saves masks, the upper halves of 16 registers and 16 more.
+[[nodiscard]] constexpr bool has_avx512(const X86& x) noexcept {
+  return has_avx2(x) && has_bits(x.leaf7_ebx, {16, 17, 30, 31}) && has_bits(x.saved, {5, 6, 7});
+}
+/// VBMI, VNNI.
+[[nodiscard]] constexpr bool has_avx512_vbmi(const X86& x) noexcept {
+  return has_avx512(x) && has_bits(x.leaf7_ecx, {1, 11});
+}
+/// AMX-BF16, AMX-TILE, AMX-INT8; the system saves tiles, if it gives them to a process at all.
+[[nodiscard]] constexpr bool could_have_tiles(const X86& x) noexcept {
+  return has_avx512_vbmi(x) && has_bits(x.leaf7_edx, {22, 24, 25}) && has_bits(x.saved, {17, 18});
+}
+[[nodiscard]] constexpr bool has_tiles(const X86& x) noexcept {
+  return could_have_tiles(x) && x.tiles_granted;
+}
+
 #if defined(__x86_64__)
+[[nodiscard]] inline X86 read_x86() noexcept {
+  X86 x;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) != 0) x.leaf1_ecx = c;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
+    x.leaf7_ebx = b;
+    x.leaf7_ecx = c;
+    x.leaf7_edx = d;
+  }
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) x.leaf7_1_eax = a;
+  if (has_bits(x.leaf1_ecx, {27})) asm("xgetbv" : "=a"(x.saved), "=d"(d) : "c"(0));
+#if defined(__linux__)
+  // It wants to be asked, once, before any use (ARCH_REQ_XCOMP_PERM in its arch/x86/xstate documentation).
+  constexpr long kRequest = 0x1023, kTileData = 18;
+  x.tiles_granted = could_have_tiles(x) && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#endif
+  return x;
+}
+[[nodiscard]] inline const X86& this_x86() noexcept {
+  static const X86 x = read_x86();
+  return x;
+}
+#endif
+
+[[nodiscard]] inline bool has_tiles() noexcept {
+#if defined(__x86_64__)
+  return has_tiles(this_x86());
 #else
   return false;
 #endif
 }
 [[nodiscard]] inline bool has_avx_vnni() noexcept {
-  static const bool has = ask_for_avx_vnni();
-  return has;
+#if defined(__x86_64__)
+  return has_avx_vnni(this_x86());
+#else
+  return false;
+#endif
 }
 
 [[nodiscard]] inline bool supported(Isa isa) noexcept {
 #if defined(__x86_64__)
-  if (isa == Isa::amx) return supported(Isa::avx512vbmi) && (has_tiles() || kStandIns);
-  if (isa == Isa::avxvnni) return supported(Isa::avx2) && (has_avx_vnni() || kStandIns);
-  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx512 || isa == Isa::avx512vbmi)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           (isa == Isa::avx512 || (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")));
+  const X86& x = this_x86();
+  if (isa == Isa::amx) return has_tiles(x) || (kStandIns && has_avx512_vbmi(x));
+  if (isa == Isa::avx512vbmi) return has_avx512_vbmi(x);
+  if (isa == Isa::avx512) return has_avx512(x);
+  if (isa == Isa::avxvnni) return has_avx_vnni(x) || (kStandIns && has_avx2(x));
+  if (isa == Isa::avx2) return has_avx2(x);
 #elif defined(__aarch64__) && defined(__linux__)
   if (isa == Isa::neon) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #endif
