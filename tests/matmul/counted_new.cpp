@@ -9,14 +9,32 @@
 
 std::atomic<long> allocations{0};
 
-void* operator new(std::size_t size) {
+namespace {
+
+void* counted(void* p) {
   ++allocations;
-  if (void* p = std::malloc(size ? size : 1)) return p;
+  if (p) return p;
   throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  return counted(std::malloc(size ? size : 1));
+}
+void* operator new(std::size_t size, std::align_val_t align) {
+  const auto a = static_cast<std::size_t>(align);
+  return counted(std::aligned_alloc(a, (size / a + 1) * a));
 }
 void operator delete(void* p) noexcept {
   std::free(p);
 }
 void operator delete(void* p, std::size_t) noexcept {
+  std::free(p);
+}
+void operator delete(void* p, std::align_val_t) noexcept {
+  std::free(p);
+}
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept {
   std::free(p);
 }

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <optional>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/matmul.hpp>
+#include <span>
 #include <thread>
 #include <vector>
 
+#include "support/fenced.hpp"
+#include "support/formats.hpp"
 #include "support/isas.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
@@ -18,6 +23,8 @@ extern std::atomic<long> allocations;  // through operator new, counted in count
 namespace {
 
 using namespace sinq;
+using test::formats_of_use;
+using test::IsaTest;
 using test::message_of;
 using test::Naive;
 using test::random_float;
@@ -31,22 +38,45 @@ RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19
   return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
 }
 
-template <class X, class Y>
-void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, Numerics numerics) {
-  const auto expected = test::expected_product<X>(q, x, numerics, test::in_bfloat16(q, numerics, x.rows));
-  for (std::int64_t t = 0; t < x.rows; ++t)
-    for (std::int64_t i = 0; i < q.rows; ++i)
-      ASSERT_NEAR(
-          static_cast<double>(y.row(t)[i]), expected.value(t, i),
-          expected.error(t, i) + test::kRounding<std::remove_const_t<Y>> * std::abs(expected.value(t, i)) + 1e-30)
-          << (numerics == Numerics::fast ? "fast" : "exact") << ", token " << t << " row " << i << " of " << q.rows
-          << 'x' << q.cols << ", bits " << q.format.bits << " levels " << static_cast<int>(q.format.levels) << " on "
-          << name_of(current_isa());
-}
+/// A matrix and activations, and what products of the first of them may come out as.
+template <class X>
+class Expected {
+ public:
+  Expected(const QuantizedMatrix& q, const MatrixView<const X>& x) : q_(q), x_(x) {}
+
+  template <class Y>
+  void compare(const MatrixView<Y>& y, Numerics numerics) {
+    const std::int64_t pass = detail::matmul::token_block(numerics);
+    for (std::int64_t t = 0; t < y.rows; ++t) {
+      const std::int64_t tokens = std::min(pass, y.rows - t / pass * pass);  // of its pass
+      const test::ExpectedProduct& expected = of(numerics, test::in_bfloat16(q_, numerics, tokens));
+      for (std::int64_t i = 0; i < q_.rows; ++i)
+        ASSERT_NEAR(
+            static_cast<double>(y.row(t)[i]), expected.value(t, i),
+            expected.error(t, i) + test::kRounding<std::remove_const_t<Y>> * std::abs(expected.value(t, i)) + 1e-30)
+            << (numerics == Numerics::fast ? "fast" : "exact") << ", token " << t << " of " << y.rows << ", row " << i
+            << " of " << q_.rows << 'x' << q_.cols << ", bits " << q_.format.bits << " levels "
+            << static_cast<int>(q_.format.levels) << " group " << q_.format.group_size << " tile "
+            << static_cast<int>(q_.format.tile) << " scale " << detail::pack::text_of(q_.format.scale) << " zero "
+            << detail::pack::text_of(q_.format.zero) << " on " << name_of(current_isa());
+    }
+  }
+
+ private:
+  const test::ExpectedProduct& of(Numerics numerics, bool bfloat16) {
+    auto& known = known_[bfloat16 ? 2 : static_cast<std::size_t>(numerics)];
+    if (!known) known = test::expected_product<X>(q_, x_, numerics, bfloat16);
+    return *known;
+  }
+
+  const QuantizedMatrix& q_;
+  MatrixView<const X> x_;
+  std::array<std::optional<test::ExpectedProduct>, 3> known_;
+};
 
 void expect_product(const QuantizedMatrix& q, const RowMajor<float>& x, const RowMajor<float>& y,
                     Numerics numerics = Numerics::exact) {
-  expect_product<float, const float>(q, MatrixView<const float>(x), MatrixView<const float>(y), numerics);
+  Expected<float>(q, MatrixView<const float>(x)).compare(MatrixView<const float>(y), numerics);
 }
 
 RowMajor<float> product(const PackedMatrix& p, const RowMajor<float>& x, const MatmulOptions& options = {}) {
@@ -89,83 +119,122 @@ TEST(Reference, IsTheNaiveSum) {
   }
 }
 
-class IsaTest : public testing::TestWithParam<Isa> {
- protected:
-  void SetUp() override { force_isa(GetParam()); }
-  void TearDown() override { force_isa(detail::core::best_isa()); }
-};
+/// One of several. Every axis of a format is drawn by itself: with counters, some would only ever meet some others.
+template <class T, std::size_t kCount>
+T one_of(const T (&all)[kCount], std::mt19937& random) {
+  return all[test::random_bits(random) % kCount];
+}
+std::int64_t up_to(std::int64_t most, std::mt19937& random) {
+  return 1 + test::random_bits(random) % most;
+}
+bool either(std::mt19937& random) {
+  return test::random_bits(random) % 2 != 0;
+}
+Tile any_tile(std::mt19937& random) {
+  return either(random) ? Tile::square : Tile::stripe;
+}
+
+constexpr Numerics kNumerics[] = {Numerics::exact, Numerics::fast};
+
+/// Both numerics of a product of random activations.
+void expect_products(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random) {
+  const auto x = random_activations<float>(tokens, q.cols, random);
+  const PackedMatrix p = pack(q);
+  for (Numerics numerics : kNumerics) expect_product(q, x, product(p, x, {.numerics = numerics}), numerics);
+}
 
 TEST_P(IsaTest, EveryFormat) {
   std::mt19937 random(2);
   const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
   const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
   const std::int64_t groups[] = {16, 32, 48, 64, 256, kWholeRow};
-  unsigned k = 0;
   for (const Codes& c : kCodes)
     for (Aux scale : auxes)
       for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u8}) {
         if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
           continue;
         Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
-        f.group_size = groups[++k % 6];
-        f.tile = k / 2 % 2 ? Tile::square : Tile::stripe;
-        f.col_scale = columns[k / 3 % 4];
+        f.group_size = one_of(groups, random);
+        f.tile = any_tile(random);
+        f.col_scale = one_of(columns, random);
         if (is_integer(scale)) {
-          f.signed_scale = k % 2;
-          f.coarse_groups = k % 4;
+          f.signed_scale = either(random);
+          f.coarse_groups = up_to(4, random) - 1;
         }
-        const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 131 % 1100, tokens = 1 + k % 20;
-        const QuantizedMatrix q = random_matrix(f, rows, cols, random);
-        const auto x = random_activations<float>(tokens, cols, random);
-        const PackedMatrix p = pack(q);
-        expect_product(q, x, product(p, x));
-        expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);
+        expect_products(random_matrix(f, up_to(40, random), up_to(1100, random), random), up_to(20, random), random);
         if (HasFatalFailure()) return;
       }
 }
 
-TEST_P(IsaTest, EveryShape) {
-  std::mt19937 random(3);
-  unsigned k = 0;
-  for (std::int64_t tokens : {1, 2, 3, 7, 64, 65, 130})
-    for (std::int64_t cols : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257, 300, 600})
-      for (Tile tile : {Tile::stripe, Tile::square}) {
-        Format f{.bits = kBitWidths[++k % 6], .group_size = k % 3 ? 16 : kWholeRow, .tile = tile};
-        const QuantizedMatrix q = random_matrix(f, 1 + k * 11 % 40, cols, random);
-        const auto x = random_activations<float>(tokens, cols, random);
-        const PackedMatrix p = pack(q);
-        expect_product(q, x, product(p, x));
-        expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);
-        if (HasFatalFailure()) return;
-      }
-  for (std::int64_t rows = 1; rows <= 40; ++rows) {
-    const QuantizedMatrix q =
-        random_matrix({.group_size = 16, .tile = rows % 2 ? Tile::square : Tile::stripe}, rows, 50, random);
-    const auto x = random_activations<float>(3, 50, random);
-    expect_product(q, x, product(pack(q), x));
+/// The formats that engines have, at a shape with a short last strip, panel, group and unit.
+TEST_P(IsaTest, FormatsOfUse) {
+  std::mt19937 random(19);
+  for (const test::NamedFormat& f : formats_of_use())
+    for (Tile tile : {Tile::stripe, Tile::square}) {
+      SCOPED_TRACE(f.name);
+      Format format = f.format;
+      format.tile = tile;
+      const QuantizedMatrix q = random_matrix(format, 75, 653, random);
+      const PackedMatrix p = pack(q);
+      const auto x = random_activations<float>(64, 653, random);
+      Expected<float> expected(q, MatrixView<const float>(x));
+      for (Numerics numerics : kNumerics)
+        for (std::int64_t tokens : {1, 2, 3, 4, 5, 8, 11, 16, 64}) {
+          const auto y = product(p, x.topRows(tokens), {.numerics = numerics});
+          expected.compare(MatrixView<const float>(y), numerics);
+          if (HasFatalFailure()) return;
+        }
+    }
+}
+
+/// More tokens than any pass takes, and a last pass of few.
+TEST_P(IsaTest, FormatsOfUseWithManyTokens) {
+  std::mt19937 random(20);
+  for (const test::NamedFormat& f : formats_of_use()) {
+    SCOPED_TRACE(f.name);
+    Format format = f.format;
+    format.tile = any_tile(random);
+    expect_products(random_matrix(format, 19, 70, random), 1030, random);
     if (HasFatalFailure()) return;
   }
+}
+
+TEST_P(IsaTest, EveryShape) {
+  std::mt19937 random(3);
+  const auto expect_any_codes = [&](Format f, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+    const Codes c = one_of(kCodes, random);
+    f.bits = c.bits;
+    f.levels = c.levels;
+    if (c.levels == Levels::symmetric) f.zero = Aux::none;
+    expect_products(random_matrix(f, rows, cols, random), tokens, random);
+  };
+  for (Tile tile : {Tile::stripe, Tile::square})
+    for (Aux aux : {Aux::f16, Aux::u8})
+      for (std::int64_t group : {std::int64_t{16}, std::int64_t{32}, std::int64_t{64}, kWholeRow}) {
+        const Format f{.group_size = group, .tile = tile, .scale = aux, .zero = aux};
+        for (std::int64_t tokens : {1, 2, 3, 7, 64, 65, 130})
+          for (std::int64_t cols : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257, 300, 600})
+            expect_any_codes(f, up_to(40, random), cols, tokens);
+        for (std::int64_t rows = 1; rows <= 40; ++rows) expect_any_codes(f, rows, 50, 3);
+        if (HasFatalFailure()) return;
+      }
 }
 
 /// Scales and zeros that are integers, where a product stays in integers up to the end of a step.
 TEST_P(IsaTest, IntegerGroups) {
   std::mt19937 random(17);
-  unsigned k = 0;
+  const Aux zeros[] = {Aux::none, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
   for (const Codes& c : kCodes)
     for (std::int64_t group : {16, 32, 64, 96, 256})
       for (Aux scale : {Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8}) {
-        constexpr Aux kZeros[] = {Aux::none, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
-        Format f{.bits = c.bits, .levels = c.levels, .group_size = group, .scale = scale, .zero = kZeros[++k % 6]};
-        if (c.levels == Levels::symmetric) f.zero = Aux::none;
+        Format f{.bits = c.bits, .levels = c.levels, .group_size = group, .scale = scale};
+        f.zero = c.levels == Levels::symmetric ? Aux::none : one_of(zeros, random);
         if (c.levels == Levels::uniform && f.zero == Aux::none) f.zero = Aux::u5;
-        f.signed_scale = k / 3 % 2;
-        const std::int64_t rows = 1 + k * 7 % 40, cols = 1 + k * 131 % 700;
-        const QuantizedMatrix q = random_matrix(f, rows, cols, random);
-        const PackedMatrix p = pack(q);
+        f.tile = any_tile(random);
+        f.signed_scale = either(random);
+        const QuantizedMatrix q = random_matrix(f, up_to(40, random), up_to(700, random), random);
         for (std::int64_t tokens : {1, 5, 11, 15}) {
-          const auto x = random_activations<float>(tokens, cols, random);
-          expect_product(q, x, product(p, x));
-          expect_product(q, x, product(p, x, {.numerics = Numerics::fast}), Numerics::fast);
+          expect_products(q, tokens, random);
           if (HasFatalFailure()) return;
         }
       }
@@ -211,38 +280,96 @@ TEST_P(IsaTest, LargestSumsFit) {
   }
 }
 
-template <class X, class Y>
-void with_types() {
-  std::mt19937 random(4);
-  for (Tile tile : {Tile::stripe, Tile::square}) {
-    const QuantizedMatrix q = random_matrix({.bits = 3, .group_size = 32, .tile = tile}, 37, 77, random);
-    const PackedMatrix p = pack(q);
-    // Rows apart from each other, beginning at an odd element, guards all round.
-    std::vector<X> x(3 + 5 * 81);
-    for (auto& v : x) v = static_cast<X>(random_float(random, -1, 1));
-    const Y guard = static_cast<Y>(-77.0f);
-    std::vector<Y> y(1 + 5 * 40, guard);
-    const MatrixView<const X> xs(x.data() + 3, 5, 77, 81);
-    const MatrixView<Y> ys(y.data() + 1, 5, 37, 40);
-    for (Numerics numerics : {Numerics::fast, Numerics::exact}) {
-      matmul(p, xs, ys, {.numerics = numerics});
-      expect_product<X, Y>(q, xs, ys, numerics);
-    }
-    for (std::size_t k = 0; k < y.size(); ++k)
-      if (k == 0 || (k - 1) % 40 >= 37) {
-        ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
-      }
+/// Rows apart from each other, the last one ending where the memory does; `shift` bytes before the first.
+template <class T>
+class Strided {
+ public:
+  Strided(std::int64_t rows, std::int64_t cols, std::int64_t stride, std::size_t shift, int fill)
+      : cols_(cols),
+        stride_(stride),
+        shift_(shift),
+        memory_(shift + static_cast<std::size_t>((rows - 1) * stride + cols) * sizeof(T), fill) {}
+
+  /// What such a view has is checked by nobody but the kernels: any address will do.
+  template <class Void>
+  [[nodiscard]] ActivationView<Void> view(std::int64_t rows) const {
+    ActivationView<Void> v;
+    v.data = memory_.data() + shift_;
+    v.dtype = DTypeOf<T>::value;
+    v.rows = rows;
+    v.cols = cols_;
+    v.stride = stride_;
+    return v;
   }
+  void put(const RowMajor<T>& from) const {
+    for (std::int64_t t = 0; t < from.rows(); ++t) std::memcpy(at(t), from.row(t).data(), row_bytes());
+  }
+  [[nodiscard]] RowMajor<T> get(std::int64_t rows) const {
+    RowMajor<T> to(rows, cols_);
+    for (std::int64_t t = 0; t < rows; ++t) std::memcpy(static_cast<void*>(to.row(t).data()), at(t), row_bytes());
+    return to;
+  }
+  /// Whether all bytes outside of the first rows are still the given one.
+  [[nodiscard]] bool untouched(std::int64_t rows, std::byte fill) const {
+    std::vector<std::byte> rest(memory_.data(), memory_.data() + memory_.size());
+    for (std::int64_t t = 0; t < rows; ++t) std::fill_n(rest.begin() + (at(t) - memory_.data()), row_bytes(), fill);
+    return std::all_of(rest.begin(), rest.end(), [&](std::byte b) { return b == fill; });
+  }
+
+ private:
+  [[nodiscard]] std::byte* at(std::int64_t row) const {
+    return memory_.data() + shift_ + static_cast<std::size_t>(row * stride_) * sizeof(T);
+  }
+  [[nodiscard]] std::size_t row_bytes() const { return static_cast<std::size_t>(cols_) * sizeof(T); }
+
+  std::int64_t cols_, stride_;
+  std::size_t shift_;
+  test::Fenced memory_;
+};
+
+template <class X, class Y>
+void expect_products_of_types(const QuantizedMatrix& q, const PackedMatrix& p, std::size_t x_shift, std::size_t y_shift,
+                              std::mt19937& random) {
+  constexpr std::int64_t kTokens = 5;
+  const Strided<X> x(kTokens, q.cols, q.cols + 3, x_shift, 0xff);  // between the rows not a number, in every type
+  const auto values = random_activations<X>(kTokens, q.cols, random);
+  x.put(values);
+  Expected<X> expected(q, MatrixView<const X>(values));
+  for (Numerics numerics : kNumerics)
+    for (std::int64_t tokens : {std::int64_t{1}, kTokens}) {
+      const Strided<Y> y(kTokens, q.rows, q.rows + 3, y_shift, 0x5a);
+      matmul(p, x.template view<const void>(tokens), y.template view<void>(tokens), {.numerics = numerics});
+      const RowMajor<Y> got = y.get(tokens);
+      expected.compare(MatrixView<const Y>(got), numerics);
+      EXPECT_TRUE(y.untouched(tokens, std::byte{0x5a}));
+    }
 }
 
-TEST_P(IsaTest, ElementTypesAndStrides) {
-  with_types<float, float>();
-  with_types<float, half>();
-  with_types<half, half>();
-  with_types<half, float>();
-  with_types<bfloat16, bfloat16>();
-  with_types<bfloat16, float>();
-  with_types<double, double>();
+/// Every pair of types, of several formats, at the address of an element that nothing but its type aligns, and at odd
+/// bytes (a mapped file aligns nothing).
+TEST_P(IsaTest, ElementTypesAddressesAndStrides) {
+  std::mt19937 random(4);
+  const Format formats[] = {{.bits = 3, .group_size = 32},
+                            {.bits = 4, .scale = Aux::u8, .zero = Aux::u8},
+                            {.levels = Levels::nf4, .group_size = kWholeRow, .zero = Aux::none},
+                            detail::quantize::format_of(preset(4.5), true)};
+  const auto with_types = [&]<class... Y>(const QuantizedMatrix& q, const PackedMatrix& p, auto x) {
+    using X = decltype(x);
+    for (bool odd : {false, true})
+      (expect_products_of_types<X, Y>(q, p, odd ? 1 : sizeof(X), odd ? 1 : sizeof(Y), random), ...);
+  };
+  for (Format f : formats)
+    for (Tile tile : {Tile::stripe, Tile::square}) {
+      f.tile = tile;
+      const QuantizedMatrix q = random_matrix(f, 37, 77, random);
+      const PackedMatrix p = pack(q);
+      const auto with_x = [&](auto x) { with_types.template operator()<float, double, half, bfloat16>(q, p, x); };
+      with_x(float{});
+      with_x(double{});
+      with_x(half{});
+      with_x(bfloat16{});
+      if (HasFailure()) return;
+    }
 }
 
 TEST_P(IsaTest, SameBitsForEveryExecutor) {
@@ -262,9 +389,6 @@ TEST_P(IsaTest, SameBitsForEveryExecutor) {
         }
     }
 }
-
-INSTANTIATE_TEST_SUITE_P(Isas, IsaTest, testing::ValuesIn(supported_isas()),
-                         [](const auto& isa) { return std::string(name_of(isa.param)); });
 
 // --- the face -----------------------------------------------------------------------------------------------------
 
@@ -324,7 +448,7 @@ TEST(Matmul, WrongShapesAreNamed) {
 // --- several products ----------------------------------------------------------------------------------------------
 
 /// Query, key and value: one input, matrices of different size, format and tiling.
-TEST(Products, ThatShareAnInputAreWhatTheyAreAlone) {
+TEST_P(IsaTest, ProductsThatShareAnInputAreWhatTheyAreAlone) {
   std::mt19937 random(13);
   Eigen::ThreadPool pool(2);
   ThreadPoolExecutor threads(pool);
@@ -342,9 +466,7 @@ TEST(Products, ThatShareAnInputAreWhatTheyAreAlone) {
         std::vector<std::byte> workspace(matmul_workspace(products, e->width()));
         const long before = allocations;
         matmul(products, {.executor = e, .workspace = workspace, .numerics = numerics});
-        if (e == &serial) {
-          EXPECT_EQ(allocations, before);
-        }
+        EXPECT_EQ(allocations, before);
         const MatmulOptions alone{.numerics = numerics};
         EXPECT_EQ(qy, product(q, x, alone));
         EXPECT_EQ(ky, product(k, x, alone));
@@ -353,7 +475,7 @@ TEST(Products, ThatShareAnInputAreWhatTheyAreAlone) {
 }
 
 /// Experts: every one gets some tokens, in any order, possibly none; another one's rows of x are not read.
-TEST(Products, OfExpertsTakeTheirTokens) {
+TEST_P(IsaTest, ProductsOfExpertsTakeTheirTokens) {
   std::mt19937 random(14);
   Eigen::ThreadPool pool(1);
   ThreadPoolExecutor threads(pool);
@@ -404,21 +526,35 @@ TEST(Products, WrongOnesAreNamed) {
   EXPECT_EQ(message({&w, x, wide}), "sinq: products[1].y.cols = 70: must equal the rows of the matrix");
 }
 
-/// Tensor parallelism: parts by rows give the same bits, parts by columns add up.
-TEST(Products, OfPartsMakeUpTheWhole) {
+/// Tensor parallelism: parts by rows give the same bits, parts by columns add up. Columns are cut between groups and
+/// coarse scales, rows of squares between tiles.
+TEST_P(IsaTest, ProductsOfPartsMakeUpTheWhole) {
   std::mt19937 random(16);
-  const QuantizedMatrix q =
-      random_matrix({.bits = 3, .group_size = 16, .scale = Aux::u5, .zero = Aux::u5}, 90, 192, random);
-  const PackedMatrix p = pack(q);
-  const auto x = random_activations<float>(3, 192, random);
-  const auto whole = product(p, x);
-  RowMajor<float> y(3, 90);
-  matmul(slice_rows(p, 0, 37), x, y.leftCols(37));
-  matmul(slice_rows(p, 37, 53), x, y.rightCols(53));
-  EXPECT_EQ(y, whole);
-  RowMajor<float> sum = product(slice_cols(p, 0, 80), x.leftCols(80));
-  sum += product(slice_cols(p, 80, 112), x.rightCols(112));
-  expect_product(q, x, sum);
+  const Format formats[] = {{.bits = 3, .group_size = 16, .scale = Aux::u5, .zero = Aux::u5},
+                            {.bits = 6, .group_size = 16, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 4},
+                            {.bits = 5, .group_size = 32},
+                            {.bits = 4, .group_size = 64, .scale = Aux::u8, .zero = Aux::u8},
+                            {.levels = Levels::nf4, .scale = Aux::u8, .zero = Aux::none},
+                            detail::quantize::format_of(preset(4.5), true)};
+  for (Format f : formats)
+    for (Tile tile : {Tile::stripe, Tile::square})
+      for (std::int64_t tokens : {1, 3, 11})
+        for (Numerics numerics : kNumerics) {
+          f.tile = tile;
+          const std::int64_t upper = tile == Tile::square ? 64 : 37, left = 128;
+          const QuantizedMatrix q = random_matrix(f, 90, 219, random);
+          const PackedMatrix p = pack(q);
+          const auto x = random_activations<float>(tokens, 219, random);
+          const MatmulOptions options{.numerics = numerics};
+          RowMajor<float> y(tokens, 90);
+          matmul(slice_rows(p, 0, upper), x, y.leftCols(upper), options);
+          matmul(slice_rows(p, upper, 90 - upper), x, y.rightCols(90 - upper), options);
+          EXPECT_EQ(y, product(p, x, options));
+          RowMajor<float> sum = product(slice_cols(p, 0, left), x.leftCols(left), options);
+          sum += product(slice_cols(p, left, 219 - left), x.rightCols(219 - left), options);
+          expect_product(q, x, sum, numerics);
+          if (HasFailure()) return;
+        }
 }
 
 // --- workspace ----------------------------------------------------------------------------------------------------
@@ -463,23 +599,41 @@ TEST(Workspace, OneForTheMostTokensServesFewer) {
   EXPECT_EQ(message_of([&] { (void)matmul_workspace(p, 1, 0); }), "sinq: width = 0: allowed are 1 to 65536");
 }
 
-TEST(Workspace, NothingIsAllocatedWhereOneIsGiven) {
+TEST_P(IsaTest, NothingIsAllocatedWhereAWorkspaceIsGiven) {
   std::mt19937 random(11);
-  for (const Format& f :
-       {Format{}, Format{.bits = 3, .group_size = 16, .tile = Tile::square, .scale = Aux::u8, .zero = Aux::u6},
-        Format{.levels = Levels::table, .group_size = kWholeRow}})
-    for (std::int64_t tokens : {1, 130}) {
-      const PackedMatrix p = pack(random_matrix(f, 40, 300, random));
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  SerialExecutor serial;
+  for (const test::NamedFormat& f : formats_of_use()) {
+    SCOPED_TRACE(f.name);
+    Format format = f.format;
+    format.tile = any_tile(random);
+    const PackedMatrix p = pack(random_matrix(format, 70, 300, random));
+    for (std::int64_t tokens : {1, 5, 16, 130}) {
       const auto x = random_activations<float>(tokens, 300, random);
-      RowMajor<float> y(tokens, 40);
-      std::vector<std::byte> workspace(matmul_workspace(p, tokens));
-      const long before = allocations;
-      matmul(p, x, y, {.workspace = workspace});
-      matmul(p, x, y, {.workspace = workspace, .numerics = Numerics::fast});
-      EXPECT_EQ(allocations, before);
-      matmul(p, x, y);
-      EXPECT_EQ(allocations, before + 1);  // and the counter counts
+      RowMajor<float> y(tokens, 70);
+      for (Executor* e : std::initializer_list<Executor*>{&serial, &threads}) {
+        std::vector<std::byte> workspace(matmul_workspace(p, tokens, e->width()));
+        const long before = allocations;
+        for (Numerics numerics : kNumerics)
+          matmul(p, x, y, {.executor = e, .workspace = workspace, .numerics = numerics});
+        EXPECT_EQ(allocations, before) << tokens << " tokens, " << e->width() << " threads";
+        matmul(p, x, y, {.executor = e});
+        EXPECT_EQ(allocations, before + 1);  // and the counter counts
+      }
     }
+  }
+}
+
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
+
+TEST(Workspace, AlignedAllocationsAreCountedToo) {
+  const long before = allocations;
+  const auto line = std::make_unique<Line>();
+  const std::vector<Line> lines(2);
+  EXPECT_EQ(allocations, before + 2);
 }
 
 TEST(Matmul, ConstantMatrixFromSeveralThreads) {
@@ -498,5 +652,7 @@ TEST(Matmul, ConstantMatrixFromSeveralThreads) {
   for (auto& t : callers) t.join();
   for (const auto& r : results) EXPECT_EQ(r, expected);
 }
+
+INSTANTIATE_TEST_SUITE_P(Isas, IsaTest, testing::ValuesIn(test::named_isas()), test::isa_name);
 
 }  // namespace
