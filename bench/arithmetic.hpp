@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <chrono>
-#include <sinq/matmul.hpp>
+#include <sinq/matmul/avx2.hpp>
+#include <sinq/matmul/avx512.hpp>
+#include <sinq/matmul/tiles.hpp>
 
 #include "machine.hpp"
 
@@ -103,18 +104,18 @@ inline double arithmetic_peak(const Threads& threads, sinq::Isa isa, Unit unit) 
                           : 4 * 16 * (wide ? peak::kSums : peak::kByteSumsAvx2);
   for (int round = 0; round < 5; ++round) {
     const std::int64_t tasks = threads.get()->width();
-    const auto start = std::chrono::steady_clock::now();
-    threads.get()->run(tasks, [&](std::int64_t, int) {
-      float x = unit == Unit::bfloat16      ? peak::tiles_amx<Unit::bfloat16>()
-                : tiles                     ? peak::tiles_amx<Unit::bytes>()
-                : unit == Unit::fma         ? (wide ? peak::fma_avx512() : peak::fma_avx2())
-                : wide                      ? peak::bytes_avx512()
-                : isa == sinq::Isa::avxvnni ? peak::bytes_avxvnni()
-                                            : peak::bytes_avx2();
-      benchmark::DoNotOptimize(x);
+    const double time = seconds_of([&] {
+      threads.get()->run(tasks, [&](std::int64_t, int) {
+        float x = unit == Unit::bfloat16      ? peak::tiles_amx<Unit::bfloat16>()
+                  : tiles                     ? peak::tiles_amx<Unit::bytes>()
+                  : unit == Unit::fma         ? (wide ? peak::fma_avx512() : peak::fma_avx2())
+                  : wide                      ? peak::bytes_avx512()
+                  : isa == sinq::Isa::avxvnni ? peak::bytes_avxvnni()
+                                              : peak::bytes_avx2();
+        benchmark::DoNotOptimize(x);
+      });
     });
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    best = std::max(best, 1e-9 * products * static_cast<double>(peak::kRounds * tasks) / time.count());
+    best = std::max(best, 1e-9 * products * static_cast<double>(peak::kRounds * tasks) / time);
   }
 #endif
   return best;

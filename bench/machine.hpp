@@ -4,9 +4,12 @@
 #include <benchmark/benchmark.h>
 
 #include <Eigen/Core>
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <sinq/core/thread_pool.hpp>
 #include <string>
+#include <vector>
 
 // What all benchmarks share: the caller's threads, weights, and how a benchmark is registered so that `threads` in its
 // name is the executor's width and rates are wall-clock.
@@ -54,6 +57,40 @@ inline std::string shape(std::int64_t rows, std::int64_t cols, int threads) {
 inline void count_weights(benchmark::State& state, std::int64_t weights) {
   state.counters["gigaweights_per_second"] =
       benchmark::Counter(1e-9 * static_cast<double>(weights), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+[[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+[[nodiscard]] inline double median(std::vector<double> times) {
+  if (times.empty()) return 0;
+  const auto middle = times.begin() + std::ssize(times) / 2;
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
+}
+
+template <class Body>
+[[nodiscard]] double seconds_of(Body&& body) {
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  return seconds_since(start);
+}
+
+/// Calls body() as often as `state` wants, and returns the median time of a call. In turns of so many, the first call
+/// of a turn is followed by as many calls of beside(), which is not on the clock: what body() is compared with, so that
+/// what disturbs one disturbs both.
+template <class Body, class Beside>
+double median_time(benchmark::State& state, std::size_t turn, Body&& body, Beside&& beside) {
+  std::vector<double> times;
+  for (auto _ : state) {
+    times.push_back(seconds_of(body));
+    if (times.size() % turn != 1 % turn) continue;
+    state.PauseTiming();
+    for (std::size_t k = 0; k < turn; ++k) beside();
+    state.ResumeTiming();
+  }
+  return median(std::move(times));
 }
 
 template <class Body>

@@ -24,10 +24,10 @@ namespace sinq_bench {
 struct EigenProduct {
   static constexpr const char* kName = "eigen/float";
   static constexpr bool kThreads = false;
-  const RowMajor& w;
-  const RowMajor& x;
-  RowMajor& y;
-  EigenProduct(const RowMajor& weights, const RowMajor& tokens, RowMajor& out, int) : w(weights), x(tokens), y(out) {}
+  static constexpr int kBytes = 4;  // of a weight
+  RowMajor w, x, y;
+  EigenProduct(const RowMajor& weights, const RowMajor& tokens, int)
+      : w(weights), x(tokens), y(tokens.rows(), weights.rows()) {}
   void run() { y.noalias() = x * w.transpose(); }
 };
 
@@ -35,11 +35,10 @@ struct EigenProduct {
 struct OpenBlasProduct {
   static constexpr const char* kName = "openblas/float";
   static constexpr bool kThreads = true;
-  const RowMajor& w;
-  const RowMajor& x;
-  RowMajor& y;
-  OpenBlasProduct(const RowMajor& weights, const RowMajor& tokens, RowMajor& out, int width)
-      : w(weights), x(tokens), y(out) {
+  static constexpr int kBytes = 4;
+  RowMajor w, x, y;
+  OpenBlasProduct(const RowMajor& weights, const RowMajor& tokens, int width)
+      : w(weights), x(tokens), y(tokens.rows(), weights.rows()) {
     openblas_set_num_threads(width);
   }
   void run() {
@@ -59,14 +58,17 @@ template <class T>
 struct OneDnnProduct {
   static constexpr const char* kName = std::is_same_v<T, float> ? "onednn/float" : "onednn/bfloat16";
   static constexpr bool kThreads = true;
+  static constexpr int kBytes = sizeof(T);
   using Memory = dnnl::memory;
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
   Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> x;
+  RowMajor y;
   dnnl::matmul product;
   Memory source, weights, result;
 
-  OneDnnProduct(const RowMajor& w, const RowMajor& tokens, RowMajor& out, int width) : x(tokens.cast<T>()) {
+  OneDnnProduct(const RowMajor& w, const RowMajor& tokens, int width)
+      : x(tokens.cast<T>()), y(tokens.rows(), w.rows()) {
     omp_set_num_threads(width);
     constexpr auto kType = std::is_same_v<T, float> ? Memory::data_type::f32 : Memory::data_type::bf16;
     using Tag = Memory::format_tag;
@@ -77,7 +79,7 @@ struct OneDnnProduct {
     product = dnnl::matmul(description);
     source = Memory(x_desc, engine, x.data());
     weights = Memory(description.weights_desc(), engine);
-    result = Memory(y_desc, engine, out.data());
+    result = Memory(y_desc, engine, y.data());
     const Memory plain({{w.cols(), w.rows()}, Memory::data_type::f32, Tag::ba}, engine, const_cast<float*>(w.data()));
     dnnl::reorder(plain, weights).execute(stream, const_cast<Memory&>(plain), weights);
     stream.wait();

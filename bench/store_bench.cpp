@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <sinq/store.hpp>
@@ -65,26 +64,13 @@ void count_bytes(benchmark::State& state, std::int64_t bytes) {
       benchmark::Counter(1e-9 * static_cast<double>(bytes), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-template <class Action>
-double seconds(Action action) {
-  const auto start = std::chrono::steady_clock::now();
-  action();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 /// Runs `body` beside `limit`, which moves the same bytes, turn by turn, so that what disturbs one disturbs both.
-template <class Body, class Limit>
-void beside(benchmark::State& state, std::int64_t bytes, Body body, Limit limit) {
-  double own = 0;
-  double bound = 0;
-  for (auto _ : state) {
-    const double t = seconds(body);
-    state.SetIterationTime(t);
-    own += t;
-    bound += seconds(limit);
-  }
+template <class Body, class Action>
+void beside(benchmark::State& state, std::int64_t bytes, Body body, Action limit) {
+  std::vector<double> limits;
+  const double time = median_time(state, 1, body, [&] { limits.push_back(seconds_of(limit)); });
   count_bytes(state, bytes);
-  state.counters["share_of_limit"] = bound / own;
+  state.counters["share_of_limit"] = median(limits) / time;
 }
 
 void copy(std::span<const std::byte> from) {
@@ -137,23 +123,18 @@ std::int64_t bytes_of(const std::vector<sinq::QuantizedMatrix>& all) {
   return bytes;
 }
 
-template <class Body>
-void add_manual(const std::string& name, Body body) {
-  benchmark::RegisterBenchmark(name.c_str(), body)->UseManualTime()->Unit(benchmark::kMillisecond);
-}
-
 const bool kRegistered = [] {
   const std::string size = "/megabytes:" + std::to_string(kBytes >> 20);
   add("limit/memcpy" + size, [](benchmark::State& s) {
     for (auto _ : s) copy(data());
     count_bytes(s, kBytes);
   });
-  add_manual("store/save" + size, [](benchmark::State& s) {
+  add("store/save" + size, [](benchmark::State& s) {
     const Directory dir;
     beside(
         s, kBytes, [&] { save_tensors(dir / "a"); }, [&] { write_plain(dir / "b", data()); });
   });
-  add_manual("store/load" + size, [](benchmark::State& s) {
+  add("store/load" + size, [](benchmark::State& s) {
     const Directory dir;
     save_tensors(dir / "a");
     beside(
@@ -166,14 +147,14 @@ const bool kRegistered = [] {
   });
   for (const sinq::Aux aux : {sinq::Aux::f16, sinq::Aux::u8}) {
     const std::string format = aux == sinq::Aux::f16 ? "/uniform-aux16/bits:4" : "/uniform-aux8/bits:4";
-    add_manual("store/save_quantized" + format, [aux](benchmark::State& s) {
+    add("store/save_quantized" + format, [aux](benchmark::State& s) {
       const Directory dir;
       const auto all = matrices(aux);
       const auto plain = std::span(data()).first(static_cast<std::size_t>(bytes_of(all)));
       beside(
           s, bytes_of(all), [&] { save_matrices(dir / "a", all); }, [&] { write_plain(dir / "b", plain); });
     });
-    add_manual("store/load_quantized" + format, [aux](benchmark::State& s) {
+    add("store/load_quantized" + format, [aux](benchmark::State& s) {
       const Directory dir;
       const auto all = matrices(aux);
       save_matrices(dir / "a", all);
