@@ -227,17 +227,16 @@ void run(Arguments a, program::Threads& threads) {
              results.front().evaluation.perplexity(), sinq4.evaluation.perplexity(), sinq4.evaluation.mean_kl(),
              std::abs(from_rtn), from_rtn < 0 ? "below" : "above")
       << program::format(
-             "\nThe picture: %s\nAll of it took %.0f s on %d threads; the times are this machine's, all "
+             "\nThe picture: %s\nAll of it took %.0f s on %d threads with %s; the times are this machine's, all "
              "other numbers everyone's.\n",
-             svg_path.c_str(), total.seconds(), threads.count());
+             svg_path.c_str(), total.seconds(), threads.count(), sinq::name_of(sinq::current_isa()));
   if (a.json) {
     sinq::store::Json rows = sinq::store::Json::array();
     for (const Result& r : results) rows.push_back(to_json(r));
-    const sinq::store::Json json = {{"model", a.model},
-                                    {"predicted_tokens", predicted},
-                                    {"results", std::move(rows)},
-                                    {"picture", svg_path},
-                                    {"seconds", total.seconds()}};
+    const sinq::store::Json json = {
+        {"model", a.model},           {"predicted_tokens", predicted},
+        {"results", std::move(rows)}, {"picture", svg_path},
+        {"seconds", total.seconds()}, {"instruction_set", sinq::name_of(sinq::current_isa())}};
     std::cout << json.dump() << "\n";
   }
 }

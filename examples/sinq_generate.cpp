@@ -51,14 +51,15 @@ void run(const Arguments& a, program::Threads& threads) {
   });
   const double speed = static_cast<double>(tokens.size()) / time.seconds();
   if (a.json) {
-    sinq::store::Json json = {{"tokens", tokens}, {"tokens_per_second", speed}};
+    sinq::store::Json json = {
+        {"tokens", tokens}, {"tokens_per_second", speed}, {"instruction_set", sinq::name_of(sinq::current_isa())}};
     // Bytes of a model need not be UTF-8, JSON must be.
     if (bytes) json["text"] = std::string(tokens.begin(), tokens.end());
     std::cout << json.dump(-1, ' ', false, sinq::store::Json::error_handler_t::replace) << "\n";
   } else {
     std::cout << "\n";
-    std::cerr << program::format("%zu tokens, %.0f tokens per second, the prompt's %zu included in the time\n",
-                                 tokens.size(), speed, prompt.size());
+    std::cerr << program::format("%zu tokens, %.0f tokens per second with %s, the prompt's %zu included in the time\n",
+                                 tokens.size(), speed, sinq::name_of(sinq::current_isa()), prompt.size());
   }
 }
 

@@ -53,6 +53,7 @@ void run(const Arguments& a, program::Threads& threads) {
     json["predicted_tokens"] = e.predicted;
     json["bits_per_weight"] = bits;
     json["tokens_per_second"] = speed;
+    json["instruction_set"] = sinq::name_of(sinq::current_isa());
     bar.clear();
     std::cout << json.dump() << "\n";
     return;
@@ -64,7 +65,8 @@ void run(const Arguments& a, program::Threads& threads) {
                                  e.flip_rate_percent());
   std::cout << program::format("predicted tokens   %lld\n", static_cast<long long>(e.predicted));
   if (!std::isnan(bits)) std::cout << program::format("bits per weight    %.4f of the quantized tensors\n", bits);
-  std::cout << program::format("speed              %.0f tokens per second\n", speed);
+  std::cout << program::format("speed              %.0f tokens per second, with %s\n", speed,
+                               sinq::name_of(sinq::current_isa()));
 }
 
 }  // namespace

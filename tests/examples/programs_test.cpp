@@ -149,6 +149,7 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   EXPECT_GT(compared.at("kl").get<double>(), 0);
   EXPECT_TRUE(compared.contains("flip_rate_percent"));
   EXPECT_GT(compared.at("tokens_per_second").get<double>(), 0);
+  EXPECT_EQ(compared.at("instruction_set"), sinq::name_of(sinq::current_isa()));
   EXPECT_EQ(compared.at("bits_per_weight"), report.at("bits_per_weight"));
   const json full = expect_json("sinq_perplexity " + path("model") + " --tokens " + path("tokens.safetensors") +
                                 " --reference " + path("model") + " --json");
@@ -173,6 +174,7 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   const json greedy = expect_json(generate);
   EXPECT_EQ(greedy.at("tokens").size(), 12u);
   EXPECT_GT(greedy.at("tokens_per_second").get<double>(), 0);
+  EXPECT_EQ(greedy.at("instruction_set"), sinq::name_of(sinq::current_isa()));
   EXPECT_EQ(expect_json(generate + " --threads 2").at("tokens"), greedy.at("tokens"));
   EXPECT_EQ(expect_json("sinq_generate " + quantized + " --tokens 84,111,32,98,101 --count 12 --json").at("tokens"),
             greedy.at("tokens"));
@@ -350,6 +352,7 @@ TEST_F(Programs, DemoShowsEveryMethod) {
       EXPECT_LT(row.at("kl").get<double>(), 0.2) << row;
     }
   }
+  EXPECT_EQ(result.at("instruction_set"), sinq::name_of(sinq::current_isa()));
   const std::string svg = contents(result.at("picture").get<std::string>());
   EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
   EXPECT_EQ(svg.find("nan"), std::string::npos);
