@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include <cctype>
 #include <cstdint>
-#include <cstdio>
-#include <memory>
-#include <set>
 #include <string>
 #include <vector>
+
+#include "support/objects.hpp"
 
 // An engine may compile some files for a newer processor than others. Two things must then hold, or a program dies of
 // an illegal instruction on the older one:
@@ -25,47 +23,8 @@ namespace {
 
 #if defined(SINQ_PLAIN_OBJECT)
 
-std::vector<std::string> lines_of(const std::string& command) {
-  std::vector<std::string> lines;
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen((command + " 2>/dev/null").c_str(), "r"), pclose);
-  char buffer[4096];
-  std::string line;
-  while (pipe && std::fgets(buffer, sizeof buffer, pipe.get())) {
-    line += buffer;
-    if (line.back() != '\n') continue;
-    line.pop_back();
-    lines.push_back(line);
-    line.clear();
-  }
-  return lines;
-}
-
-/// Functions of an object that contain an instruction with the VEX or EVEX prefix (all of their names begin with v).
-std::set<std::string> functions_with_avx(const std::string& object) {
-  std::set<std::string> found;
-  std::string function;
-  for (const std::string& line : lines_of("objdump -d --no-show-raw-insn " + object)) {
-    if (!line.empty() && line.back() == ':' && line.find('<') != std::string::npos) {
-      function = line.substr(line.find('<') + 1, line.rfind('>') - line.find('<') - 1);
-      continue;
-    }
-    const std::size_t tab = line.rfind('\t');
-    if (tab == std::string::npos || line[tab + 1] != 'v') continue;
-    const std::string name = line.substr(tab + 1, line.find(' ', tab) - tab - 1);
-    if (name != "verr" && name != "verw" && name != "vmcall") found.insert(function);
-  }
-  return found;
-}
-
-/// Functions that every file may bring and the linker keeps one of.
-std::set<std::string> shared_by_name(const std::string& object) {
-  std::set<std::string> found;
-  for (const std::string& line : lines_of("nm " + object)) {
-    const std::size_t at = line.find(" W ");
-    if (at != std::string::npos && line.find("4sinq") != std::string::npos) found.insert(line.substr(at + 3));
-  }
-  return found;
-}
+using sinq::test::functions_with_avx;
+using sinq::test::shared_by_name;
 
 bool of_an_instruction_set(const std::string& function) {
   return function.find("6matmul4avx2") != std::string::npos || function.find("6matmul6avx512") != std::string::npos ||

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+// What is in an object file, as binutils tell; nothing where they are not installed.
+
+namespace sinq::test {
+
+inline std::vector<std::string> lines_of(const std::string& command) {
+  std::vector<std::string> lines;
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen((command + " 2>/dev/null").c_str(), "r"), pclose);
+  char buffer[4096];
+  std::string line;
+  while (pipe && std::fgets(buffer, sizeof buffer, pipe.get())) {
+    line += buffer;
+    if (line.back() != '\n') continue;
+    line.pop_back();
+    lines.push_back(line);
+    line.clear();
+  }
+  return lines;
+}
+
+/// Functions of an object that contain an instruction with the VEX or EVEX prefix (all of their names begin with v).
+inline std::set<std::string> functions_with_avx(const std::string& object) {
+  std::set<std::string> found;
+  std::string function;
+  for (const std::string& line : lines_of("objdump -d --no-show-raw-insn " + object)) {
+    if (!line.empty() && line.back() == ':' && line.find('<') != std::string::npos) {
+      function = line.substr(line.find('<') + 1, line.rfind('>') - line.find('<') - 1);
+      continue;
+    }
+    const std::size_t tab = line.rfind('\t');
+    if (tab == std::string::npos || line[tab + 1] != 'v') continue;
+    const std::string name = line.substr(tab + 1, line.find(' ', tab) - tab - 1);
+    if (name != "verr" && name != "verw" && name != "vmcall") found.insert(function);
+  }
+  return found;
+}
+
+/// Functions that every file may bring and the linker keeps one of.
+inline std::set<std::string> shared_by_name(const std::string& object) {
+  std::set<std::string> found;
+  for (const std::string& line : lines_of("nm " + object)) {
+    const std::size_t at = line.find(" W ");
+    if (at != std::string::npos && line.find("4sinq") != std::string::npos) found.insert(line.substr(at + 3));
+  }
+  return found;
+}
+
+}  // namespace sinq::test
