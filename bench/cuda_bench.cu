@@ -25,10 +25,14 @@ bool have_gpu() {
 }
 
 struct Buffer {
-  explicit Buffer(std::size_t bytes) { check(cudaMalloc(&data, std::max<std::size_t>(bytes, 16)), "cudaMalloc"); }
+  explicit Buffer(std::size_t size) : bytes(size) {
+    check(cudaMalloc(&data, std::max<std::size_t>(bytes, 16)), "cudaMalloc");
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { (void)cudaFree(data); }
+  std::span<std::byte> memory() const { return {static_cast<std::byte*>(data), bytes}; }
+  std::size_t bytes;
   void* data = nullptr;
 };
 
@@ -93,7 +97,7 @@ void product(benchmark::State& state, const Kind& kind, std::int64_t rows, std::
   for (auto _ : state)
     state.SetIterationTime(timer.seconds([&] {
       for (int k = 0; k < kRounds; ++k)
-        cuda::matmul(plan, *copies[next++ % copies.size()], xs, ys, workspace.data, nullptr);
+        cuda::matmul(plan, *copies[next++ % copies.size()], xs, ys, workspace.memory(), nullptr);
     }) / kRounds);
   const auto rate = benchmark::Counter::kIsIterationInvariantRate;
   state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(q.bytes()), rate);
@@ -117,7 +121,8 @@ void restored(benchmark::State& state, std::int64_t rows, std::int64_t cols, std
     state.SetIterationTime(timer.seconds([&] {
       for (int k = 0; k < kRounds; ++k)
         cuda::matmul(plan, w, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, cols),
-                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, rows), workspace.data, handle, nullptr);
+                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, rows), workspace.memory(), handle,
+                     nullptr);
     }) / kRounds);
   check(cublasLtDestroy(handle), "cublasLtDestroy");
   state.counters["gigaweights_per_second"] =
@@ -148,7 +153,7 @@ void side_by_side(benchmark::State& state, std::int64_t tokens) {
       for (int k = 0; k < kRounds; ++k, next = (next + 3) % copies.size()) {
         const cuda::DeviceMatrix* const qkv[] = {copies[next].get(), copies[next + 1].get(), copies[next + 2].get()};
         cuda::matmul(plan, qkv, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, kCols),
-                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, kAll), workspace.data, nullptr);
+                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, kAll), workspace.memory(), nullptr);
       }
     }) / kRounds);
   state.counters["gigabytes_per_second"] =
@@ -187,7 +192,7 @@ void experts(benchmark::State& state, std::int64_t tokens) {
       for (int k = 0; k < kRounds; ++k)
         cuda::matmul(plan, experts, routing,
                      MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, kCols),
-                     MatrixView<__half>(static_cast<__half*>(y.data), routed, kRows), workspace.data, nullptr);
+                     MatrixView<__half>(static_cast<__half*>(y.data), routed, kRows), workspace.memory(), nullptr);
     }) / kRounds);
   state.counters["rows_per_second"] =
       benchmark::Counter(static_cast<double>(routed), benchmark::Counter::kIsIterationInvariantRate);
@@ -264,7 +269,7 @@ void many(benchmark::State& state, cuda::Kernel kernel, const Format& format, st
     state.SetIterationTime(timer.seconds([&] {
       for (int k = 0; k < kRounds; ++k)
         cuda::matmul(plan, w, MatrixView<const X>(static_cast<const X*>(x.data), tokens, cols),
-                     MatrixView<X>(static_cast<X*>(y.data), tokens, rows), workspace.data, nullptr);
+                     MatrixView<X>(static_cast<X*>(y.data), tokens, rows), workspace.memory(), nullptr);
     }) / kRounds);
   count_products(state, rows, cols, tokens);
   state.SetLabel(to_string(plan));
@@ -331,7 +336,7 @@ void quantize(benchmark::State& state, std::int64_t rows, std::int64_t cols, con
   const MatrixView<const __nv_bfloat16> view(static_cast<const __nv_bfloat16*>(weights.data), rows, cols);
   Timer timer;
   for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] { (void)cuda::quantize(view, config, workspace.data); }));
+    state.SetIterationTime(timer.seconds([&] { (void)cuda::quantize(view, config, workspace.memory()); }));
   state.counters["gigaweights_per_second"] =
       benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
 }

@@ -39,6 +39,7 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
   ~OnDevice() { (void)cudaFree(data_); }
   T* data() { return data_; }
+  std::span<std::byte> memory() { return {reinterpret_cast<std::byte*>(data_), count_ * sizeof(T)}; }
   std::vector<T> read() {
     std::vector<T> to(count_);
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

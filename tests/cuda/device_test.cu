@@ -92,7 +92,7 @@ void expect_agreement(const Case& c, const cuda::PlanOptions& options, std::mt19
   const cuda::Plan plan = cuda::plan<X>(d, c.tokens, cuda::device_facts(), options);
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
   cuda::matmul(plan, d, MatrixView<const X>(x_device.data(), c.tokens, c.cols),
-               MatrixView<float>(y_device.data(), c.tokens, c.rows), workspace.data(), stream);
+               MatrixView<float>(y_device.data(), c.tokens, c.rows), workspace.memory(), stream);
   const std::vector<float> y = y_device.read();
   const double rounding = plan.kernel == cuda::Kernel::wgmma           ? std::is_same_v<X, __half> ? 0x1p-10 : 0x1p-8
                           : plan.pieces == 2 && c.levels < Levels::nf4 ? 0x1p-21
@@ -150,7 +150,7 @@ TEST_F(Products, SameBitsEveryTimeAndInAGraph) {
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
   const auto multiply = [&] {
     cuda::matmul(plan, d, MatrixView<const __nv_bfloat16>(x_device.data(), 3, 4096),
-                 MatrixView<__nv_bfloat16>(y_device.data(), 3, 300), workspace.data(), stream_);
+                 MatrixView<__nv_bfloat16>(y_device.data(), 3, 300), workspace.memory(), stream_);
   };
   multiply();
   const auto first = y_device.read();
@@ -177,7 +177,7 @@ TEST_F(Products, WrongShapesAreNamed) {
   const auto message = [&](std::int64_t tokens, std::int64_t x_cols, std::int64_t y_cols) {
     return test::message_of([&] {
       cuda::matmul(plan, d, MatrixView<const float>(memory.data(), tokens, x_cols),
-                   MatrixView<float>(memory.data() + 2000, tokens, y_cols), nullptr, stream_);
+                   MatrixView<float>(memory.data() + 2000, tokens, y_cols), {}, stream_);
     });
   };
   EXPECT_EQ(message(2, 70, 20), "nothing was thrown");
@@ -204,7 +204,7 @@ TEST_F(Products, OfManyTokensByCublas) {
         cuda::plan_blas(d, kTokens, cuda::device_facts(), {.path = cuda::Path::restored, .rows_at_once = at_once});
     OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
     cuda::matmul(plan, d, MatrixView<const __half>(x_device.data(), kTokens, kCols),
-                 MatrixView<__half>(y_device.data(), kTokens, kRows), workspace.data(), handle, stream_,
+                 MatrixView<__half>(y_device.data(), kTokens, kRows), workspace.memory(), handle, stream_,
                  static_cast<const __half*>(bias_device.data()));
     const std::vector<__half> y = y_device.read();
     for (std::int64_t t = 0; t < kTokens; ++t)
@@ -242,7 +242,7 @@ TEST_F(Groups, SideBySideIsWhatEachMatrixGivesAlone) {
   const cuda::Plan plan = cuda::plan<float>(all, 3, cuda::device_facts(), {.slices = 2});
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
   const MatrixView<const float> xs(x.data(), 3, 777);
-  cuda::matmul(plan, all, xs, MatrixView<float>(y.data(), 3, 281), workspace.data(), stream_);
+  cuda::matmul(plan, all, xs, MatrixView<float>(y.data(), 3, 281), workspace.memory(), stream_);
   const std::vector<float> together = y.read();
   std::int64_t first = 0;
   for (const cuda::DeviceMatrix* m : all) {
@@ -250,7 +250,7 @@ TEST_F(Groups, SideBySideIsWhatEachMatrixGivesAlone) {
     const cuda::Plan alone =
         cuda::plan<float>(*m, 3, cuda::device_facts(), {.slices = 2, .chunk_units = plan.chunk_units});
     OnDevice<std::uint8_t> own_workspace(static_cast<std::size_t>(alone.workspace_bytes));
-    cuda::matmul(alone, *m, xs, MatrixView<float>(own.data(), 3, m->rows()), own_workspace.data(), stream_);
+    cuda::matmul(alone, *m, xs, MatrixView<float>(own.data(), 3, m->rows()), own_workspace.memory(), stream_);
     const std::vector<float> expected = own.read();
     for (std::int64_t t = 0; t < 3; ++t)
       ASSERT_EQ(std::memcmp(together.data() + t * 281 + first, expected.data() + t * m->rows(),
@@ -279,7 +279,7 @@ TEST_F(Groups, ExpertsGiveWhatEachGivesAlone) {
   OnDevice<std::int32_t> offsets_device(offsets), tokens_device(tokens);
   const cuda::Plan plan = cuda::plan<float>(experts, routed, cuda::device_facts(), {.slices = 1});
   cuda::matmul(plan, experts, {offsets_device.data(), tokens_device.data()}, MatrixView<const float>(x.data(), 20, 300),
-               MatrixView<float>(y.data(), routed, 100), nullptr, stream_);
+               MatrixView<float>(y.data(), routed, 100), {}, stream_);
   const std::vector<float> together = y.read();
   for (std::size_t e = 0; e < kExperts; ++e)
     for (std::int32_t t = offsets[e]; t < offsets[e + 1]; ++t) {
@@ -288,7 +288,7 @@ TEST_F(Groups, ExpertsGiveWhatEachGivesAlone) {
       OnDevice<float> own(100);
       cuda::matmul(alone, matrices[e],
                    MatrixView<const float>(x.data() + std::int64_t{300} * tokens[static_cast<std::size_t>(t)], 1, 300),
-                   MatrixView<float>(own.data(), 1, 100), nullptr, stream_);
+                   MatrixView<float>(own.data(), 1, 100), {}, stream_);
       ASSERT_EQ(std::memcmp(together.data() + 100 * t, own.read().data(), 400), 0) << "expert " << e << " row " << t;
     }
 }

@@ -142,6 +142,40 @@ TEST(Plan, OneOfAnotherMatrixDoesNotFit) {
   EXPECT_NE(message_of([&] { require_fitting(changed, weights(64, 1280), Number::f16); }), "nothing was thrown");
 }
 
+TEST(Plan, OneOfAnotherDeviceIsRefused) {
+  const Weights w = weights(8192, 8192);
+  const auto message = [&](const cuda::Device& planned, const cuda::Device& here) {
+    return message_of([&] { require_possible(make_plan(w, 512, Number::f16, planned, {}), here); });
+  };
+  const cuda::Device hopper{}, ampere{.shared_per_block = 99 << 10, .wgmma = false};
+  EXPECT_EQ(message(hopper, hopper), "nothing was thrown");
+  EXPECT_EQ(message(ampere, ampere), "nothing was thrown");
+  EXPECT_EQ(message(ampere, hopper), "nothing was thrown");
+  EXPECT_EQ(message(hopper, ampere),
+            "sinq: plan.kernel = wgmma: the current device is no Hopper, or this is not compiled for sm_90a (plan with "
+            "its device_facts)");
+  const cuda::Device large{.wgmma = false};
+  const std::string bytes = std::to_string(make_plan(w, 512, Number::f16, large, {}).shared_bytes);
+  EXPECT_EQ(message(large, {.shared_per_block = 64 << 10, .wgmma = false}),
+            "sinq: plan.shared_bytes = " + bytes +
+                ": a block of the current device has up to 65536 (plan with its device_facts)");
+}
+
+TEST(Plan, AWorkspaceThatDoesNotServeIsNamed) {
+  alignas(256) std::byte memory[512];
+  const auto message = [&](std::byte* first, std::size_t size, std::int64_t bytes) {
+    return message_of([&] { require_workspace({first, size}, bytes, 16); });
+  };
+  EXPECT_EQ(message(memory, 300, 300), "nothing was thrown");
+  EXPECT_EQ(message(memory + 16, 301, 300), "nothing was thrown");
+  EXPECT_EQ(message(nullptr, 0, 0), "nothing was thrown");
+  EXPECT_EQ(message(memory + 1, 3, 0), "nothing was thrown") << "nobody uses it";
+  EXPECT_EQ(message(memory, 299, 300), "sinq: workspace.size() = 299: must be at least 300");
+  EXPECT_EQ(message(nullptr, 300, 300), "sinq: workspace.data() = null: must not be null");
+  const std::string odd = message(memory + 8, 300, 300);
+  EXPECT_EQ(odd.substr(odd.rfind(": ")), ": must be aligned to 16 bytes") << odd;
+}
+
 // --- with cuBLASLt
 // ------------------------------------------------------------------------------------------------------
 

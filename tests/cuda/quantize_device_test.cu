@@ -40,7 +40,7 @@ void expect_the_cpus(const std::vector<float>& w, std::int64_t rows, const Quant
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
   QuantizeReport got, expected;
   const cuda::DeviceMatrix d =
-      cuda::quantize(MatrixView<const float>(weights.data(), rows, cols), config, workspace.data(), stream, &got);
+      cuda::quantize(MatrixView<const float>(weights.data(), rows, cols), config, workspace.memory(), stream, &got);
   const QuantizedMatrix q = quantize(MatrixView<const float>(w.data(), rows, cols), config, {.report = &expected});
   EXPECT_EQ(d.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
   EXPECT_EQ(got.imbalance_before, expected.imbalance_before);
@@ -109,7 +109,7 @@ TEST_F(Quantizing, NamesTheWeightThatIsNone) {
   OnDevice<float> weights(w);
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(64, 64, {})));
   EXPECT_EQ(test::message_of([&] {
-              (void)cuda::quantize(MatrixView<const float>(weights.data(), 64, 64), {}, workspace.data(), stream_);
+              (void)cuda::quantize(MatrixView<const float>(weights.data(), 64, 64), {}, workspace.memory(), stream_);
             }),
             "sinq: weights(5, 7) = nan: must be finite (as float)");
 }

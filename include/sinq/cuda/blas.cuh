@@ -98,11 +98,12 @@ template <class X = __half, class Y = X>
 /// As matmul without a handle. `workspace` holds `plan.workspace_bytes` bytes, aligned to 256. `handle` must belong to
 /// the current device. CudaError if cuBLASLt refuses.
 template <class X, class Y>
-void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y, void* workspace,
-            cublasLtHandle_t handle, cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y,
+            std::span<std::byte> workspace, cublasLtHandle_t handle, cudaStream_t stream, const Y* bias = nullptr) {
   using namespace detail::cuda;
   using detail::core::require;
   if (plan.path == Path::fused) return matmul(plan.fused, w, x, y, workspace, stream, bias);
+  require_here(w.device(), here());
   BlasOptions same{Path::restored, plan.rows_at_once, {}};
   Device any;
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
@@ -115,13 +116,15 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, 
   require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
   require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
   require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
-  require(workspace != nullptr && reinterpret_cast<std::uintptr_t>(workspace) % 256 == 0, "workspace", workspace,
-          "must be aligned to 256 bytes");
-  auto* const blas_workspace = static_cast<std::uint8_t*>(workspace) + plan.workspace_bytes - plan.blas_bytes;
+  require(x.data != nullptr, "x.data", "null", "must not be null");
+  require(y.data != nullptr, "y.data", "null", "must not be null");
+  require(handle != nullptr, "handle", "null", "must not be null");
+  require_workspace(workspace, plan.workspace_bytes, 256);
+  std::byte* const blas_workspace = workspace.data() + plan.workspace_bytes - plan.blas_bytes;
   if constexpr (kRestorable<X, Y>)
     for (std::int64_t first = 0; first < w.rows(); first += plan.rows_at_once) {
       const std::int64_t rows = std::min(plan.rows_at_once, w.rows() - first);
-      const MatrixView<X> restored(static_cast<X*>(workspace), rows, w.cols(), plan.restored_cols);
+      const MatrixView<X> restored(reinterpret_cast<X*>(workspace.data()), rows, w.cols(), plan.restored_cols);
       restore(w.weights(), first, restored, stream);
       multiply_restored<X, Y>(restored, x, MatrixView<Y>(y.data + first, y.rows, rows, y.stride),
                               bias == nullptr ? nullptr : bias + first, blas_workspace, plan.blas_bytes, handle,

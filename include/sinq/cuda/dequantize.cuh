@@ -34,10 +34,12 @@ namespace cuda {
 
 /// W ~= (level(code) - zero) * scale * col_scale, rows x cols of __half, __nv_bfloat16 or float in device memory: the
 /// same bits as `sinq::dequantize` gives. Asynchronous on `stream`, allocates nothing. InvalidArgument if the shape
-/// does not fit.
+/// does not fit, or the matrix lies on another device than the current one.
 template <class T>
 void dequantize(const DeviceMatrix& w, MatrixView<T> out, cudaStream_t stream = nullptr) {
   using detail::core::require;
+  detail::cuda::require_here(w.device(), detail::cuda::here());
+  require(out.data != nullptr, "out.data", "null", "must not be null");
   require(out.rows == w.rows(), "out.rows", out.rows, "must equal the rows of the matrix");
   require(out.cols == w.cols(), "out.cols", out.cols, "must equal the cols of the matrix");
   require(out.stride >= out.cols || out.rows == 1, "out.stride", out.stride, "must be at least out.cols");

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <memory>
 #include <utility>
 
@@ -65,6 +66,31 @@ inline bool has_wgmma(int ordinal) {
   return attributes.maxThreadsPerBlock == kProbeThreads;
 }
 
+/// The current device, and of its facts what decides whether it can run a plan.
+struct Here {
+  int ordinal = 0;
+  sinq::cuda::Device device;
+};
+inline Here here() {
+  static std::atomic<int> known[64];  // twice the bytes, plus one with wgmma; 0: not asked yet; beyond 64, each time
+  Here h;
+  check(cudaGetDevice(&h.ordinal), "cudaGetDevice");
+  int facts = h.ordinal < 64 ? known[h.ordinal].load(std::memory_order_relaxed) : 0;
+  if (facts == 0) {
+    check(cudaDeviceGetAttribute(&facts, cudaDevAttrMaxSharedMemoryPerBlockOptin, h.ordinal), "cudaDeviceGetAttribute");
+    facts = 2 * facts + static_cast<int>(has_wgmma(h.ordinal));
+    if (h.ordinal < 64) known[h.ordinal].store(facts, std::memory_order_relaxed);
+  }
+  h.device.shared_per_block = facts / 2;
+  h.device.wgmma = facts % 2 != 0;
+  return h;
+}
+
+/// InvalidArgument unless a matrix lies on the current device.
+inline void require_here(int device, const Here& here) {
+  core::require(device == here.ordinal, "w.device()", device, "must be the current device (cudaSetDevice)");
+}
+
 struct Free {
   void operator()(std::uint8_t* memory) const noexcept { (void)cudaFree(memory); }
 };
@@ -87,8 +113,8 @@ namespace cuda {
   return d;
 }
 
-/// A quantized matrix in the memory of the current device, in the order in which the kernels read it (layout.hpp).
-/// Constant once made: any number of streams may multiply by it at once.
+/// A quantized matrix in the memory of the device that is current when it is made, in the order in which the kernels
+/// read it (layout.hpp). Constant once made: any number of streams may multiply by it at once.
 class DeviceMatrix {
  public:
   /// Checks `q` (InvalidArgument), reorders it on the host, allocates and copies. The copy is in `stream`'s order; `q`
@@ -113,6 +139,8 @@ class DeviceMatrix {
   [[nodiscard]] std::int64_t rows() const noexcept { return order_.weights.rows; }
   [[nodiscard]] std::int64_t cols() const noexcept { return order_.weights.cols; }
   [[nodiscard]] const Format& format() const noexcept { return format_; }
+  /// The device in whose memory it lies.
+  [[nodiscard]] int device() const noexcept { return device_; }
   /// Bytes of device memory.
   [[nodiscard]] std::int64_t bytes() const noexcept { return order_.bytes; }
 
@@ -135,6 +163,7 @@ class DeviceMatrix {
  private:
   void allocate() {
     void* memory = nullptr;
+    detail::cuda::check(cudaGetDevice(&device_), "cudaGetDevice");
     detail::cuda::check(cudaMalloc(&memory, static_cast<std::size_t>(bytes())), "cudaMalloc");
     memory_.reset(static_cast<std::uint8_t*>(memory));
   }
@@ -142,6 +171,7 @@ class DeviceMatrix {
   Format format_;
   LevelTable table_{};
   detail::cuda::KernelOrder order_;
+  int device_ = 0;
   std::unique_ptr<std::uint8_t, detail::cuda::Free> memory_;
 };
 

@@ -9,12 +9,18 @@ namespace sinq::inline SINQ_ABI::cuda {
 /// memory, so that a kernel finds the expert of a token by itself.
 class DeviceExperts {
  public:
-  /// InvalidArgument unless the matrices have one format and shape; CudaError if the device refuses.
+  /// InvalidArgument unless the matrices have one format and shape and lie on the current device; CudaError if the
+  /// device refuses.
   explicit DeviceExperts(DeviceMatrices experts, cudaStream_t stream = nullptr)
       : problem_(detail::cuda::experts_of(experts)) {
     using namespace detail::cuda;
+    const Here current = here();
+    device_ = current.ordinal;
     std::vector<Member> members;
-    for (const DeviceMatrix* e : experts) members.push_back(member_of(e->weights()));
+    for (const DeviceMatrix* e : experts) {
+      require_here(e->device(), current);
+      members.push_back(member_of(e->weights()));
+    }
     const std::size_t bytes = members.size() * sizeof(Member);
     void* memory = nullptr;
     check(cudaMalloc(&memory, bytes), "cudaMalloc");
@@ -26,6 +32,8 @@ class DeviceExperts {
   [[nodiscard]] std::int64_t size() const noexcept { return problem_.experts; }
   [[nodiscard]] std::int64_t rows() const noexcept { return problem_.rows; }
   [[nodiscard]] std::int64_t cols() const noexcept { return problem_.w.cols; }
+  /// The device in whose memory all of it lies.
+  [[nodiscard]] int device() const noexcept { return device_; }
 
   /// For the library.
   [[nodiscard]] const detail::cuda::Problem& problem() const noexcept { return problem_; }
@@ -35,6 +43,7 @@ class DeviceExperts {
 
  private:
   detail::cuda::Problem problem_;
+  int device_ = 0;
   std::unique_ptr<std::uint8_t, detail::cuda::Free> memory_;
 };
 
@@ -56,16 +65,18 @@ template <class X = __half>
 /// As matmul with one matrix, but with another expert for each run of rows of y.
 template <class X, class Y>
 void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, MatrixView<const X> x, MatrixView<Y> y,
-            void* workspace, cudaStream_t stream) {
+            std::span<std::byte> workspace, cudaStream_t stream) {
   using namespace detail::cuda;
   detail::core::require(routing.offsets != nullptr, "routing.offsets", "null", "must not be null");
   detail::core::require(routing.tokens != nullptr || x.rows >= y.rows, "x.rows", x.rows,
                         "must be at least y.rows where routing.tokens is null");
+  const Here current = here();
+  require_here(w.device(), current);
   detail::cuda::Product p;
   p.experts = w.members();
   p.offsets = routing.offsets;
   p.token_list = routing.tokens;
-  multiply<X, Y>(plan, w.problem(), p, x, y, workspace, stream, nullptr);
+  multiply<X, Y>(plan, w.problem(), p, x, y, workspace, stream, nullptr, current);
 }
 
 }  // namespace sinq::inline SINQ_ABI::cuda

@@ -12,7 +12,7 @@ namespace detail::cuda {
 /// The checks of a product and its launch.
 template <class X, class Y>
 void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, MatrixView<const X> x, MatrixView<Y> y,
-              void* workspace, cudaStream_t stream, const Y* bias) {
+              std::span<std::byte> workspace, cudaStream_t stream, const Y* bias, const Here& here) {
   using core::require;
   require(x.cols == problem.w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
   require(y.cols == problem.rows, "y.cols", y.cols, "must equal the rows of the matrix");
@@ -20,13 +20,15 @@ void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, M
   require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
   require(y.rows == plan.tokens, "y.rows", y.rows, "the plan is for another number of tokens");
   require_fitting(plan, problem, NumberOf<X>::value);
-  require(plan.workspace_bytes == 0 || workspace != nullptr, "workspace", "null", "the plan asks for one");
-  require(reinterpret_cast<std::uintptr_t>(workspace) % 16 == 0, "workspace", workspace, "must be aligned to 16 bytes");
+  require_possible(plan, here.device);
+  require_workspace(workspace, plan.workspace_bytes, 16);
   if (plan.tokens == 0) return;
+  require(x.data != nullptr, "x.data", "null", "must not be null");
+  require(y.data != nullptr, "y.data", "null", "must not be null");
   p.x = x.data;
   p.y = y.data;
   p.bias = bias;
-  p.partial = static_cast<float*>(workspace);
+  p.partial = reinterpret_cast<float*>(workspace.data());
   p.x_stride = x.stride;
   p.y_stride = y.stride;
   p.x_number = NumberOf<X>::value;
@@ -34,16 +36,18 @@ void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, M
   p.x_aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride * sizeof(X) % 16 == 0;
   apply(plan, problem, p);
   const auto u = [](int n) { return static_cast<unsigned>(n); };
-  const auto start = [&](void (*kernel)(Product)) {
-    launch(kernel, {u(plan.grid_x), u(plan.grid_y), u(plan.grid_z)}, plan.threads, plan.shared_bytes, stream, p);
+  const auto start = [&]<void (*kKernel)(Product)>() {
+    allow_shared<kKernel>(here);
+    launch(kKernel, {u(plan.grid_x), u(plan.grid_y), u(plan.grid_z)}, plan.threads, plan.shared_bytes, stream, p);
   };
   with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
     if constexpr (NumberOf<X>::value != Number::f32)
       if (plan.kernel == sinq::cuda::Kernel::wgmma)
         return with_wgmma_tokens(plan.tiles, [&](auto tokens) {
-          start(multiply_wgmma_kernel<bits(), paired(), NumberOf<X>::value, tokens()>);
+          start.template operator()<multiply_wgmma_kernel<bits(), paired(), NumberOf<X>::value, tokens()>>();
         });
-    with_tiles(plan.tiles, [&](auto tiles) { start(multiply_kernel<bits(), paired(), tiles()>); });
+    with_tiles(plan.tiles,
+               [&](auto tiles) { start.template operator()<multiply_kernel<bits(), paired(), tiles()>>(); });
   });
   if (plan.slices > 1)
     launch(add_slices_kernel<>, {u((p.rows + 255) / 256), u(std::min(plan.tokens, 65535)), 1}, 256, 0, stream, p);
@@ -64,13 +68,17 @@ template <class X = __half>
 /// null. x and y may be __half, __nv_bfloat16 or float; sums are float. y must not overlap x or the workspace.
 ///
 /// Asynchronous on `stream`, allocates nothing, may be captured in a graph. `workspace` holds `plan.workspace_bytes`
-/// bytes, aligned to 16 (may be null if that is 0); two calls that may run at the same time need one each. The same
-/// call gives the same bits every time. InvalidArgument if shapes or plan do not fit.
+/// bytes of device memory, aligned to 16 (may be empty if that is 0); two calls that may run at the same time need one
+/// each. The same call gives the same bits every time. InvalidArgument if shapes, plan or the current device do not
+/// fit.
 template <class X, class Y>
-void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y, void* workspace,
-            cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y,
+            std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
+  using namespace detail::cuda;
   detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
-  detail::cuda::multiply(plan, w.weights(), {}, x, y, workspace, stream, bias);
+  const Here current = here();
+  require_here(w.device(), current);
+  multiply(plan, w.weights(), {}, x, y, workspace, stream, bias, current);
 }
 
 /// Several matrices (up to 8) with one input, as query, key and value or gate and up have: one launch, as if they lay
@@ -85,11 +93,13 @@ template <class X = __half>
 
 /// y is tokens x (rows of all matrices), the outputs of the first matrix first, and so is the bias.
 template <class X, class Y>
-void matmul(const Plan& plan, DeviceMatrices matrices, MatrixView<const X> x, MatrixView<Y> y, void* workspace,
-            cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const Plan& plan, DeviceMatrices matrices, MatrixView<const X> x, MatrixView<Y> y,
+            std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
   using namespace detail::cuda;
   detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
-  multiply(plan, side_by_side(matrices), {}, x, y, workspace, stream, bias);
+  const Here current = here();
+  for (const DeviceMatrix* w : matrices) require_here(w->device(), current);
+  multiply(plan, side_by_side(matrices), {}, x, y, workspace, stream, bias, current);
 }
 
 }  // namespace cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -17,7 +18,8 @@
 namespace sinq::inline SINQ_ABI {
 namespace cuda {
 
-/// What a plan needs to know about a GPU. The defaults are an H200's (and an H100's).
+/// What a plan needs to know about a GPU; `device_facts` asks one. The defaults are an H200's (and an H100's): a plan
+/// made with them is refused where a device lacks what it takes.
 struct Device {
   int multiprocessors = 132;
   int shared_per_multiprocessor = 228 << 10;  // bytes
@@ -338,6 +340,31 @@ inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem
   const bool fits = chosen && possible && plan == make_plan(problem, plan.tokens, x_number, any, same);
   if (!fits)  // the text of a plan is not for every call
     core::require(false, "plan", to_string(plan), "was made for another matrix, or changed by hand (use PlanOptions)");
+}
+
+/// InvalidArgument if the device at hand cannot run the plan: it was made for another one.
+inline void require_possible(const sinq::cuda::Plan& plan, const sinq::cuda::Device& here) {
+  core::require(plan.kernel != sinq::cuda::Kernel::wgmma || here.wgmma, "plan.kernel", "wgmma",
+                "the current device is no Hopper, or this is not compiled for sm_90a (plan with its device_facts)");
+  if (plan.shared_bytes > here.shared_per_block) {
+    const std::string limit =
+        core::text("a block of the current device has up to ", here.shared_per_block, " (plan with its device_facts)");
+    core::require(false, "plan.shared_bytes", plan.shared_bytes, limit.c_str());
+  }
+}
+
+inline void require_workspace(std::span<std::byte> workspace, std::int64_t bytes, std::uintptr_t alignment) {
+  using core::require;
+  if (static_cast<std::int64_t>(workspace.size()) < bytes) {
+    const std::string limit = core::text("must be at least ", bytes);
+    require(false, "workspace.size()", workspace.size(), limit.c_str());
+  }
+  if (bytes == 0) return;
+  require(workspace.data() != nullptr, "workspace.data()", "null", "must not be null");
+  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % alignment != 0) {
+    const std::string limit = core::text("must be aligned to ", alignment, " bytes");
+    require(false, "workspace.data()", static_cast<const void*>(workspace.data()), limit.c_str());
+  }
 }
 
 inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product& product) noexcept {

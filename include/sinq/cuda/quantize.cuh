@@ -31,20 +31,20 @@ namespace sinq::inline SINQ_ABI::cuda {
 /// until then weights and workspace must stay. With a kurtosis gate it waits once more before that, to know whether to
 /// balance. InvalidArgument for what sinq::quantize refuses, and for calibration, which the device does not know.
 template <class T>
-[[nodiscard]] DeviceMatrix quantize(MatrixView<const T> weights, const QuantizeConfig& config, void* workspace,
-                                    cudaStream_t stream = nullptr, QuantizeReport* report = nullptr) {
+[[nodiscard]] DeviceMatrix quantize(MatrixView<const T> weights, const QuantizeConfig& config,
+                                    std::span<std::byte> workspace, cudaStream_t stream = nullptr,
+                                    QuantizeReport* report = nullptr) {
   using namespace detail::cuda;
   using detail::core::require;
   require(weights.data != nullptr, "weights.data", "null", "must not be null");
   require(weights.stride >= weights.cols || weights.rows == 1, "weights.stride", weights.stride,
           "must be at least weights.cols");
-  require(workspace != nullptr && reinterpret_cast<std::uintptr_t>(workspace) % 256 == 0, "workspace", workspace,
-          "must be aligned to 256 bytes");
   Quantization q = quantization_of(config, weights.rows, weights.cols, NumberOf<T>::value);
+  require_workspace(workspace, place(q, nullptr), 256);
   q.weights = weights.data;
   q.stride = weights.stride;
   q.aligned = reinterpret_cast<std::uintptr_t>(weights.data) % (4 * sizeof(T)) == 0 && weights.stride % 4 == 0;
-  (void)place(q, static_cast<std::uint8_t*>(workspace));
+  (void)place(q, reinterpret_cast<std::uint8_t*>(workspace.data()));
 
   const auto start = [&](auto kernel, std::int64_t blocks, int threads, int shared_bytes,
                          const Quantization& argument) {
