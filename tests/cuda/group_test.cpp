@@ -174,11 +174,13 @@ void check_experts(const Format& f, const std::vector<int>& counts, std::int64_t
   Mixture m(std::move(experts), counts, 7, random);
   const std::int64_t routed = m.offsets.back();
   const RowMajor<half> x = random_activations<half>(7, cols, random);
+  const RowMajor<float> bias = random_activations<float>(static_cast<std::int64_t>(counts.size()), rows, random);
+  const bool with_bias = random() % 2 != 0;
   RowMajor<float> y = RowMajor<float>::Constant(routed + rows_of_y_beyond, rows, -77);
   test::Executor run;
   const Problem problem = experts_of(m.group.pointers);
   const auto all = test::simulate<half, float>(run, problem, m.product(run), MatrixView<const half>(x),
-                                               MatrixView<float>(y), nullptr, options);
+                                               MatrixView<float>(y), with_bias ? bias.data() : nullptr, options);
   ASSERT_EQ(all.failure, "");
   for (std::size_t e = 0; e < counts.size(); ++e) {
     if (counts[e] == 0) continue;
@@ -186,7 +188,8 @@ void check_experts(const Format& f, const std::vector<int>& counts, std::int64_t
     for (int t = 0; t < counts[e]; ++t)
       own.row(t) = x.row(m.tokens[static_cast<std::size_t>(m.offsets[e]) + static_cast<std::size_t>(t)]);
     const MatrixView<float> part(y.data() + m.offsets[e] * rows, counts[e], rows);
-    expect_product<half, float>(m.group.q[e], MatrixView<const half>(own), part, nullptr, all);
+    const float* own_bias = with_bias ? bias.row(static_cast<std::int64_t>(e)).data() : nullptr;
+    expect_product<half, float>(m.group.q[e], MatrixView<const half>(own), part, own_bias, all);
     if (testing::Test::HasFatalFailure()) return;
   }
   EXPECT_EQ(y.bottomRows(rows_of_y_beyond), RowMajor<float>::Constant(rows_of_y_beyond, rows, -77));

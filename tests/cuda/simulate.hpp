@@ -91,7 +91,7 @@ Simulation simulate(Executor& run, const detail::cuda::Problem& problem, detail:
   apply(result.plan, problem, p);
   for (std::int64_t t = 0; t < x.rows; ++t) run.constant("x", x.row(t), static_cast<std::size_t>(x.cols));
   for (std::int64_t t = 0; t < y.rows; ++t) run.writable("y", y.row(t), static_cast<std::size_t>(y.cols));
-  if (bias) run.constant("bias", bias, static_cast<std::size_t>(y.cols));
+  if (bias) run.constant("bias", bias, static_cast<std::size_t>(std::max(problem.experts, 1) * y.cols));
   run.writable("workspace", p.partial, static_cast<std::size_t>(result.plan.workspace_bytes / 4));
   if (change) change(run, p);
   const auto start = [&](void (*kernel)(Product)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "instructions.cuh"
+#include "decode.cuh"
 #include "product.hpp"
 
 // Which part of a product a block computes.
@@ -109,6 +109,11 @@ SINQ_CUDA_DEVICE Block locate(const Product& p, int block_tokens) {
   b.first_unit = static_cast<int>(at.y) * p.slice_units;
   b.end_unit = b.first_unit + p.slice_units < p.w.units ? b.first_unit + p.slice_units : p.w.units;
   return b;
+}
+
+/// The bias of a row of an expert, or of the one matrix (expert 0).
+SINQ_CUDA_DEVICE float load_bias(const Product& p, int expert, std::int64_t row) {
+  return load_number(p.y_number, p.bias, std::int64_t{expert} * p.rows + row);
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::cuda

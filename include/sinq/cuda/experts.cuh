@@ -62,10 +62,11 @@ template <class X = __half>
   return detail::cuda::make_plan(w.problem(), routed, detail::cuda::NumberOf<X>::value, device, options);
 }
 
-/// As matmul with one matrix, but with another expert for each run of rows of y.
+/// As matmul with one matrix, but with another expert for each run of rows of y. `bias` is size x rows, a row for each
+/// expert, or null.
 template <class X, class Y>
 void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, MatrixView<const X> x, MatrixView<Y> y,
-            std::span<std::byte> workspace, cudaStream_t stream) {
+            std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
   using namespace detail::cuda;
   detail::core::require(routing.offsets != nullptr, "routing.offsets", "null", "must not be null");
   detail::core::require(routing.tokens != nullptr || x.rows >= y.rows, "x.rows", x.rows,
@@ -76,7 +77,7 @@ void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, Ma
   p.experts = w.members();
   p.offsets = routing.offsets;
   p.token_list = routing.tokens;
-  multiply<X, Y>(plan, w.problem(), p, x, y, workspace, stream, nullptr, current);
+  multiply<X, Y>(plan, w.problem(), p, x, y, workspace, stream, bias, current);
 }
 
 }  // namespace sinq::inline SINQ_ABI::cuda

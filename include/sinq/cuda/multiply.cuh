@@ -279,7 +279,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       store_global(p.partial + ((block_index().y * std::int64_t{p.tokens} + at) * p.rows + row), value);
     else
       store_number(p.y_number, p.y, at * p.y_stride + row,
-                   p.bias != nullptr ? value + load_number(p.y_number, p.bias, row) : value);
+                   p.bias != nullptr ? value + load_bias(p, b.expert, row) : value);
   }
 }
 
@@ -292,6 +292,16 @@ __launch_bounds__(256, kTiles <= 4 ? 2 : 1)
   multiply_block<kBits, kPaired, kTiles>(p);
 }
 
+/// The expert that a row of y belongs to: the last one that begins at it or before.
+SINQ_CUDA_DEVICE int expert_of(const Product& p, std::int64_t token) {
+  int expert = 0;
+  for (int end = p.expert_count; end - expert > 1;) {
+    const int middle = (expert + end) / 2;
+    (load_global<std::int32_t>(p.offsets + middle) <= token ? expert : end) = middle;
+  }
+  return expert;
+}
+
 /// y = sum of the slices, in their order, + bias. One thread per output; grid.x * threads >= rows, grid.y = tokens.
 SINQ_CUDA_DEVICE void add_slices_block(const Product& p) {
   const auto row = std::int64_t{block_index().x} * thread_count() + thread_index();
@@ -301,7 +311,7 @@ SINQ_CUDA_DEVICE void add_slices_block(const Product& p) {
     float sum = 0;
     for (int slice = 0; slice < p.slices; ++slice)
       sum += load_global<float>(p.partial + ((slice * std::int64_t{p.tokens} + token) * p.rows + row));
-    if (p.bias != nullptr) sum += load_number(p.y_number, p.bias, row);
+    if (p.bias != nullptr) sum += load_bias(p, p.experts != nullptr ? expert_of(p, token) : 0, row);
     store_number(p.y_number, p.y, token * p.y_stride + row, sum);
   }
 }

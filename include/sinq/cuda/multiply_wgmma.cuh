@@ -253,7 +253,7 @@ SINQ_CUDA_DEVICE void write_results(const Product& p, const Block& b, const floa
     }
     if (p.bias != nullptr) {
       SINQ_CUDA_UNROLL
-      for (int i = 0; i < 8; ++i) v[i] += i < count ? load_number(p.y_number, p.bias, first_row + i) : 0;
+      for (int i = 0; i < 8; ++i) v[i] += i < count ? load_bias(p, b.expert, first_row + i) : 0;
     }
     store_numbers(p.y_number, p.y, at * p.y_stride + first_row, count, v);
   }

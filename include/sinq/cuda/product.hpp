@@ -48,7 +48,7 @@ struct Product {
   int rows = 0;  // of all members
   const void* x = nullptr;
   void* y = nullptr;
-  const void* bias = nullptr;  // rows, of y's type; or null
+  const void* bias = nullptr;  // rows, of y's type, a row of them per expert; or null
   float* partial = nullptr;    // slices x tokens x rows, if there is more than one slice
   // Experts: all of the shape of member 0. Expert e multiplies tokens [offsets[e], offsets[e + 1]) of y, and token t of
   // y comes from token token_list[t] of x.
