@@ -5,6 +5,7 @@
 #include <sinq/cuda/dequantize_kernel.cuh>
 #include <vector>
 
+#include "formats.hpp"
 #include "simulate.hpp"
 #include "support/naive.hpp"
 
@@ -59,29 +60,17 @@ void expect_same_bits(const QuantizedMatrix& q, std::int64_t stride, std::size_t
 
 TEST(Dequantize, TheBitsOfTheCpu) {
   std::mt19937 random(1);
-  unsigned k = 0;
-  for (int bits : kBitWidths)
-    for (Levels levels : {Levels::uniform, Levels::symmetric, Levels::nf4, Levels::nf3, Levels::table})
-      for (Aux scale : {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u8})
-        for (Aux zero : {Aux::none, Aux::f16, Aux::f32, Aux::u6}) {
-          if ((levels == Levels::nf4 && bits != 4) || (levels == Levels::nf3 && bits != 3) ||
-              (levels == Levels::table && bits > 4) || (levels == Levels::uniform && zero == Aux::none) ||
-              (levels == Levels::symmetric && zero != Aux::none))
-            continue;
-          Format f{.bits = bits, .levels = levels, .scale = scale, .zero = zero};
-          const std::int64_t groups[] = {16, 48, 64, 256, kWholeRow};
-          const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
-          f.group_size = groups[++k % 5];
-          f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
-          f.col_scale = columns[k / 3 % 4];
-          f.signed_scale = is_integer(scale) && k % 2;
-          f.coarse_groups = is_integer(scale) ? k / 2 % 3 : 0;
-          const QuantizedMatrix q = test::random_matrix(f, 1 + k * 7 % 40, 1 + k * 31 % 200, random);
-          if (k % 3 == 0) expect_same_bits<half>(q, (q.cols + 3) / 4 * 4, 0);
-          if (k % 3 == 1) expect_same_bits<bfloat16>(q, (q.cols + 3) / 4 * 4, k % 2);
-          if (k % 3 == 2) expect_same_bits<float>(q, q.cols + k % 4, 4);
-          if (HasFatalFailure()) return;
-        }
+  std::vector<Format> all = test::formats();
+  for (const Format& f : test::preset_formats()) all.push_back(f);
+  for (const Format& f : all) {
+    const QuantizedMatrix q = test::random_matrix(f, 1 + random() % 40, 1 + random() % 200, random);
+    const std::int64_t aligned = (q.cols + 3) / 4 * 4;
+    const unsigned number = test::random_bits(random) % 3;
+    if (number == 0) expect_same_bits<half>(q, aligned, random() % 2 * 4);
+    if (number == 1) expect_same_bits<bfloat16>(q, aligned, random() % 2);
+    if (number == 2) expect_same_bits<float>(q, q.cols + random() % 4, 4);
+    if (HasFatalFailure()) return;
+  }
 }
 
 }  // namespace

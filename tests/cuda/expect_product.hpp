@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "formats.hpp"
 #include "simulate.hpp"
 #include "support/naive.hpp"
 
@@ -28,7 +29,7 @@ inline constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-1
                                                                         : 0x1p-24;
 
 template <class T>
-inline constexpr double kWeightRounding = std::is_same_v<T, half> ? 0x1p-11 : 0x1p-9;
+inline constexpr double kWeightRounding = std::is_same_v<T, half> ? 0x1p-11 : 0x1p-8;
 
 /// y against exact sums. Let S = sum_j |x'_j| (|operand| + |zero|) |scale|, where the operand is what the tensor core
 /// multiplies: the code (or the level of a table), and the zero belongs to it.
@@ -36,12 +37,13 @@ inline constexpr double kWeightRounding = std::is_same_v<T, half> ? 0x1p-11 : 0x
 ///   Below
 ///                the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at most
 ///                2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
-///   weight       wgmma multiplies activations as they are by weights that round to the type of x: 2^-11 or 2^-9 of
+///   weight       wgmma multiplies activations as they are by weights that round to the type of x: 2^-11 or 2^-8 of
 ///                (level - zero) scale col_scale; below the normal halves, 2^-25.
 ///   level        NF levels round to half: 2^-11 of the level.
 ///   sums         a sum of n terms in float: n 2^-24 of S for the products, n for the activations, and as many for
 ///   scale
 ///                and slices; twice that, since the tensor core truncates where others round.
+///   result       rounds to the type of y: half of its last bit, which is 2^-25 below the normal halves.
 template <class X, class Y>
 void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, const Y* bias,
                     const test::Simulation& run) {
@@ -77,7 +79,7 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
       }
       error += 4 * static_cast<double>(q.cols + 16) * 0x1p-24 * size;
       if (nf) error += 0x1p-11 * plain;
-      error += kOutputRounding<Y> * std::abs(exact) + 1e-30;
+      error += kOutputRounding<Y> * std::abs(exact) + (std::is_same_v<Y, half> ? 0x1p-25 : 1e-30);
       ASSERT_NEAR(static_cast<double>(y.row(t)[i]), exact, error)
           << "token " << t << " row " << i << " of " << q.rows << 'x' << q.cols << ", bits " << q.format.bits
           << " levels " << static_cast<int>(q.format.levels) << " group " << q.format.group_size << "\n"
@@ -86,16 +88,53 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
   }
 }
 
-/// A product with random activations of size 1.
+/// A product with random activations of size 1, every other time with a bias.
 template <class X = half, class Y = float>
 void check_product(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random,
                    const cuda::PlanOptions& options = {}) {
   const RowMajor<X> x = random_activations<X>(tokens, q.cols, random);
+  const RowMajor<Y> bias = random_activations<Y>(1, q.rows, random);
   RowMajor<Y> y = RowMajor<Y>::Constant(tokens, q.rows, static_cast<Y>(NAN));
   const MatrixView<const X> xs(x);
   const MatrixView<Y> ys(y);
-  const auto run = simulate<X, Y>(q, xs, ys, nullptr, options);
-  expect_product<X, Y>(q, xs, ys, nullptr, run);
+  const Y* const b = random() % 2 ? bias.data() : nullptr;
+  const auto run = simulate<X, Y>(q, xs, ys, b, options);
+  expect_product<X, Y>(q, xs, ys, b, run);
+}
+
+/// The same with any types of activations and results, drawn. wgmma has no float activations.
+inline void check_any_types(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937& random,
+                            const cuda::PlanOptions& options = {}) {
+  const auto with_x = [&]<class X>(X) {
+    const unsigned y = random_bits(random) % 3;
+    if (y == 0) check_product<X, half>(q, tokens, random, options);
+    if (y == 1) check_product<X, bfloat16>(q, tokens, random, options);
+    if (y == 2) check_product<X, float>(q, tokens, random, options);
+  };
+  const unsigned x = random_bits(random) % (options.kernel == cuda::Kernel::wgmma ? 2 : 3);
+  if (x == 0) with_x(half{});
+  if (x == 1) with_x(bfloat16{});
+  if (x == 2) with_x(float{});
+}
+
+/// Every format through a kernel, with few tokens, in shapes that are drawn.
+inline void check_every_format(cuda::Kernel kernel, std::int64_t most_tokens) {
+  std::mt19937 random(2);
+  const auto up_to = [&](unsigned most) { return std::int64_t{1} + random_bits(random) % most; };
+  const auto check = [&](const Format& f) {
+    const QuantizedMatrix q = random_matrix(f, up_to(64), up_to(200), random);
+    const int slices = q.cols > detail::cuda::kUnitCols && random() % 3 == 0 ? 2 : 1;
+    check_any_types(q, up_to(static_cast<unsigned>(most_tokens)), random, {.kernel = kernel, .slices = slices});
+  };
+  for (const Format& f : formats()) {
+    check(f);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+  for (const Format& f : preset_formats())
+    for (int k = 0; k < 3; ++k) {
+      check(f);
+      if (testing::Test::HasFatalFailure()) return;
+    }
 }
 
 /// Tokens apart from each other, x and y beginning at odd elements, guards all round y.
@@ -120,40 +159,6 @@ void check_strides(bool with_bias, cuda::PlanOptions options = {}) {
           ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
         }
     }
-}
-
-struct Codes {
-  Levels levels;
-  int bits;
-};
-inline constexpr Codes kCodes[] = {
-    {Levels::uniform, 2}, {Levels::uniform, 3},   {Levels::uniform, 4},   {Levels::uniform, 5},   {Levels::uniform, 6},
-    {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 8}, {Levels::nf4, 4},
-    {Levels::nf3, 3},     {Levels::table, 2},     {Levels::table, 3},     {Levels::table, 4}};
-
-/// Every kind of codes with every scale and zero, and with groups, tiles and column scales by turns.
-inline std::vector<Format> formats() {
-  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
-  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
-  const std::int64_t groups[] = {16, 32, 48, 64, 80, 128, 256, kWholeRow};
-  std::vector<Format> all;
-  unsigned k = 0;
-  for (const Codes& c : kCodes)
-    for (Aux scale : auxes)
-      for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u6, Aux::u8}) {
-        if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
-          continue;
-        Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
-        f.group_size = groups[++k % 8];
-        f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
-        f.col_scale = columns[k / 3 % 4];
-        if (is_integer(scale)) {
-          f.signed_scale = k % 2;
-          f.coarse_groups = k / 2 % 4;
-        }
-        all.push_back(f);
-      }
-  return all;
 }
 
 }  // namespace sinq::test

@@ -34,12 +34,32 @@ TEST(Multiply, OneUnit) {
 }
 
 TEST(Multiply, EveryFormat) {
-  std::mt19937 random(2);
-  unsigned k = 0;
-  for (const Format& f : test::formats()) {
-    const int slices = 1 + static_cast<int>(++k % 3 == 0);
-    const std::int64_t cols = 65 + k * 31 % 300;
-    check_product(random_matrix(f, 1 + k * 7 % 40, cols, random), 1 + k % 3, random, {.slices = slices});
+  test::check_every_format(cuda::Kernel::mma, 4);
+}
+
+/// Activations in two halves meet integers, levels of a table and signs alike.
+TEST(Multiply, EveryElementTypeWithABias) {
+  std::mt19937 random(12);
+  const Format some[] = {
+      {.bits = 4, .levels = Levels::table, .group_size = 16, .scale = Aux::u5, .zero = Aux::none, .signed_scale = true},
+      {.bits = 4, .group_size = 64, .scale = Aux::u8, .zero = Aux::u8},
+      {.bits = 8, .group_size = 128},
+      {.bits = 4, .levels = Levels::nf4}};
+  for (const Format& f : some) {
+    const QuantizedMatrix q = random_matrix(f, 40, 200, random);
+    const auto check = [&]<class X, class Y>(X, Y) {
+      for (std::int64_t tokens : {7, 20}) {
+        const RowMajor<X> x = random_activations<X>(tokens, q.cols, random);
+        const RowMajor<Y> bias = random_activations<Y>(1, q.rows, random);
+        RowMajor<Y> y = RowMajor<Y>::Constant(tokens, q.rows, static_cast<Y>(NAN));
+        const MatrixView<const X> xs(x);
+        const MatrixView<Y> ys(y);
+        const auto run = test::simulate<X, Y>(q, xs, ys, bias.data(), {.slices = tokens == 7 ? 2 : 1});
+        expect_product<X, Y>(q, xs, ys, bias.data(), run);
+      }
+    };
+    const auto check_results = [&](auto x) { check(x, half{}), check(x, bfloat16{}), check(x, float{}); };
+    check_results(half{}), check_results(bfloat16{}), check_results(float{});
     if (HasFatalFailure()) return;
   }
 }
@@ -63,9 +83,14 @@ TEST(Multiply, EveryShape) {
 
 TEST(Multiply, EveryNumberOfTokens) {
   std::mt19937 random(4);
-  for (std::int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 64, 65, 100, 128, 200}) {
-    const Format f{.bits = kBitWidths[static_cast<std::size_t>(tokens) % 6], .group_size = 48};
-    check_product(random_matrix(f, 23, 100, random), tokens, random);
+  const std::vector<Format> formats = test::formats();
+  const auto check = [&](std::int64_t tokens) {
+    const Format& f = formats[random() % formats.size()];
+    check_product(random_matrix(f, 1 + random() % 40, 1 + random() % 200, random), tokens, random);
+  };
+  for (std::int64_t tokens = 1; tokens <= 66 && !HasFatalFailure(); ++tokens) check(tokens);
+  for (std::int64_t tokens : {100, 127, 128, 129, 200}) {
+    check(tokens);
     if (HasFatalFailure()) return;
   }
 }

@@ -38,18 +38,7 @@ TEST(MultiplyWgmma, OneUnit) {
 }
 
 TEST(MultiplyWgmma, EveryFormat) {
-  std::mt19937 random(2);
-  unsigned k = 0;
-  for (const Format& f : test::formats()) {
-    if (++k % 2 != 0) continue;
-    const cuda::PlanOptions options{.kernel = kWgmma, .slices = 1 + static_cast<int>(k % 3 == 0)};
-    const QuantizedMatrix q = random_matrix(f, 1 + k * 7 % 64, 65 + k * 31 % 300, random);
-    if (k % 4 == 0)
-      check_product<half>(q, 1 + k % 9, random, options);
-    else
-      check_product<bfloat16>(q, 1 + k % 9, random, options);
-    if (HasFatalFailure()) return;
-  }
+  test::check_every_format(kWgmma, 9);
 }
 
 TEST(MultiplyWgmma, EveryShape) {
@@ -73,11 +62,12 @@ TEST(MultiplyWgmma, EveryShape) {
 
 TEST(MultiplyWgmma, EveryNumberOfTokens) {
   std::mt19937 random(4);
-  for (std::int64_t tokens : {1, 2, 7, 8, 9, 31, 33, 64, 65, 100, 127, 128, 129, 200, 256, 257, 300}) {
-    const Format f{.bits = kBitWidths[static_cast<std::size_t>(tokens) % 6], .group_size = 48};
+  const std::vector<Format> formats = test::formats();
+  for (std::int64_t tokens : {1, 2, 7, 8, 9, 31, 33, 64, 65, 100, 127, 128, 129, 200, 255, 256, 257, 300}) {
+    const Format& f = formats[random() % formats.size()];
     const cuda::PlanOptions options{.kernel = tokens < kWgmmaFrom ? kWgmma : cuda::Kernel::automatic};
-    check_product<half>(random_matrix(f, 23, 100, random), tokens, random, options);
-    check_product<bfloat16>(random_matrix(f, 70, 40, random), tokens, random, options);
+    check_product<half>(random_matrix(f, 1 + random() % 30, 1 + random() % 130, random), tokens, random, options);
+    check_product<bfloat16>(random_matrix(f, 1 + random() % 80, 1 + random() % 50, random), tokens, random, options);
     if (HasFatalFailure()) return;
   }
 }
