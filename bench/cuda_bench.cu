@@ -2,6 +2,10 @@
 #include <benchmark/benchmark.h>
 #include <cublas_v2.h>
 
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <random>
 #include <sinq/cuda.cuh>
@@ -11,17 +15,29 @@
 #include <vector>
 
 // Products on the GPU beside a plain copy of the same bytes and cuBLAS on the same shapes, all in one run. Matrices
-// rotate through more than the L2 cache holds, so that every product reads its weights from memory. Times are the
-// device's own, between events. Without a GPU every benchmark says so and measures nothing.
+// rotate through more than the L2 cache holds, so that every product of few tokens reads its weights from memory. Times
+// are the device's own, between events. Without a GPU every benchmark says so and measures nothing.
+//
+//   limit/   what the memory gives
+//   goal/    what issue and README promise, to be measured first
+//   more/    everything else
+//
+// Nothing multiplies zeros: how fast arithmetic goes depends on the power it takes.
 
 namespace {
 
 using namespace sinq;
 using sinq::detail::cuda::check;
 
+constexpr auto kRate = benchmark::Counter::kIsIterationInvariantRate;
+
 bool have_gpu() {
   int devices = 0;
   return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+}
+
+std::size_t sized(std::int64_t n) {
+  return static_cast<std::size_t>(n);
 }
 
 struct Buffer {
@@ -31,10 +47,80 @@ struct Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { (void)cudaFree(data); }
-  std::span<std::byte> memory() const { return {static_cast<std::byte*>(data), bytes}; }
+  template <class T>
+  [[nodiscard]] T* as() const {
+    return static_cast<T*>(data);
+  }
+  [[nodiscard]] std::span<std::byte> memory() const { return {as<std::byte>(), bytes}; }
   std::size_t bytes;
   void* data = nullptr;
 };
+
+/// A few megabytes over and over.
+template <class T>
+void repeat(const std::vector<T>& some, void* to, std::size_t bytes) {
+  const std::size_t block = some.size() * sizeof(T);
+  for (std::size_t at = 0; at < bytes; at += block)
+    check(cudaMemcpy(static_cast<char*>(to) + at, some.data(), std::min(block, bytes - at), cudaMemcpyHostToDevice),
+          "cudaMemcpy");
+}
+
+void fill_bits(void* to, std::size_t bytes) {
+  std::mt19937 random(1);
+  std::vector<std::uint32_t> some(std::size_t{1} << 22);
+  for (auto& word : some) word = static_cast<std::uint32_t>(random());
+  repeat(some, to, bytes);
+}
+
+/// Numbers of size 0.5 to 1 with random signs.
+template <class X>
+void fill(const Buffer& buffer) {
+  constexpr bool kBfloat = std::is_same_v<X, __nv_bfloat16>;
+  std::mt19937 random(1);
+  std::vector<std::uint16_t> some(std::size_t{1} << 20);
+  for (auto& bits : some) {
+    const auto r = static_cast<std::uint32_t>(random());
+    bits = static_cast<std::uint16_t>((r & 0x8000u) | (kBfloat ? 0x3f00u | (r & 0x7fu) : 0x3800u | (r & 0x3ffu)));
+  }
+  repeat(some, buffer.data, buffer.bytes);
+}
+
+/// Activations and results.
+template <class X>
+struct Vectors {
+  Vectors(std::int64_t x_rows, std::int64_t x_cols, std::int64_t y_rows, std::int64_t y_cols)
+      : x_memory(sized(2 * x_rows * x_cols)),
+        y_memory(sized(2 * y_rows * y_cols)),
+        x(x_memory.as<const X>(), x_rows, x_cols),
+        y(y_memory.as<X>(), y_rows, y_cols) {
+    fill<X>(x_memory);
+  }
+  Buffer x_memory, y_memory;
+  MatrixView<const X> x;
+  MatrixView<X> y;
+};
+
+/// With random codes, made where it lies: putting 10^8 weights in order on the host takes longer than all its products.
+/// Scales of 1/16, zeros of 7.5 and column scales of 1 where all are halves, else 0.
+cuda::DeviceMatrix matrix(const Format& f, std::int64_t rows, std::int64_t cols) {
+  cuda::DeviceMatrix d(f, {}, rows, cols, nullptr);
+  const auto& order = d.order();
+  fill_bits(d.memory(), sized(order.aux_at));
+  if (f.scale != Aux::f16 || f.zero != Aux::f16 || f.col_scale != Aux::f16) return d;
+  std::vector<std::uint16_t> records(std::size_t{1} << 20), ones(std::size_t{1} << 16, 0x3c00);
+  for (std::size_t k = 0; k < records.size(); ++k) records[k] = k / 16 % 2 == 0 ? 0x2c00 : 0x4780;
+  repeat(records, d.memory() + order.aux_at, sized(order.col_scale_at - order.aux_at));
+  repeat(ones, d.memory() + order.col_scale_at, sized(order.bytes - order.col_scale_at));
+  return d;
+}
+
+/// As many as the L2 cache does not hold.
+std::vector<cuda::DeviceMatrix> matrices(const Format& f, std::int64_t rows, std::int64_t cols) {
+  std::vector<cuda::DeviceMatrix> all;
+  do all.push_back(matrix(f, rows, cols));
+  while (static_cast<std::int64_t>(all.size()) * all[0].bytes() < std::int64_t{200} << 20);
+  return all;
+}
 
 struct Timer {
   Timer() { check(cudaEventCreate(&begin), "cudaEventCreate"), check(cudaEventCreate(&end), "cudaEventCreate"); }
@@ -42,9 +128,9 @@ struct Timer {
   Timer& operator=(const Timer&) = delete;
   ~Timer() { (void)cudaEventDestroy(begin), (void)cudaEventDestroy(end); }
   template <class Work>
-  double seconds(Work&& work) {
+  double seconds(int rounds, Work&& work) {
     check(cudaEventRecord(begin), "cudaEventRecord");
-    work();
+    for (int k = 0; k < rounds; ++k) work();
     check(cudaEventRecord(end), "cudaEventRecord");
     check(cudaEventSynchronize(end), "cudaEventSynchronize");
     float milliseconds = 0;
@@ -54,353 +140,330 @@ struct Timer {
   cudaEvent_t begin = nullptr, end = nullptr;
 };
 
-constexpr int kRounds = 50;  // launches between two events, so that the launch itself hides
+/// Launches between two events, so that the launch itself hides: for two milliseconds, up to 50. Each of them counts as
+/// an iteration, so that the time asked for is the time that passes.
+template <class Work>
+void measure(benchmark::State& state, Work&& work) {
+  Timer timer;
+  work();
+  const double once = timer.seconds(1, work);
+  const int rounds = static_cast<int>(std::clamp(2e-3 / std::max(once, 1e-9), 1.0, 50.0));
+  while (state.KeepRunningBatch(rounds)) state.SetIterationTime(timer.seconds(rounds, work));
+}
+
+// --- what the memory gives
+// --------------------------------------------------------------------------------------------
+
+constexpr int kCopyThreads = 256, kCopyFlight = 4;  // 16 bytes each, four under way per thread
+
+__global__ void copy_kernel(const uint4* from, uint4* to) {
+  const std::size_t first = std::size_t{blockIdx.x} * kCopyFlight * kCopyThreads + threadIdx.x;
+  uint4 v[kCopyFlight];
+#pragma unroll
+  for (int k = 0; k < kCopyFlight; ++k) v[k] = __ldcs(from + first + k * kCopyThreads);
+#pragma unroll
+  for (int k = 0; k < kCopyFlight; ++k) __stcs(to + first + k * kCopyThreads, v[k]);
+}
+
+/// Reading and writing 1 GB each: the yardstick of everything bound by memory.
+struct Copy {
+  static constexpr std::size_t kBytes = std::size_t{1} << 30;
+  Copy() : from(kBytes), to(kBytes) { fill_bits(from.data, kBytes); }
+  void operator()() const {
+    copy_kernel<<<kBytes / 16 / kCopyFlight / kCopyThreads, kCopyThreads>>>(from.as<const uint4>(), to.as<uint4>());
+    check(cudaGetLastError(), "copy_kernel");
+  }
+  Buffer from, to;
+};
+
+/// Bytes per second, read and written together.
+double limit() {
+  static const double measured = [] {
+    const Copy copy;
+    Timer timer;
+    copy();
+    double best = 1e9;
+    for (int k = 0; k < 5; ++k) best = std::min(best, timer.seconds(4, copy) / 4);
+    return 2 * static_cast<double>(Copy::kBytes) / best;
+  }();
+  return measured;
+}
+
+void count_bytes(benchmark::State& state, std::int64_t bytes) {
+  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(bytes), kRate);
+  state.counters["share_of_limit"] = benchmark::Counter(static_cast<double>(bytes) / limit(), kRate);
+}
+void count_weights(benchmark::State& state, std::int64_t weights) {
+  state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(weights), kRate);
+}
+void count_products(benchmark::State& state, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
+  state.counters["teraflops"] = benchmark::Counter(2e-12 * static_cast<double>(rows * cols * tokens), kRate);
+}
+
+void copy_by_kernel(benchmark::State& state) {
+  const Copy copy;
+  measure(state, copy);
+  count_bytes(state, 2 * Copy::kBytes);
+}
+
+void copy_by_runtime(benchmark::State& state) {
+  const Copy c;
+  measure(state, [&] {
+    check(cudaMemcpyAsync(c.to.data, c.from.data, Copy::kBytes, cudaMemcpyDeviceToDevice), "cudaMemcpyAsync");
+  });
+  count_bytes(state, 2 * Copy::kBytes);
+}
+
+// --- products
+// ---------------------------------------------------------------------------------------------------------
+
+struct Shape {
+  std::int64_t rows, cols;
+};
+
+template <class X>
+void product(benchmark::State& state, const Format& format, Shape s, std::int64_t tokens,
+             cuda::Kernel kernel = cuda::Kernel::automatic) {
+  const std::vector<cuda::DeviceMatrix> copies = matrices(format, s.rows, s.cols);
+  const cuda::Plan plan = cuda::plan<X>(copies[0], tokens, cuda::device_facts(), {.kernel = kernel});
+  const Vectors<X> v(tokens, s.cols, tokens, s.rows);
+  const Buffer workspace(sized(plan.workspace_bytes));
+  std::size_t next = 0;
+  measure(state, [&] { cuda::matmul(plan, copies[next++ % copies.size()], v.x, v.y, workspace.memory(), nullptr); });
+  if (tokens <= 64)
+    count_bytes(state, copies[0].bytes());
+  else
+    count_products(state, s.rows, s.cols, tokens);
+  count_weights(state, s.rows * s.cols);
+  state.SetLabel(to_string(plan));
+}
+
+/// Many tokens: weights restored, then cuBLASLt.
+template <class X>
+void restored(benchmark::State& state, Shape s, std::int64_t tokens) {
+  const cuda::DeviceMatrix w = matrix({}, s.rows, s.cols);
+  cublasLtHandle_t handle = nullptr;
+  check(cublasLtCreate(&handle), "cublasLtCreate");
+  const cuda::BlasPlan plan = cuda::plan_blas<X>(w, tokens, cuda::device_facts(), {.path = cuda::Path::restored});
+  const Vectors<X> v(tokens, s.cols, tokens, s.rows);
+  const Buffer workspace(sized(plan.workspace_bytes));
+  measure(state, [&] { cuda::matmul(plan, w, v.x, v.y, workspace.memory(), handle, nullptr); });
+  check(cublasLtDestroy(handle), "cublasLtDestroy");
+  count_products(state, s.rows, s.cols, tokens);
+  state.SetLabel(to_string(plan));
+}
+
+/// Weights in half or bfloat16.
+template <class X>
+void cublas(benchmark::State& state, Shape s, std::int64_t tokens) {
+  const std::int64_t bytes = 2 * s.rows * s.cols, copies = (std::int64_t{200} << 20) / bytes + 1;
+  const Buffer w(sized(copies * bytes));
+  fill<X>(w);
+  const Vectors<X> v(tokens, s.cols, tokens, s.rows);
+  cublasHandle_t handle = nullptr;
+  check(cublasCreate(&handle), "cublasCreate");
+  const float one = 1, zero = 0;
+  constexpr cudaDataType kType = detail::cuda::kBlasType<X>;
+  const auto n = [](std::int64_t value) { return static_cast<int>(value); };
+  std::int64_t next = 0;
+  measure(state, [&] {
+    check(cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, n(s.rows), n(tokens), n(s.cols), &one,
+                       w.as<const char>() + next++ % copies * bytes, kType, n(s.cols), v.x.data, kType, n(s.cols),
+                       &zero, v.y.data, kType, n(s.rows), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+          "cublasGemmEx");
+  });
+  check(cublasDestroy(handle), "cublasDestroy");
+  if (tokens <= 64)
+    count_bytes(state, bytes);
+  else
+    count_products(state, s.rows, s.cols, tokens);
+  count_weights(state, s.rows * s.cols);
+}
+
+/// Query, key and value of a model with grouped queries, in one launch.
+void side_by_side(benchmark::State& state, std::int64_t tokens) {
+  constexpr std::int64_t kCols = 8192, kRows[] = {8192, 1024, 1024}, kAll = 10240;
+  std::vector<cuda::DeviceMatrix> copies;
+  std::int64_t bytes = 0;
+  for (int k = 0; k < 5; ++k)
+    for (std::int64_t rows : kRows) {
+      copies.push_back(matrix({}, rows, kCols));
+      bytes += copies.back().bytes();
+    }
+  const auto three = [&](std::size_t first) {
+    return std::array<const cuda::DeviceMatrix*, 3>{&copies[first], &copies[first + 1], &copies[first + 2]};
+  };
+  const auto first = three(0);
+  const cuda::Plan plan = cuda::plan(first, tokens, cuda::device_facts());
+  const Vectors<__half> v(tokens, kCols, tokens, kAll);
+  const Buffer workspace(sized(plan.workspace_bytes));
+  std::size_t next = 0;
+  measure(state, [&] {
+    const auto qkv = three(next);
+    next = (next + 3) % copies.size();
+    cuda::matmul(plan, qkv, v.x, v.y, workspace.memory(), nullptr);
+  });
+  if (tokens <= 64) count_bytes(state, bytes / 5);
+  state.SetLabel(to_string(plan));
+}
+
+/// 128 experts of 768 x 2048, 8 per token: the gate of a layer of a 30B mixture. Tokens are spread as evenly as
+/// possible.
+void experts(benchmark::State& state, std::int64_t tokens) {
+  constexpr std::int64_t kExperts = 128, kChosen = 8, kRows = 768, kCols = 2048;
+  std::vector<cuda::DeviceMatrix> owned;
+  std::vector<const cuda::DeviceMatrix*> pointers;
+  for (std::int64_t e = 0; e < kExperts; ++e) owned.push_back(matrix({}, kRows, kCols));
+  for (const cuda::DeviceMatrix& e : owned) pointers.push_back(&e);
+  const cuda::DeviceExperts experts(pointers);
+  const std::int64_t routed = kChosen * tokens;
+  std::vector<std::int32_t> offsets, list;
+  for (std::int64_t e = 0; e <= kExperts; ++e) offsets.push_back(static_cast<std::int32_t>(routed * e / kExperts));
+  for (std::int64_t r = 0; r < routed; ++r) list.push_back(static_cast<std::int32_t>(r % tokens));
+  const Buffer offsets_device(4 * offsets.size()), list_device(4 * list.size());
+  repeat(offsets, offsets_device.data, offsets_device.bytes);
+  repeat(list, list_device.data, list_device.bytes);
+  const cuda::Routing routing{offsets_device.as<const std::int32_t>(), list_device.as<const std::int32_t>()};
+  const Vectors<__half> v(tokens, kCols, routed, kRows);
+  const cuda::Plan plan = cuda::plan(experts, routed, cuda::device_facts());
+  const Buffer workspace(sized(plan.workspace_bytes));
+  measure(state, [&] { cuda::matmul(plan, experts, routing, v.x, v.y, workspace.memory(), nullptr); });
+  state.counters["rows_per_second"] = benchmark::Counter(static_cast<double>(routed), kRate);
+  state.SetLabel(to_string(plan));
+}
+
+// --- weights
+// ----------------------------------------------------------------------------------------------------------
+
+void restore(benchmark::State& state, const Format& format, Shape s) {
+  const cuda::DeviceMatrix d = matrix(format, s.rows, s.cols);
+  const Buffer out(sized(2 * s.rows * s.cols));
+  measure(state, [&] { cuda::dequantize(d, MatrixView<__half>(out.as<__half>(), s.rows, s.cols)); });
+  count_bytes(state, d.bytes() + 2 * s.rows * s.cols);
+}
+
+void quantize(benchmark::State& state, const QuantizeConfig& config, Shape s) {
+  const Buffer weights(sized(2 * s.rows * s.cols));
+  fill<__nv_bfloat16>(weights);
+  const Buffer workspace(sized(cuda::quantize_workspace_bytes(s.rows, s.cols, config)));
+  const MatrixView<const __nv_bfloat16> view(weights.as<const __nv_bfloat16>(), s.rows, s.cols);
+  measure(state, [&] { (void)cuda::quantize(view, config, workspace.memory()); });
+  count_weights(state, s.rows * s.cols);
+}
+
+// --- which of them
+// ----------------------------------------------------------------------------------------------------
+
+/// One that fails leaves the others alone.
+void add(const std::string& name, std::function<void(benchmark::State&)> run) {
+  benchmark::RegisterBenchmark(name.c_str(), [run](benchmark::State& state) {
+    if (!have_gpu()) return state.SkipWithError("no GPU");
+    try {
+      run(state);
+    } catch (const std::exception& e) {
+      state.SkipWithError(e.what());
+    }
+  })->UseManualTime();
+}
+
+std::string text_of(Shape s, std::int64_t tokens) {
+  return "/tokens:" + std::to_string(tokens) + "/rows:" + std::to_string(s.rows) + "/cols:" + std::to_string(s.cols);
+}
 
 struct Kind {
   const char* name;
   Format format;
 };
-const Kind kKinds[] = {
-    {"uniform-aux16", {.bits = 4}},
-    {"uniform-aux8", {.bits = 4, .scale = Aux::u8, .zero = Aux::u8}},
-    {"uniform-aux16", {.bits = 2}},
-    {"uniform-aux16", {.bits = 3}},
-    {"uniform-aux16", {.bits = 5}},
-    {"uniform-aux16", {.bits = 6}},
-    {"uniform-aux16", {.bits = 8}},
-    {"uniform-aux6-group32", {.bits = 3, .group_size = 32, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 8}},
-    {"nf4-aux16", {.bits = 4, .levels = Levels::nf4}},
-};
+const Kind kFour{"4-bits", {.bits = 4}};
+const Kind kWidths[] = {kFour,
+                        {"2-bits", {.bits = 2}},
+                        {"3-bits", {.bits = 3}},
+                        {"5-bits", {.bits = 5}},
+                        {"6-bits", {.bits = 6}},
+                        {"8-bits", {.bits = 8}},
+                        {"nf4", {.bits = 4, .levels = Levels::nf4}},
+                        {"preset-4.5", detail::quantize::format_of(preset(4.5), true)},
+                        {"preset-3", detail::quantize::format_of(preset(3, Role::down), true)}};
+const Kind kOthers[] = {
+    {"4-bits-aux8", {.bits = 4, .scale = Aux::u8, .zero = Aux::u8}},
+    {"3-bits-aux6-group32", {.bits = 3, .group_size = 32, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 8}}};
 
-/// A matrix with the bits of a random one: only the speed counts. Auxiliaries are zero, so products are.
-QuantizedMatrix matrix(const Format& f, std::int64_t rows, std::int64_t cols) {
-  QuantizedMatrix q = make_quantized_matrix(f, rows, cols);
-  std::mt19937 random(1);
-  for (auto& byte : q.codes) byte = static_cast<std::uint8_t>(random());
-  return q;
+constexpr Shape kSquare{8192, 8192}, kTall{28672, 8192};
+
+template <class X = __half>
+void add_product(const std::string& family, const Kind& kind, Shape s, std::int64_t tokens,
+                 cuda::Kernel kernel = cuda::Kernel::automatic) {
+  const std::string type = std::is_same_v<X, __half> ? "-f16" : "-bf16";
+  const std::string forced = kernel == cuda::Kernel::mma ? "-mma" : kernel == cuda::Kernel::wgmma ? "-wgmma" : "";
+  add(family + "matmul/" + kind.name + type + forced + text_of(s, tokens),
+      [=](benchmark::State& state) { product<X>(state, kind.format, s, tokens, kernel); });
+}
+void add_cublas(const std::string& family, Shape s, std::int64_t tokens) {
+  add(family + "cublas-bf16" + text_of(s, tokens),
+      [=](benchmark::State& state) { cublas<__nv_bfloat16>(state, s, tokens); });
+}
+void add_restored(const std::string& family, Shape s, std::int64_t tokens) {
+  add(family + "restored-bf16" + text_of(s, tokens),
+      [=](benchmark::State& state) { restored<__nv_bfloat16>(state, s, tokens); });
+}
+/// Steps of 1 leave the imbalance what it is: no tile stops before the 16th iteration.
+void add_quantize(const std::string& family, const std::string& name, QuantizeConfig config, Shape s) {
+  if (config.refine != Refine::fit) config.sinkhorn.min_step = config.sinkhorn.max_step = 1;
+  add(family + "quantize/" + name + text_of(s, 0), [=](benchmark::State& state) { quantize(state, config, s); });
 }
 
-void product(benchmark::State& state, const Kind& kind, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  const QuantizedMatrix q = matrix(kind.format, rows, cols);
-  std::vector<std::unique_ptr<cuda::DeviceMatrix>> copies;
-  do copies.push_back(std::make_unique<cuda::DeviceMatrix>(q));
-  while (static_cast<std::int64_t>(copies.size()) * q.bytes() < std::int64_t{200} << 20);
-  const cuda::Plan plan = cuda::plan(*copies[0], tokens, cuda::device_facts());
-  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
-  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
-  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
-  const MatrixView<const __half> xs(static_cast<const __half*>(x.data), tokens, cols);
-  const MatrixView<__half> ys(static_cast<__half*>(y.data), tokens, rows);
-  Timer timer;
-  std::size_t next = 0;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k)
-        cuda::matmul(plan, *copies[next++ % copies.size()], xs, ys, workspace.memory(), nullptr);
-    }) / kRounds);
-  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
-  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(q.bytes()), rate);
-  state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(rows * cols), rate);
-  state.counters["bytes_per_weight"] = q.bits_per_weight() / 8;
-  state.SetLabel(to_string(plan));
-}
-
-/// Many tokens: weights restored, then cuBLASLt.
-void restored(benchmark::State& state, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  const cuda::DeviceMatrix w(matrix({}, rows, cols));
-  cublasLtHandle_t handle = nullptr;
-  check(cublasLtCreate(&handle), "cublasLtCreate");
-  const cuda::BlasPlan plan = cuda::plan_blas(w, tokens, cuda::device_facts(), {.path = cuda::Path::restored});
-  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
-  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
-  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k)
-        cuda::matmul(plan, w, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, cols),
-                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, rows), workspace.memory(), handle,
-                     nullptr);
-    }) / kRounds);
-  check(cublasLtDestroy(handle), "cublasLtDestroy");
-  state.counters["gigaweights_per_second"] =
-      benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(to_string(plan));
-}
-
-/// One token through query, key and value of a model with grouped queries, in one launch.
-void side_by_side(benchmark::State& state, std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  constexpr std::int64_t kCols = 8192, kRows[] = {8192, 1024, 1024}, kAll = 10240;
-  std::vector<std::unique_ptr<cuda::DeviceMatrix>> copies;
-  std::int64_t bytes = 0;
-  for (int k = 0; k < 5; ++k)
-    for (std::int64_t rows : kRows) {
-      copies.push_back(std::make_unique<cuda::DeviceMatrix>(matrix({}, rows, kCols)));
-      bytes += copies.back()->bytes();
-    }
-  Buffer x(static_cast<std::size_t>(2 * tokens * kCols)), y(static_cast<std::size_t>(2 * tokens * kAll));
-  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * kCols)), "cudaMemset");
-  const cuda::DeviceMatrix* const first[] = {copies[0].get(), copies[1].get(), copies[2].get()};
-  const cuda::Plan plan = cuda::plan(first, tokens, cuda::device_facts());
-  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
-  Timer timer;
-  std::size_t next = 0;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k, next = (next + 3) % copies.size()) {
-        const cuda::DeviceMatrix* const qkv[] = {copies[next].get(), copies[next + 1].get(), copies[next + 2].get()};
-        cuda::matmul(plan, qkv, MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, kCols),
-                     MatrixView<__half>(static_cast<__half*>(y.data), tokens, kAll), workspace.memory(), nullptr);
-      }
-    }) / kRounds);
-  state.counters["gigabytes_per_second"] =
-      benchmark::Counter(1e-9 * static_cast<double>(bytes) / 5, benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(to_string(plan));
-}
-
-/// 128 experts of 768 x 2048, 8 per token: the gate of a layer of a 30B mixture.
-void experts(benchmark::State& state, std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  constexpr std::int64_t kExperts = 128, kChosen = 8, kRows = 768, kCols = 2048;
-  std::vector<std::unique_ptr<cuda::DeviceMatrix>> owned;
-  std::vector<const cuda::DeviceMatrix*> pointers;
-  for (std::int64_t e = 0; e < kExperts; ++e) {
-    owned.push_back(std::make_unique<cuda::DeviceMatrix>(matrix({}, kRows, kCols)));
-    pointers.push_back(owned.back().get());
+void add_goals() {
+  for (std::int64_t tokens : {4096, 512}) {
+    add_product<__nv_bfloat16>("goal/", kFour, kSquare, tokens);
+    add_cublas("goal/", kSquare, tokens);
+    add_restored("goal/", kSquare, tokens);
   }
-  const cuda::DeviceExperts experts(pointers);
-  const std::int64_t routed = kChosen * tokens;
-  std::vector<std::int32_t> offsets, list;
-  for (std::int64_t e = 0; e <= kExperts; ++e)  // as evenly as possible, over all experts
-    offsets.push_back(static_cast<std::int32_t>(routed * e / kExperts));
-  for (std::int64_t r = 0; r < routed; ++r) list.push_back(static_cast<std::int32_t>(r % tokens));
-  Buffer offsets_device(4 * offsets.size()), list_device(4 * list.size());
-  check(cudaMemcpy(offsets_device.data, offsets.data(), 4 * offsets.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  check(cudaMemcpy(list_device.data, list.data(), 4 * list.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  Buffer x(static_cast<std::size_t>(2 * tokens * kCols)), y(static_cast<std::size_t>(2 * routed * kRows));
-  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * kCols)), "cudaMemset");
-  const cuda::Plan plan = cuda::plan(experts, routed, cuda::device_facts());
-  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
-  const cuda::Routing routing{static_cast<const std::int32_t*>(offsets_device.data),
-                              static_cast<const std::int32_t*>(list_device.data)};
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k)
-        cuda::matmul(plan, experts, routing,
-                     MatrixView<const __half>(static_cast<const __half*>(x.data), tokens, kCols),
-                     MatrixView<__half>(static_cast<__half*>(y.data), routed, kRows), workspace.memory(), nullptr);
-    }) / kRounds);
-  state.counters["rows_per_second"] =
-      benchmark::Counter(static_cast<double>(routed), benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(to_string(plan));
+  add_product("goal/", kFour, kSquare, 1);
+  for (const Kind& kind : kWidths)
+    for (std::int64_t tokens : {1, 16}) add_product("goal/", kind, kTall, tokens);
+  add_quantize("goal/", "sinq", {}, kSquare);
 }
 
-void cublas(benchmark::State& state, cudaDataType type, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  const std::int64_t bytes = 2 * rows * cols, copies = (std::int64_t{200} << 20) / bytes + 1;
-  Buffer w(static_cast<std::size_t>(copies * bytes)), x(static_cast<std::size_t>(2 * tokens * cols));
-  Buffer y(static_cast<std::size_t>(2 * tokens * rows));
-  check(cudaMemset(w.data, 0, static_cast<std::size_t>(copies * bytes)), "cudaMemset");
-  check(cudaMemset(x.data, 0, static_cast<std::size_t>(2 * tokens * cols)), "cudaMemset");
-  cublasHandle_t handle = nullptr;
-  if (cublasCreate(&handle) != CUBLAS_STATUS_SUCCESS) return state.SkipWithError("cublasCreate");
-  const float one = 1, zero = 0;
-  const auto n = [](std::int64_t v) { return static_cast<int>(v); };
-  Timer timer;
-  std::int64_t next = 0;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k)
-        (void)cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, n(rows), n(tokens), n(cols), &one,
-                           static_cast<char*>(w.data) + next++ % copies * bytes, type, n(cols), x.data, type, n(cols),
-                           &zero, y.data, type, n(rows), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    }) / kRounds);
-  (void)cublasDestroy(handle);
-  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
-  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(bytes), rate);
-  state.counters["gigaweights_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(rows * cols), rate);
-}
-
-// Many tokens are bound by arithmetic, and how fast that goes depends on the power it takes: these multiply numbers
-// that differ, not zeros.
-
-/// Halves (or bfloat16) of size 0.5 to 1 with random signs.
-void fill(const Buffer& buffer, std::size_t count, bool bfloat) {
-  std::vector<std::uint16_t> some(std::min<std::size_t>(count, 1 << 20));
-  std::mt19937 random(1);
-  for (auto& bits : some) {
-    const auto r = static_cast<std::uint32_t>(random());
-    bits = static_cast<std::uint16_t>((r & 0x8000u) | (bfloat ? 0x3f00u | (r & 0x7fu) : 0x3800u | (r & 0x3ffu)));
+void add_more() {
+  for (std::int64_t tokens : {1, 16, 512}) {
+    const std::string name = "/tokens:" + std::to_string(tokens);
+    add("more/query-key-value" + name, [=](benchmark::State& state) { side_by_side(state, tokens); });
+    add("more/experts" + name, [=](benchmark::State& state) { experts(state, tokens); });
   }
-  for (std::size_t at = 0; at < count; at += some.size())
-    check(cudaMemcpy(static_cast<std::uint16_t*>(buffer.data) + at, some.data(), 2 * std::min(some.size(), count - at),
-                     cudaMemcpyHostToDevice),
-          "cudaMemcpy");
-}
-
-void count_products(benchmark::State& state, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
-  state.counters["teraflops"] = benchmark::Counter(2e-12 * static_cast<double>(rows * cols * tokens),
-                                                   benchmark::Counter::kIsIterationInvariantRate);
-}
-
-template <class X>
-void many(benchmark::State& state, cuda::Kernel kernel, const Format& format, std::int64_t rows, std::int64_t cols,
-          std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  if (kernel == cuda::Kernel::wgmma && !cuda::device_facts().wgmma) return state.SkipWithError("no wgmma");
-  QuantizedMatrix q = matrix(format, rows, cols);
-  const auto set = [](std::vector<std::uint8_t>& array, std::uint16_t half) {
-    for (std::size_t k = 0; k < array.size(); k += 2) std::memcpy(array.data() + k, &half, 2);
-  };
-  set(q.scale, 0x2c00);      // 1/16
-  set(q.zero, 0x4780);       // 7.5
-  set(q.col_scale, 0x3c00);  // 1
-  const cuda::DeviceMatrix w(q);
-  const cuda::Plan plan = cuda::plan<X>(w, tokens, cuda::device_facts(), {.kernel = kernel});
-  Buffer x(static_cast<std::size_t>(2 * tokens * cols)), y(static_cast<std::size_t>(2 * tokens * rows));
-  Buffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
-  fill(x, static_cast<std::size_t>(tokens * cols), std::is_same_v<X, __nv_bfloat16>);
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k)
-        cuda::matmul(plan, w, MatrixView<const X>(static_cast<const X*>(x.data), tokens, cols),
-                     MatrixView<X>(static_cast<X*>(y.data), tokens, rows), workspace.memory(), nullptr);
-    }) / kRounds);
-  count_products(state, rows, cols, tokens);
-  state.SetLabel(to_string(plan));
-}
-
-void many_cublas(benchmark::State& state, bool bfloat, std::int64_t rows, std::int64_t cols, std::int64_t tokens) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  Buffer w(static_cast<std::size_t>(2 * rows * cols)), x(static_cast<std::size_t>(2 * tokens * cols));
-  Buffer y(static_cast<std::size_t>(2 * tokens * rows));
-  fill(w, static_cast<std::size_t>(rows * cols), bfloat);
-  fill(x, static_cast<std::size_t>(tokens * cols), bfloat);
-  cublasHandle_t handle = nullptr;
-  if (cublasCreate(&handle) != CUBLAS_STATUS_SUCCESS) return state.SkipWithError("cublasCreate");
-  const float one = 1, zero = 0;
-  const cudaDataType type = bfloat ? CUDA_R_16BF : CUDA_R_16F;
-  const auto n = [](std::int64_t v) { return static_cast<int>(v); };
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] {
-      for (int k = 0; k < kRounds; ++k)
-        (void)cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, n(rows), n(tokens), n(cols), &one, w.data, type, n(cols),
-                           x.data, type, n(cols), &zero, y.data, type, n(rows), CUBLAS_COMPUTE_32F,
-                           CUBLAS_GEMM_DEFAULT);
-    }) / kRounds);
-  (void)cublasDestroy(handle);
-  count_products(state, rows, cols, tokens);
-}
-
-/// Reading and writing 1 GB each: the yardstick of everything bound by memory.
-void copy(benchmark::State& state) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  constexpr std::size_t kBytes = std::size_t{1} << 30;
-  Buffer from(kBytes), to(kBytes);
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds(
-        [&] { check(cudaMemcpyAsync(to.data, from.data, kBytes, cudaMemcpyDeviceToDevice), "cudaMemcpyAsync"); }));
-  state.counters["gigabytes_per_second"] =
-      benchmark::Counter(2e-9 * static_cast<double>(kBytes), benchmark::Counter::kIsIterationInvariantRate);
-}
-
-void restore(benchmark::State& state, std::int64_t rows, std::int64_t cols) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  const QuantizedMatrix q = matrix({.bits = 4}, rows, cols);
-  const cuda::DeviceMatrix d(q);
-  Buffer out(static_cast<std::size_t>(2 * rows * cols));
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(
-        timer.seconds([&] { cuda::dequantize(d, MatrixView<__half>(static_cast<__half*>(out.data), rows, cols)); }));
-  state.counters["gigabytes_per_second"] = benchmark::Counter(1e-9 * static_cast<double>(q.bytes() + 2 * rows * cols),
-                                                              benchmark::Counter::kIsIterationInvariantRate);
-}
-
-/// Weights in bfloat16 -> SINQ. Steps of 1 leave the imbalance what it is: no tile stops before the 16th iteration.
-void quantize(benchmark::State& state, std::int64_t rows, std::int64_t cols, const QuantizeConfig& config) {
-  if (!have_gpu()) return state.SkipWithError("no GPU");
-  std::mt19937 random(1);
-  std::vector<__nv_bfloat16> w(static_cast<std::size_t>(rows * cols));
-  for (auto& v : w) v = __float2bfloat16(static_cast<float>(random() % 4096) - 2048.0f);
-  Buffer weights(2 * w.size());
-  check(cudaMemcpy(weights.data, w.data(), 2 * w.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  Buffer workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
-  const MatrixView<const __nv_bfloat16> view(static_cast<const __nv_bfloat16*>(weights.data), rows, cols);
-  Timer timer;
-  for (auto _ : state)
-    state.SetIterationTime(timer.seconds([&] { (void)cuda::quantize(view, config, workspace.memory()); }));
-  state.counters["gigaweights_per_second"] =
-      benchmark::Counter(1e-9 * static_cast<double>(rows * cols), benchmark::Counter::kIsIterationInvariantRate);
+  add_quantize("more/", "preset-4.5", preset(4.5), kSquare);
+  add_quantize("more/", "preset-3.5", preset(3.5), kSquare);
+  add_quantize("more/", "hqq", {.refine = Refine::hqq}, kSquare);
+  for (const Kind& kind : kWidths)
+    add("more/dequantize-f16/" + std::string(kind.name) + text_of(kSquare, 0),
+        [=](benchmark::State& state) { restore(state, kind.format, kSquare); });
+  for (const Kind& kind : kOthers)
+    for (std::int64_t tokens : {1, 16}) add_product("more/", kind, kTall, tokens);
+  for (std::int64_t tokens : {2, 4, 8, 16, 32, 64}) {
+    add_product("more/", kFour, kSquare, tokens);
+    add_cublas("more/", kSquare, tokens);
+  }
+  for (std::int64_t tokens : {65, 128, 256, 2048}) {
+    add_product<__nv_bfloat16>("more/", kFour, kSquare, tokens);
+    add_product<__nv_bfloat16>("more/", kFour, kSquare, tokens, cuda::Kernel::mma);
+    add_cublas("more/", kSquare, tokens);
+    add_restored("more/", kSquare, tokens);
+  }
+  for (std::int64_t tokens : {512, 4096}) {
+    add_product("more/", kFour, kSquare, tokens);
+    add_product<__nv_bfloat16>("more/", kFour, kSquare, tokens, cuda::Kernel::mma);
+    for (const Kind& kind : kWidths)
+      if (kind.format.bits != 4 || kind.format.levels != Levels::uniform)
+        add_product<__nv_bfloat16>("more/", kind, kSquare, tokens);
+  }
+  add_product<__nv_bfloat16>("more/", kFour, kTall, 4096);
+  add_cublas("more/", kTall, 4096);
 }
 
 const int kRegistered = [] {
-  const auto shape = [](std::int64_t tokens, std::int64_t rows, std::int64_t cols) {
-    return "/tokens:" + std::to_string(tokens) + "/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols);
-  };
-  benchmark::RegisterBenchmark("limit/device_copy", copy)->UseManualTime();
-  for (std::int64_t tokens : {1, 16, 512}) {
-    const std::string name = "/tokens:" + std::to_string(tokens);
-    benchmark::RegisterBenchmark(("cuda/query-key-value" + name).c_str(), side_by_side, tokens)->UseManualTime();
-    benchmark::RegisterBenchmark(("cuda/experts" + name).c_str(), experts, tokens)->UseManualTime();
-  }
-  for (std::int64_t tokens : {65, 128, 256, 512, 2048, 4096}) {
-    const std::string name = shape(tokens, 8192, 8192);
-    const auto add = [&](const std::string& what, auto&&... run) {
-      benchmark::RegisterBenchmark(("many/" + what + name).c_str(), run..., std::int64_t{8192}, std::int64_t{8192},
-                                   tokens)
-          ->UseManualTime();
-    };
-    for (const Format& f : {Format{.bits = 4}, Format{.bits = 8}, Format{.bits = 4, .levels = Levels::nf4}}) {
-      const std::string kind = (f.levels == Levels::nf4 ? "/nf4" : "/bits:" + std::to_string(f.bits));
-      add("wgmma-f16" + kind, many<__half>, cuda::Kernel::wgmma, f);
-      add("wgmma-bf16" + kind, many<__nv_bfloat16>, cuda::Kernel::wgmma, f);
-      add("mma-bf16" + kind, many<__nv_bfloat16>, cuda::Kernel::mma, f);
-    }
-    add("cublas-f16", many_cublas, false);
-    add("cublas-bf16", many_cublas, true);
-  }
-  for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{8192, 8192}, {28672, 8192}}) {
-    for (std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096}) {
-      for (const Kind& kind : kKinds) {
-        if (tokens > 1 && tokens != 16 && (kind.format.bits != 4 || kind.format.scale != Aux::f16)) continue;
-        const std::string name = "cuda/" + std::string(kind.name) + "/bits:" + std::to_string(kind.format.bits) +
-                                 "/group:" + std::to_string(kind.format.group_size) + shape(tokens, rows, cols);
-        benchmark::RegisterBenchmark(name.c_str(), product, kind, rows, cols, tokens)->UseManualTime();
-      }
-      if (tokens >= 64)
-        benchmark::RegisterBenchmark(("cuda/restored" + shape(tokens, rows, cols)).c_str(), restored, rows, cols,
-                                     tokens)
-            ->UseManualTime();
-      benchmark::RegisterBenchmark(("cublas/f16" + shape(tokens, rows, cols)).c_str(), cublas, CUDA_R_16F, rows, cols,
-                                   tokens)
-          ->UseManualTime();
-      benchmark::RegisterBenchmark(("cublas/bf16" + shape(tokens, rows, cols)).c_str(), cublas, CUDA_R_16BF, rows, cols,
-                                   tokens)
-          ->UseManualTime();
-    }
-    benchmark::RegisterBenchmark(("quantize/sinq" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
-                                 QuantizeConfig{.sinkhorn = {.min_step = 1, .max_step = 1}})
-        ->UseManualTime();
-    benchmark::RegisterBenchmark(("quantize/preset-3.5" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
-                                 preset(3.5))
-        ->UseManualTime();
-    benchmark::RegisterBenchmark(("quantize/preset-4.5" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
-                                 preset(4.5))
-        ->UseManualTime();
-    benchmark::RegisterBenchmark(("quantize/hqq" + shape(0, rows, cols)).c_str(), quantize, rows, cols,
-                                 QuantizeConfig{.refine = Refine::hqq, .sinkhorn = {.min_step = 1, .max_step = 1}})
-        ->UseManualTime();
-    benchmark::RegisterBenchmark(("dequantize/f16" + shape(0, rows, cols)).c_str(), restore, rows, cols)
-        ->UseManualTime();
-  }
+  add("limit/copy_kernel", copy_by_kernel);
+  add("limit/device_copy", copy_by_runtime);
+  add_goals();
+  add_more();
   return 0;
 }();
 
