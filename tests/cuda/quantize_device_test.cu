@@ -13,6 +13,7 @@
 namespace {
 
 using namespace sinq;
+using test::check;
 using test::Gpu;
 using test::OnDevice;
 using test::random_float;
@@ -32,16 +33,20 @@ std::vector<float> random_weights(std::int64_t rows, std::int64_t cols, std::mt1
   return w;
 }
 
-/// By the device and by the CPU.
-void expect_the_cpus(const std::vector<float>& w, std::int64_t rows, const QuantizeConfig& config,
+/// By the device, which calls the type of the weights T, and by the CPU, which calls it Host.
+template <class T = float, class Host = float>
+void expect_the_cpus(const std::vector<float>& numbers, std::int64_t rows, const QuantizeConfig& config,
                      cudaStream_t stream) {
-  const auto cols = static_cast<std::int64_t>(w.size()) / rows;
-  OnDevice<float> weights(w);
+  const auto cols = static_cast<std::int64_t>(numbers.size()) / rows;
+  std::vector<Host> w;
+  for (float v : numbers) w.push_back(static_cast<Host>(v));
+  OnDevice<T> weights(numbers.size());
+  check(cudaMemcpy(weights.data(), w.data(), weights.memory().size(), cudaMemcpyHostToDevice), "cudaMemcpy");
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
   QuantizeReport got, expected;
   const cuda::DeviceMatrix d =
-      cuda::quantize(MatrixView<const float>(weights.data(), rows, cols), config, workspace.memory(), stream, &got);
-  const QuantizedMatrix q = quantize(MatrixView<const float>(w.data(), rows, cols), config, {.report = &expected});
+      cuda::quantize(MatrixView<const T>(weights.data(), rows, cols), config, workspace.memory(), stream, &got);
+  const QuantizedMatrix q = quantize(MatrixView<const Host>(w.data(), rows, cols), config, {.report = &expected});
   EXPECT_EQ(d.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
   EXPECT_EQ(got.imbalance_before, expected.imbalance_before);
   EXPECT_EQ(got.imbalance_after, expected.imbalance_after);
@@ -55,6 +60,9 @@ TEST_F(Quantizing, GivesTheBitsOfTheCpu) {
       for (Aux aux : {Aux::f16, Aux::u8})
         expect_the_cpus(random_weights(300, 333, random), 300,
                         {.group_size = group, .rounding = rounding, .scale = aux, .zero = aux}, stream_);
+  for (std::int64_t group : {16, 64, 80, 0})
+    expect_the_cpus(random_weights(300, 333, random), 300, {.bits = 3, .group_size = group, .rounding = Rounding::nf3},
+                    stream_);
   for (int bits : kBitWidths)
     expect_the_cpus(random_weights(200, 200, random), 200, {.bits = bits, .tile = Tile::square}, stream_);
   std::vector<float> hard = random_weights(150, 130, random);
@@ -65,6 +73,16 @@ TEST_F(Quantizing, GivesTheBitsOfTheCpu) {
   }
   for (float& v : hard) v += 5;
   expect_the_cpus(hard, 150, {}, stream_);
+}
+
+TEST_F(Quantizing, HalvesToo) {
+  std::mt19937 random(5);
+  for (const QuantizeConfig& config : {QuantizeConfig{}, preset(4.5), QuantizeConfig{.refine = Refine::hqq}})
+    for (std::int64_t cols : {256, 333}) {  // rows that are read four weights at a time, and others
+      const std::vector<float> w = random_weights(300, cols, random);
+      expect_the_cpus<__half, sinq::half>(w, 300, config, stream_);
+      expect_the_cpus<__nv_bfloat16, bfloat16>(w, 300, config, stream_);
+    }
 }
 
 TEST_F(Quantizing, RefinesAsTheCpu) {
@@ -112,6 +130,16 @@ TEST_F(Quantizing, NamesTheWeightThatIsNone) {
               (void)cuda::quantize(MatrixView<const float>(weights.data(), 64, 64), {}, workspace.memory(), stream_);
             }),
             "sinq: weights(5, 7) = nan: must be finite (as float)");
+}
+
+TEST_F(Quantizing, NamesAWorkspaceThatIsTooSmall) {
+  OnDevice<float> weights(std::vector<float>(64 * 64, 1.0f));
+  const std::int64_t bytes = cuda::quantize_workspace_bytes(64, 64, {});
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(bytes - 1));
+  EXPECT_EQ(test::message_of([&] {
+              (void)cuda::quantize(MatrixView<const float>(weights.data(), 64, 64), {}, workspace.memory(), stream_);
+            }),
+            "sinq: workspace.size() = " + std::to_string(bytes - 1) + ": must be at least " + std::to_string(bytes));
 }
 
 }  // namespace

@@ -353,6 +353,8 @@ inline void require_possible(const sinq::cuda::Plan& plan, const sinq::cuda::Dev
   }
 }
 
+/// InvalidArgument unless a workspace has `bytes` bytes from a multiple of `alignment` on. If none are used, any will
+/// do.
 inline void require_workspace(std::span<std::byte> workspace, std::int64_t bytes, std::uintptr_t alignment) {
   using core::require;
   if (static_cast<std::int64_t>(workspace.size()) < bytes) {
