@@ -220,12 +220,13 @@ constexpr core::X86 kEverything{.leaf1_ecx = ~0u,
                                 .saved = ~0u,
                                 .tiles_granted = true};
 
-/// What has_...() says, one letter each: AVX2, AVX-VNNI (v), AVX-512 (5), VBMI (b), tiles (t).
+/// What has_...() says, one letter each: AVX2, AVX-VNNI (v), AVX-512 (5), VNNI (n), VBMI (b), tiles (t).
 std::string features(const core::X86& x) {
   std::string all;
   if (core::has_avx2(x)) all += '2';
   if (core::has_avx_vnni(x)) all += 'v';
   if (core::has_avx512(x)) all += '5';
+  if (core::has_avx512_vnni(x)) all += 'n';
   if (core::has_avx512_vbmi(x)) all += 'b';
   if (core::has_tiles(x)) all += 't';
   return all;
@@ -242,16 +243,16 @@ TEST(Cpu, EveryBitThatIsNeededIsLookedAt) {
   const Word words[] = {
       {"CPUID.1:ECX", &core::X86::leaf1_ecx, {{{12, 27, 28, 29}, ""}}},
       {"CPUID.7:EBX", &core::X86::leaf7_ebx, {{{5}, ""}, {{16, 17, 30, 31}, "2v"}}},
-      {"CPUID.7:ECX", &core::X86::leaf7_ecx, {{{1, 11}, "2v5"}}},
-      {"CPUID.7:EDX", &core::X86::leaf7_edx, {{{22, 24, 25}, "2v5b"}}},
-      {"CPUID.7.1:EAX", &core::X86::leaf7_1_eax, {{{4}, "25bt"}}},
-      {"XCR0", &core::X86::saved, {{{1, 2}, ""}, {{5, 6, 7}, "2v"}, {{17, 18}, "2v5b"}}},
+      {"CPUID.7:ECX", &core::X86::leaf7_ecx, {{{1}, "2v5n"}, {{11}, "2v5"}}},
+      {"CPUID.7:EDX", &core::X86::leaf7_edx, {{{22, 24, 25}, "2v5nb"}}},
+      {"CPUID.7.1:EAX", &core::X86::leaf7_1_eax, {{{4}, "25nbt"}}},
+      {"XCR0", &core::X86::saved, {{{1, 2}, ""}, {{5, 6, 7}, "2v"}, {{17, 18}, "2v5nb"}}},
   };
-  EXPECT_EQ(features(kEverything), "2v5bt");
+  EXPECT_EQ(features(kEverything), "2v5nbt");
   EXPECT_EQ(features({}), "");
   for (const Word& w : words)
     for (int bit = 0; bit < 32; ++bit) {
-      std::string expected = "2v5bt";
+      std::string expected = "2v5nbt";
       for (const auto& [needed, left] : w.left)
         if (std::find(needed.begin(), needed.end(), bit) != needed.end()) expected = left;
       core::X86 x = kEverything;

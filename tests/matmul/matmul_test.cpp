@@ -91,10 +91,12 @@ struct Codes {
   Levels levels;
   int bits;
 };
-constexpr Codes kCodes[] = {
-    {Levels::uniform, 2}, {Levels::uniform, 3},   {Levels::uniform, 4},   {Levels::uniform, 5},   {Levels::uniform, 6},
-    {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 8}, {Levels::nf4, 4},
-    {Levels::nf3, 3},     {Levels::table, 2},     {Levels::table, 3},     {Levels::table, 4}};
+constexpr Codes kCodes[] = {{Levels::uniform, 2},   {Levels::uniform, 3},   {Levels::uniform, 4},
+                            {Levels::uniform, 5},   {Levels::uniform, 6},   {Levels::uniform, 8},
+                            {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 4},
+                            {Levels::symmetric, 5}, {Levels::symmetric, 6}, {Levels::symmetric, 8},
+                            {Levels::nf4, 4},       {Levels::nf3, 3},       {Levels::table, 2},
+                            {Levels::table, 3},     {Levels::table, 4}};
 
 TEST(Reference, IsTheNaiveSum) {
   std::mt19937 random(1);
@@ -242,7 +244,7 @@ TEST_P(IsaTest, IntegerGroups) {
 
 /// The largest sums there are, of 32 bits (256 columns, levels 255 from the zero, scales of 8 bits) and of 16, which
 /// hold the more columns the narrower the codes are: all codes the lowest or the highest, in tables levels of -128 and
-/// 127; activations all at the limit, and such that all digits to base 256 are -128 or 127.
+/// 127; activations all at the limit, and such that digits to base 256 are -128 or 127.
 TEST_P(IsaTest, LargestSumsFit) {
   std::mt19937 random(18);
   for (const Codes& c : kCodes) {
@@ -625,15 +627,11 @@ TEST_P(IsaTest, NothingIsAllocatedWhereAWorkspaceIsGiven) {
   }
 }
 
-struct alignas(64) Line {
-  std::byte bytes[64];
-};
-
 TEST(Workspace, AlignedAllocationsAreCountedToo) {
   const long before = allocations;
-  const auto line = std::make_unique<Line>();
-  const std::vector<Line> lines(2);
-  EXPECT_EQ(allocations, before + 2);
+  constexpr std::align_val_t kAlign{64};
+  ::operator delete(::operator new(64, kAlign), kAlign);  // called by name, which no compiler leaves out
+  EXPECT_EQ(allocations, before + 1);
 }
 
 TEST(Matmul, ConstantMatrixFromSeveralThreads) {

@@ -24,6 +24,7 @@ namespace {
 #if defined(SINQ_PLAIN_OBJECT)
 
 using sinq::test::functions_with_avx;
+using sinq::test::has_tool;
 using sinq::test::shared_by_name;
 
 bool of_an_instruction_set(const std::string& function) {
@@ -32,20 +33,22 @@ bool of_an_instruction_set(const std::string& function) {
 }
 
 TEST(MixedFlags, WithoutFlagsNewInstructionsStayInTheirNamespace) {
+  if (!has_tool("objdump")) GTEST_SKIP() << "objdump is not installed";
   const auto functions = functions_with_avx(SINQ_PLAIN_OBJECT);
-  if (functions.empty()) GTEST_SKIP() << "objdump finds nothing in " << SINQ_PLAIN_OBJECT << ": is it installed?";
+  ASSERT_FALSE(functions.empty()) << SINQ_PLAIN_OBJECT;
   for (const std::string& f : functions) EXPECT_TRUE(of_an_instruction_set(f)) << f;
 }
 
 TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunction) {
+  if (!has_tool("nm")) GTEST_SKIP() << "nm is not installed";
   const auto plain = shared_by_name(SINQ_PLAIN_OBJECT);
   const auto flagged = shared_by_name(SINQ_FLAGGED_OBJECT);
-  if (plain.empty() || flagged.empty()) GTEST_SKIP() << "nm finds nothing in " << SINQ_PLAIN_OBJECT;
+  ASSERT_FALSE(plain.empty() || flagged.empty()) << SINQ_PLAIN_OBJECT;
   for (const std::string& f : plain) EXPECT_FALSE(flagged.contains(f)) << f;
 }
 
 TEST(MixedFlags, OneProgramComputesWithBoth) {
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) GTEST_SKIP() << "this machine lacks AVX2";
+  if (!sinq::detail::core::supported(sinq::Isa::avx2)) GTEST_SKIP() << "this machine lacks AVX2";
   constexpr std::int64_t kRows = 40;
   constexpr std::int64_t kCols = 128;
   std::vector<std::uint8_t> codes(kRows * kCols / 2);

@@ -26,6 +26,10 @@ inline std::vector<std::string> lines_of(const std::string& command) {
   return lines;
 }
 
+inline bool has_tool(const std::string& name) {
+  return !lines_of(name + " --version").empty();
+}
+
 /// Functions of an object that contain an instruction with the VEX or EVEX prefix (all of their names begin with v).
 inline std::set<std::string> functions_with_avx(const std::string& object) {
   std::set<std::string> found;

@@ -82,9 +82,11 @@ struct X86 {
 [[nodiscard]] constexpr bool has_avx512(const X86& x) noexcept {
   return has_avx2(x) && has_bits(x.leaf7_ebx, {16, 17, 30, 31}) && has_bits(x.saved, {5, 6, 7});
 }
-/// VBMI, VNNI.
+[[nodiscard]] constexpr bool has_avx512_vnni(const X86& x) noexcept {
+  return has_avx512(x) && has_bits(x.leaf7_ecx, {11});
+}
 [[nodiscard]] constexpr bool has_avx512_vbmi(const X86& x) noexcept {
-  return has_avx512(x) && has_bits(x.leaf7_ecx, {1, 11});
+  return has_avx512_vnni(x) && has_bits(x.leaf7_ecx, {1});
 }
 /// AMX-BF16, AMX-TILE, AMX-INT8; the system saves tiles, if it gives them to a process at all.
 [[nodiscard]] constexpr bool could_have_tiles(const X86& x) noexcept {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
-
 #include "device_matrix.cuh"
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
@@ -18,18 +16,13 @@ void launch(void (*kernel)(Argument), Index3 grid, int threads, int shared_bytes
       "cudaLaunchKernel");
 }
 
-/// Lets blocks of a kernel have all the shared memory that a block of the device at hand can have. Once per kernel and
-/// device, and always all of it: an amount per launch would be overwritten by other threads and captured launches that
-/// need another one. (cudaDeviceReset takes it back, as it takes the matrices.)
-template <auto kKernel>
-void allow_shared(const Here& here) {
-  static std::atomic<std::uint64_t> allowed{0};  // a bit per device; beyond 64, each time
-  const std::uint64_t bit = here.ordinal < 64 ? std::uint64_t{1} << here.ordinal : 0;
-  if ((allowed.load(std::memory_order_acquire) & bit) != 0) return;
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kKernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+/// Lets blocks of a kernel have all the shared memory that a block of the device at hand can have: an amount per launch
+/// would be overwritten by other threads, and captured launches, that need another one.
+template <class Argument>
+void allow_shared(void (*kernel)(Argument), const Here& here) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              here.device.shared_per_block),
         "cudaFuncSetAttribute");
-  allowed.fetch_or(bit, std::memory_order_release);
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::cuda

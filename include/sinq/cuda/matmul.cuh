@@ -36,18 +36,17 @@ void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, M
   p.x_aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride * sizeof(X) % 16 == 0;
   apply(plan, problem, p);
   const auto u = [](int n) { return static_cast<unsigned>(n); };
-  const auto start = [&]<void (*kKernel)(Product)>() {
-    allow_shared<kKernel>(here);
-    launch(kKernel, {u(plan.grid_x), u(plan.grid_y), u(plan.grid_z)}, plan.threads, plan.shared_bytes, stream, p);
+  const auto start = [&](void (*kernel)(Product)) {
+    if (plan.shared_bytes > 48 << 10) allow_shared(kernel, here);
+    launch(kernel, {u(plan.grid_x), u(plan.grid_y), u(plan.grid_z)}, plan.threads, plan.shared_bytes, stream, p);
   };
   with_codes(p.w.bits, p.w.paired, [&](auto bits, auto paired) {
     if constexpr (NumberOf<X>::value != Number::f32)
       if (plan.kernel == sinq::cuda::Kernel::wgmma)
         return with_wgmma_tokens(plan.tiles, [&](auto tokens) {
-          start.template operator()<multiply_wgmma_kernel<bits(), paired(), NumberOf<X>::value, tokens()>>();
+          start(multiply_wgmma_kernel<bits(), paired(), NumberOf<X>::value, tokens()>);
         });
-    with_tiles(plan.tiles,
-               [&](auto tiles) { start.template operator()<multiply_kernel<bits(), paired(), tiles()>>(); });
+    with_tiles(plan.tiles, [&](auto tiles) { start(multiply_kernel<bits(), paired(), tiles()>); });
   });
   if (plan.slices > 1)
     launch(add_slices_kernel<>, {u((p.rows + 255) / 256), u(std::min(plan.tokens, 65535)), 1}, 256, 0, stream, p);

@@ -254,6 +254,7 @@ template <int kBits, bool kTable, int kUnitOfSums>
 struct Shorts {
   static constexpr int kSums = 1;
   static constexpr int kUnit = kUnitOfSums;
+  static constexpr bool kByUnits = true;
   static constexpr Spread kSpread = kTable || kBits == 8 ? Spread::digits : Spread::bytes;
   Table table;
 
@@ -312,6 +313,7 @@ template <int kBits, bool kTable>
 struct ByWords {
   static constexpr int kSums = 1;
   static constexpr int kUnit = 1;
+  static constexpr bool kByUnits = false;
   static constexpr Spread kSpread = Spread::words;
   Table table;
 

@@ -159,7 +159,7 @@ struct Fields {
 namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
 
 [[nodiscard]] inline bool has_byte_products() noexcept {
-  return __builtin_cpu_supports("avx512vnni");
+  return core::has_avx512_vnni(core::this_x86());
 }
 
 template <int kBits>
