@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <sinq/core/cpu.hpp>
 #include <string>
 #include <vector>
 
