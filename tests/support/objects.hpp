@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdio>
 #include <memory>
 #include <set>
@@ -55,6 +57,23 @@ inline std::set<std::string> shared_by_name(const std::string& object) {
     if (at != std::string::npos && line.find("4sinq") != std::string::npos) found.insert(line.substr(at + 3));
   }
   return found;
+}
+
+/// Instructions with such a prefix stand only in functions that `allowed` says are of an instruction set.
+inline void expect_avx_only_in(const std::string& object, bool (*allowed)(const std::string& function)) {
+  if (!has_tool("objdump")) GTEST_SKIP() << "objdump is not installed";
+  const auto functions = functions_with_avx(object);
+  ASSERT_FALSE(functions.empty()) << object;
+  for (const std::string& f : functions) EXPECT_TRUE(allowed(f)) << f;
+}
+
+/// Two objects share no function.
+inline void expect_nothing_shared(const std::string& one, const std::string& other) {
+  if (!has_tool("nm")) GTEST_SKIP() << "nm is not installed";
+  const auto of_one = shared_by_name(one);
+  const auto of_other = shared_by_name(other);
+  ASSERT_FALSE(of_one.empty() || of_other.empty()) << one << ", " << other;
+  for (const std::string& f : of_one) EXPECT_FALSE(of_other.contains(f)) << f;
 }
 
 }  // namespace sinq::test
