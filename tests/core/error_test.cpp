@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <locale>
 #include <sinq/core/error.hpp>
 #include <stdexcept>
 #include <string>
@@ -26,6 +27,19 @@ std::string message_of(const std::function<void()>& call) {
 TEST(Error, RequireNamesTheArgumentItsValueAndTheLimit) {
   EXPECT_EQ(message_of<sinq::InvalidArgument>([] { require(false, "bits", 7, "allowed are 2, 3, 4, 5, 6, 8"); }),
             "sinq: bits = 7: allowed are 2, 3, 4, 5, 6, 8");
+}
+
+// Messages are for logs, and what goes into files is made by the same function.
+TEST(Error, TextDoesNotFollowTheGlobalLocale) {
+  struct Grouped : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Grouped));
+  const std::string text = sinq::detail::core::text("n = ", 1234567, ", ", 0.5);
+  std::locale::global(before);
+  EXPECT_EQ(text, "n = 1234567, 0.5");
 }
 
 TEST(Error, RequireLetsAGoodValuePass) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <csignal>
+#include <locale>
 #include <thread>
 
 #include "support.hpp"
@@ -40,6 +41,27 @@ TEST(Writer, SmallFileByteForByte) {
   EXPECT_EQ(dir.names(), std::vector<std::string>{"m"});
   const File file(dir / "m");
   EXPECT_EQ(support::string_of(file.at("a/\xc3\xa4\n").data), "cd");
+}
+
+// An engine may have set the language of its user.
+TEST(Writer, TheGlobalLocaleGroupsNoDigits) {
+  struct Grouped : std::numpunct<char> {
+    char do_thousands_sep() const override { return ','; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const auto written = [](const std::filesystem::path& path) {
+    Writer out(path);
+    out.add("a", ElementType::u8, {1234}, bytes_of(pattern(1234, 1)));
+    out.add("b", ElementType::u8, {50, 40}, bytes_of(pattern(2000, 2)));
+    out.finish();
+    return support::read(path);
+  };
+  Directory dir;
+  const std::string expected = written(dir / "classic");
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Grouped));
+  const std::string grouped = written(dir / "grouped");
+  std::locale::global(before);
+  EXPECT_EQ(grouped == expected, true);
 }
 
 TEST(Writer, NoTensors) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -61,10 +62,12 @@ inline std::atomic<ErrorHook>& error_hook() {
   return hook;
 }
 
-/// "bits = 7, allowed: 2, 3, 4, 5, 6, 8" from its pieces.
+/// "bits = 7, allowed: 2, 3, 4, 5, 6, 8" from its pieces. What is written to files is made here, too: a program's
+/// global locale may group digits.
 template <class... Pieces>
 std::string text(const Pieces&... pieces) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   (out << ... << pieces);
   return out.str();
 }
