@@ -367,6 +367,11 @@ TEST(Preset, RolesByName) {
   EXPECT_EQ(role_of("encoder.layer.0.attention.output.dense.weight"), Role::value);
   EXPECT_EQ(role_of("encoder.layer.0.intermediate.dense.weight"), Role::other);
   EXPECT_EQ(role_of("encoder.layer.0.output.dense.weight"), Role::down);
+  EXPECT_EQ(role_of("model.layers.3.self_attn.qkv_proj.weight"), Role::other);  // Phi-3: fused
+  EXPECT_EQ(role_of("model.layers.3.mlp.gate_up_proj.weight"), Role::other);
+  EXPECT_EQ(role_of("model.layers.3.self_attn.dense.weight"), Role::value);  // Phi-2: the output projection
+  EXPECT_EQ(role_of("model.layers.3.mlp.fc1.weight"), Role::other);
+  EXPECT_EQ(role_of("model.layers.3.mlp.fc2.weight"), Role::down);
   EXPECT_EQ(role_of("unheard.of"), Role::other);
 }
 
