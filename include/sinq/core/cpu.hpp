@@ -177,7 +177,8 @@ inline std::atomic<Isa>& chosen_isa() noexcept {
   return detail::core::chosen_isa().load(std::memory_order_relaxed);
 }
 
-/// Uses `isa` from now on, in every thread: for tests and comparisons. InvalidArgument if the machine lacks it.
+/// Uses `isa` from now on, in every thread: for tests and comparisons, and not while a product is computed, which takes
+/// its workspace for one instruction set and its kernels as it goes. InvalidArgument if the machine lacks it.
 inline void force_isa(Isa isa) {
   detail::core::require(detail::core::supported(isa), "isa", name_of(isa), "this machine does not have it");
   detail::core::chosen_isa().store(isa, std::memory_order_relaxed);

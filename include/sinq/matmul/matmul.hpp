@@ -42,7 +42,8 @@ namespace detail::matmul {
 inline void matmul(std::span<const Product> products, const MatmulOptions& options = {}) {
   SerialExecutor serial;
   Executor& threads = options.executor ? *options.executor : serial;
-  const std::size_t needed = matmul_workspace(products, threads.width());
+  const int width = threads.width();
+  const std::size_t needed = matmul_workspace(products, width);
   std::vector<std::byte> own;
   std::span<std::byte> workspace = options.workspace;
   if (workspace.empty()) {
@@ -57,8 +58,7 @@ inline void matmul(std::span<const Product> products, const MatmulOptions& optio
   std::int64_t tokens = 0;
   for (const Product& p : products) tokens = std::max(tokens, p.y.rows);
   for (std::int64_t first = 0; first < tokens; first += detail::matmul::token_block(options.numerics))
-    detail::matmul::run_pass(products, {first, options.numerics, threads.width()}, threads,
-                             static_cast<float*>(aligned));
+    detail::matmul::run_pass(products, {first, options.numerics, width}, threads, static_cast<float*>(aligned));
 }
 
 /// y = x W^T: x is tokens x cols, y tokens x rows, both row-major and of any element type: MatrixView or Eigen's
