@@ -94,7 +94,7 @@ inline void scale_portable(const pack::StripReader& w, std::int64_t panel, const
   });
 }
 
-/// Floats and their sums.
+/// Floats. No sums: the portable kernel subtracts zeros while it restores weights.
 inline void prepare_portable(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
                              const Prepared& out, std::int64_t n) noexcept {
   const Tiling& t = w.tiling();
