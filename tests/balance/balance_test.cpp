@@ -294,6 +294,19 @@ TEST(Sinkhorn, SameBitsOnEveryInstructionSet) {
     }
 }
 
+TEST(Balance, ViewsWithoutMemoryAreRefusedEverywhere) {
+  const float weights[40] = {};
+  for (const bool null : {true, false}) {
+    const WeightView w(null ? nullptr : weights, DType::f32, 4, 10, null ? 10 : 9);
+    const std::string expected = null ? "sinq: weights.data = null: must not be null"
+                                      : "sinq: weights.stride = 9: must be at least weights.cols";
+    EXPECT_EQ(message_of([&] { (void)imbalance(w); }), expected);
+    EXPECT_EQ(message_of([&] { (void)kurtosis(w); }), expected);
+    EXPECT_EQ(message_of([&] { (void)sinkhorn(w); }), expected);
+  }
+  EXPECT_NO_THROW((void)imbalance(WeightView(weights, DType::f32, 1, 10, 0)));  // one row needs no stride
+}
+
 TEST(Sinkhorn, WrongOptionsAreNamed) {
   const Matrix m = Matrix::Ones(2, 2);
   const auto message = [&](const SinkhornOptions& o) { return message_of([&] { (void)sinkhorn(view(m), o); }); };

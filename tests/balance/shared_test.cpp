@@ -105,10 +105,19 @@ TEST(SharedColScale, WrongArgumentsAreNamed) {
             "sinq: group_size = 24: allowed are multiples of 16 from 16 to 256, and 0 for the whole row");
   s.parts[1].cols = 31;
   EXPECT_EQ(message_of([&] { (void)shared_col_scale(s.parts); }),
-            "sinq: weights.cols = 31: must be the same for all matrices");
+            "sinq: matrices[1].cols = 31: must be the same for all matrices");
   s.parts[1].cols = 32;
+  const auto with = [&](auto change) {
+    std::vector<WeightView> parts(s.parts.begin(), s.parts.end());
+    change(parts[1]);
+    return message_of([&] { (void)shared_col_scale(parts); });
+  };
+  EXPECT_EQ(with([](WeightView& w) { w.rows = 0; }), "sinq: matrices[1].rows = 0: must be at least 1");
+  EXPECT_EQ(with([](WeightView& w) { w.data = nullptr; }), "sinq: matrices[1].data = null: must not be null");
+  EXPECT_EQ(with([](WeightView& w) { w.stride = 31; }),
+            "sinq: matrices[1].stride = 31: must be at least matrices[1].cols");
   s.stacked(6, 9) = INFINITY;
-  EXPECT_NE(message_of([&] { (void)shared_col_scale(s.parts); }).find("weights(2, 9)"), std::string::npos);
+  EXPECT_NE(message_of([&] { (void)shared_col_scale(s.parts); }).find("matrices[1](2, 9)"), std::string::npos);
 }
 
 }  // namespace

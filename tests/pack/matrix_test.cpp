@@ -277,6 +277,8 @@ TEST(Dequantize, WritesOnlyItsRows) {
   EXPECT_EQ(message(2, 70, 75), "sinq: out.rows = 2: must equal the rows of the matrix");
   EXPECT_EQ(message(3, 71, 75), "sinq: out.cols = 71: must equal the cols of the matrix");
   EXPECT_EQ(message(3, 70, 69), "sinq: out.stride = 69: must be at least out.cols");
+  EXPECT_EQ(message_of([&] { dequantize(q, MatrixView<float>(nullptr, 3, 70)); }),
+            "sinq: out.data = null: must not be null");
 }
 
 // --- validation ---------------------------------------------------------------------------------------------------
@@ -472,6 +474,9 @@ TEST(PackedMatrix, RowsComeOutAsDequantized) {
   EXPECT_EQ(message({0, 3}, 1, 70, 70), "sinq: out.rows = 1: must equal rows.size()");
   EXPECT_EQ(message({0, 3}, 2, 69, 70), "sinq: out.cols = 69: must equal the cols of the matrix");
   EXPECT_EQ(message({0, 3}, 2, 70, 69), "sinq: out.stride = 69: must be at least out.cols");
+  const std::vector<std::int32_t> rows = {0, 3};
+  EXPECT_EQ(message_of([&] { dequantize_rows(p, rows, MatrixView<float>(nullptr, 2, 70)); }),
+            "sinq: out.data = null: must not be null");
 }
 
 /// Whole blocks cost what the canonical form costs, but for the two bits of 32 that five or six bits leave.

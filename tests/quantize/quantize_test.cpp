@@ -742,6 +742,10 @@ TEST(Measure, EdgesAndRefusals) {
   EXPECT_EQ(message_of([&] { (void)measure(q, view(w.topRows(3))); }),
             "sinq: weights.rows = 3: must equal the rows of the matrix");
   const std::vector<double> few(19, 1.0);
+  EXPECT_EQ(message_of([&] { (void)measure(q, WeightView(nullptr, DType::f32, 4, 20)); }),
+            "sinq: weights.data = null: must not be null");
+  EXPECT_EQ(message_of([&] { (void)measure(q, WeightView(w.data(), DType::f32, 4, 20, 19)); }),
+            "sinq: weights.stride = 19: must be at least weights.cols");
   EXPECT_EQ(message_of([&] { (void)measure(q, view(w), few); }),
             "sinq: second_moments.size() = 19: must be 0 or the cols of the matrix");
   for (double bad : {-1.0, double{NAN}, double{INFINITY}}) {

@@ -194,10 +194,11 @@ class DeviationMeter {
 
 /// Imbalance of a whole matrix: the largest standard deviation of a row or column over the smallest (at least 1e-12).
 /// 1 for a single weight; an axis of one element does not count. Memory: 128 rows of floats. InvalidArgument on an
-/// empty matrix or a weight that is not finite.
+/// empty matrix, a null pointer, a stride below cols or a weight that is not finite.
 [[nodiscard]] inline double imbalance(const WeightView& w) {
   using namespace detail::balance;
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
+  detail::core::require_view(w, "weights");
   const auto stride = static_cast<std::size_t>(detail::core::padded(w.cols));
   std::vector<float> buffer(static_cast<std::size_t>(kSweepRows) * stride);
   float largest = 0;

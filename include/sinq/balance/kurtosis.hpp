@@ -39,10 +39,11 @@ class OrderedSum {
 
 /// Pearson kurtosis of all weights, E[(x - mean)^4] / E[(x - mean)^2]^2: 3 for a normal distribution, large where a few
 /// outliers stand out. 0 for a constant matrix. Two passes in double.
-/// InvalidArgument on an empty matrix or a weight that is not finite.
+/// InvalidArgument on an empty matrix, a null pointer, a stride below cols or a weight that is not finite.
 [[nodiscard]] inline double kurtosis(const WeightView& w) {
   using detail::balance::OrderedSum;
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
+  detail::core::require_view(w, "weights");
   std::vector<float> row(static_cast<std::size_t>(w.cols));
   const double count = static_cast<double>(w.rows) * static_cast<double>(w.cols);
   OrderedSum sum;

@@ -47,9 +47,10 @@ namespace detail::balance {
   const std::int64_t stride = core::padded(cols);
   std::vector<float> tile(static_cast<std::size_t>(rows * stride));
   float* at = tile.data();
-  for (const WeightView& w : matrices) {
+  for (std::size_t k = 0; k < matrices.size(); ++k) {
+    const WeightView& w = matrices[k];
     w.load(0, w.rows, first, cols, at, stride);
-    core::require_finite(at, w.rows, cols, stride, 0, first);
+    core::require_finite(at, w.rows, cols, stride, 0, first, core::text("matrices[", k, "]"));
     at += w.rows * stride;
   }
   return tile;
@@ -79,16 +80,22 @@ namespace detail::balance {
 /// formats and engines that have no second axis.
 ///
 /// Memory: all rows of one group of columns as floats, per thread. InvalidArgument on no matrix, matrices of different
-/// cols, more than 2^31 - 1 rows, a weight that is not finite, or options out of range.
+/// cols, more than 2^31 - 1 rows, null pointers, a stride below cols, a weight that is not finite, or options out of
+/// range.
 [[nodiscard]] inline SharedBalance shared_col_scale(std::span<const WeightView> matrices,
                                                     const SharedOptions& options = {}) {
   using namespace detail;
   balance::validate(options.sinkhorn);
   core::require(!matrices.empty(), "matrices.size()", 0, "must be at least 1");
   std::int64_t rows = 0;
-  for (const WeightView& w : matrices) {
-    (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
-    core::require(w.cols == matrices[0].cols, "weights.cols", w.cols, "must be the same for all matrices");
+  for (std::size_t k = 0; k < matrices.size(); ++k) {
+    const WeightView& w = matrices[k];
+    const auto require = [&](bool ok, const char* name, std::int64_t value, const char* limit) {
+      if (!ok) core::raise<InvalidArgument>(core::text("sinq: matrices[", k, "].", name, " = ", value, ": ", limit));
+    };
+    require(w.rows >= 1, "rows", w.rows, "must be at least 1");
+    require(w.cols == matrices[0].cols, "cols", w.cols, "must be the same for all matrices");
+    core::require_view(w, "matrices[", k, "]");
     rows += w.rows;
   }
   const Tiling t = tiling(rows, matrices[0].cols, options.group_size, Tile::stripe);

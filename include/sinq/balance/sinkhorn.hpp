@@ -134,11 +134,13 @@ template <class Look>
 }  // namespace detail::balance
 
 /// Balances a matrix as a single tile (see detail::balance::sinkhorn_tile; `quantize` does it for every tile of its
-/// tiling). InvalidArgument on an empty matrix, a weight that is not finite, or options out of range.
+/// tiling). InvalidArgument on an empty matrix, a null pointer, a stride below cols, a weight that is not finite, or
+/// options out of range.
 [[nodiscard]] inline Balance sinkhorn(const WeightView& w, const SinkhornOptions& options = {}) {
   using namespace detail::balance;
   validate(options);
   (void)tiling(w.rows, w.cols, kWholeRow, Tile::stripe);
+  detail::core::require_view(w, "weights");
   const std::int64_t stride = detail::core::padded(w.cols);
   std::vector<float> tile(static_cast<std::size_t>(w.rows * stride));
   w.load(0, w.rows, 0, w.cols, tile.data(), stride);

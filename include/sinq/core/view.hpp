@@ -110,6 +110,16 @@ struct WeightView {
 
 namespace detail::core {
 
+/// Memory stands behind a view, row after row: InvalidArgument naming the view, by its pieces, unless `data` is given
+/// and `stride` at least `cols`. Neither matters where there are no elements, nor the stride of a single row.
+template <class View, class... Name>
+void require_view(const View& v, const Name&... name) {
+  if (v.rows <= 0 || v.cols <= 0) return;
+  if (v.data == nullptr) raise<InvalidArgument>(text("sinq: ", name..., ".data = null: must not be null"));
+  if (v.stride < v.cols && v.rows > 1)
+    raise<InvalidArgument>(text("sinq: ", name..., ".stride = ", v.stride, ": must be at least ", name..., ".cols"));
+}
+
 /// The bits of |value|: ordered like the values, infinity and NaN above all others.
 [[nodiscard]] inline std::uint32_t magnitude_bits(float value) noexcept {
   return std::bit_cast<std::uint32_t>(value) & 0x7fff'ffffu;
@@ -137,16 +147,16 @@ struct LargestMagnitude {
 
 /// Largest magnitude of a block of weights, rows x stride floats of which `cols` count (the others are zero), whose
 /// first is weights(first_row, first_col). InvalidArgument naming row and column of the first that is a NaN, an
-/// infinity or beyond the limit.
+/// infinity or beyond the limit; `name` says whose.
 inline float require_finite(const float* block, std::int64_t rows, std::int64_t cols, std::int64_t stride,
-                            std::int64_t first_row, std::int64_t first_col) {
+                            std::int64_t first_row, std::int64_t first_col, const std::string& name = "weights") {
   const float largest = largest_magnitude(block, rows * stride);
   if (magnitude_bits(largest) < magnitude_bits(kWeightLimit)) return largest;
   for (std::int64_t i = 0; i < rows; ++i)
     for (std::int64_t j = 0; j < cols; ++j)
       if (const float v = block[i * stride + j]; magnitude_bits(v) >= magnitude_bits(kWeightLimit))
         raise<InvalidArgument>(
-            text("sinq: weights(", first_row + i, ", ", first_col + j, ") = ", v,
+            text("sinq: ", name, "(", first_row + i, ", ", first_col + j, ") = ", v,
                  is_finite(v) ? ": must be below 2^120 in magnitude" : ": must be finite (as float)"));
   return largest;
 }

@@ -78,6 +78,12 @@ inline void validate(std::span<const Product> products, std::size_t which) {
     const std::string prefix = products.size() == 1 ? "" : core::text("products[", which, "].");
     core::raise<InvalidArgument>(core::text("sinq: ", prefix, name, " = ", value, ": ", limit));
   };
+  const auto require_view = [&](const auto& view, const char* name) {
+    if (products.size() == 1)
+      core::require_view(view, name);
+    else
+      core::require_view(view, "products[", which, "].", name);
+  };
   require(p.w != nullptr, "w", 0, "must point to a matrix");
   const ActivationView<const void>& x = p.x;
   const ActivationView<void>& y = p.y;
@@ -91,8 +97,8 @@ inline void validate(std::span<const Product> products, std::size_t which) {
     require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
   }
   require(y.rows >= 0 && y.rows <= 0x7fff'ffff, "y.rows", y.rows, "allowed are 0 to 2^31 - 1 tokens");
-  require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
-  require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
+  require_view(x, "x");
+  require_view(y, "y");
 }
 
 }  // namespace detail::matmul

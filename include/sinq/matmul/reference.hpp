@@ -12,6 +12,8 @@ template <Element X>
                                                Eigen::MatrixXd* magnitude = nullptr) {
   validate(w);
   detail::core::require(x.cols == w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
+  detail::core::require(x.rows >= 0, "x.rows", x.rows, "must not be negative");
+  detail::core::require_view(x, "x");
   const detail::pack::RowReader reader(w);
   const Tiling& t = reader.tiling();
   std::vector<float> scales(static_cast<std::size_t>(t.groups()));

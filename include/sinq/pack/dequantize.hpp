@@ -42,7 +42,7 @@ void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor 
   validate(q);
   detail::core::require(out.rows == q.rows, "out.rows", out.rows, "must equal the rows of the matrix");
   detail::core::require(out.cols == q.cols, "out.cols", out.cols, "must equal the cols of the matrix");
-  detail::core::require(out.stride >= out.cols || out.rows == 1, "out.stride", out.stride, "must be at least out.cols");
+  detail::core::require_view(out, "out");
   const detail::pack::RowReader reader(q);
   const Tiling& t = reader.tiling();
   SerialExecutor serial;

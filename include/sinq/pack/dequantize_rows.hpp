@@ -16,7 +16,7 @@ void dequantize_rows(const PackedMatrix& p, std::span<const std::int32_t> rows, 
   using detail::core::require;
   require(out.rows == std::ssize(rows), "out.rows", out.rows, "must equal rows.size()");
   require(out.cols == p.cols(), "out.cols", out.cols, "must equal the cols of the matrix");
-  require(out.stride >= out.cols || out.rows <= 1, "out.stride", out.stride, "must be at least out.cols");
+  detail::core::require_view(out, "out");
   for (const std::int32_t row : rows)
     require(row >= 0 && row < p.rows(), "row", row, "must be one of the rows of the matrix");
   const detail::pack::StripReader reader(p);

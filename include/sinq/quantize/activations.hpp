@@ -42,8 +42,7 @@ class Activations {
     require(tokens.cols == cols_, "tokens.cols", tokens.cols, "must equal the columns of the statistics");
     require(tokens.rows >= 0, "tokens.rows", tokens.rows, "must not be negative");
     if (tokens.rows == 0) return;
-    require(tokens.data != nullptr, "tokens.data", "null", "must not be null");
-    require(tokens.stride >= cols_ || tokens.rows == 1, "tokens.stride", tokens.stride, "must be at least tokens.cols");
+    detail::core::require_view(tokens, "tokens");
     for (std::int64_t t = 0; t < tokens.rows; ++t) require_finite(tokens.row(t), t);
     sample_.reserve(static_cast<std::size_t>(options_.sample * cols_));
     for (std::int64_t t = 0; t < tokens.rows; ++t) {

@@ -161,6 +161,7 @@ struct ChoiceOptions {
   core::require(importance >= 0 && importance < INFINITY, "importance", importance, "must be finite and not negative");
   core::require(options.sample_rows >= 1, "sample_rows", options.sample_rows, "must be at least 1");
   (void)tiling(weights.rows, weights.cols, kWholeRow, Tile::stripe);
+  core::require_view(weights, "weights");
   const std::int64_t step = std::max<std::int64_t>(weights.rows / options.sample_rows, 1);
   const WeightView sample(weights.data, weights.dtype, weights.rows / step, weights.cols, weights.stride * step);
   std::vector<Choice> result;
