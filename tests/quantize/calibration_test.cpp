@@ -299,7 +299,19 @@ TEST(Awq, ChoosesWhatTheReferenceChooses) {
       }
 }
 
-// All columns count alike: the same bits as without weights.
+TEST(Awq, OutputsThatOverflowAreRefused) {
+  const Matrix w = 1e24f * weights(16, 64);
+  const Activations a = statistics(w.topRows(4));
+  for (Balancing balance : {Balancing::sinkhorn, Balancing::none})
+    EXPECT_EQ(
+        message_of([&] {
+          (void)quantize(w, {.balance = balance, .calibration = Calibration::awq, .scale = Aux::f32},
+                         {.activations = &a});
+        }),
+        "sinq: calibration = awq: with no exponent the column scales fit their type and the error of the outputs is "
+        "finite");
+}
+
 /// An error of a balanced weight, seen in the outputs, is larger by the column's scale and by what it is multiplied
 /// with.
 TEST(Weighted, AColumnCountsByItsActivationsAndItsScale) {
@@ -319,6 +331,7 @@ TEST(Weighted, AColumnCountsByItsActivationsAndItsScale) {
   EXPECT_FLOAT_EQ(i.group[0] / i.group[1], static_cast<float>(means[0] / means[1]));
 }
 
+/// All columns count alike: the same bits as without weights.
 TEST(Weighted, ByEqualActivationsIsThePlainFit) {
   const Matrix w = weights(40, 80);
   const Activations a = statistics(Matrix::Ones(4, 80));

@@ -675,6 +675,29 @@ TEST(Progress, CancelsWhereverItIsAsked) {
     }
 }
 
+/// Runs everything on a thread of its own, while the calling one waits: as a pool does that gives it no work.
+class ElsewhereExecutor final : public Executor {
+ public:
+  [[nodiscard]] int width() const noexcept override { return 1; }
+  void run(std::int64_t count, TaskRef task) override {
+    std::thread([&] { SerialExecutor().run(count, task); }).join();
+  }
+};
+
+TEST(Progress, IsAskedBetweenPassesWhereTheCallingThreadRunsNothing) {
+  const Matrix w = weights(50, 200, 20);
+  ElsewhereExecutor elsewhere;
+  std::vector<double> shares;
+  const auto all = [&](double share) {
+    shares.push_back(share);
+    return true;
+  };
+  (void)quantize(w, {}, {.executor = &elsewhere, .progress = all});
+  EXPECT_EQ(shares, (std::vector<double>{4.0 / 54, 1}));
+  const auto stop = [](double) { return false; };
+  EXPECT_THROW((void)quantize(w, {}, {.executor = &elsewhere, .progress = stop}), Cancelled);
+}
+
 TEST(Progress, ExceptionOfTheCallbackComesOut) {
   const Matrix w = weights(50, 200, 20);
   Eigen::ThreadPool pool(3);

@@ -42,7 +42,8 @@ class Executor {
   /// Runs `task(index, worker)` once for every index in [0, count) and returns when all have finished. `worker` lies
   /// in [0, width()), and no two tasks that run at the same time share one: it names a piece of scratch memory.
   /// Tasks do not throw. Which worker runs which index, and in what order, is up to the executor: results never
-  /// depend on it.
+  /// depend on it. (An executor that runs some on the calling thread lets `quantize` ask its progress callback more
+  /// often, and stop sooner.)
   virtual void run(std::int64_t count, TaskRef task) = 0;
 };
 

@@ -107,8 +107,9 @@ struct QuantizeReport {
 struct QuantizeOptions {
   /// The caller's threads; null: the calling thread alone. The result has the same bits either way.
   Executor* executor = nullptr;
-  /// Called now and then on the calling thread with the share done, never falling, and 1 at last; returning false
-  /// cancels (throws Cancelled).
+  /// Called on the calling thread with the share done, never falling, and 1 at last; returning false cancels (throws
+  /// Cancelled). Called now and then while the executor runs tasks on that thread, too; after each of the two or more
+  /// passes where it does not.
   std::function<bool(double)> progress{};
   /// Filled in if given.
   QuantizeReport* report = nullptr;

@@ -13,7 +13,8 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::quantize {
 
-/// Counts finished tasks and asks the caller's callback, on the calling thread only, whether to go on.
+/// Counts finished tasks and asks the caller's callback, on the calling thread only, whether to go on: when that thread
+/// has finished a task, and after each pass.
 class Progress {
  public:
   Progress(const std::function<bool(double)>& callback, std::int64_t total) : callback_(callback), total_(total) {}
@@ -24,15 +25,15 @@ class Progress {
     const auto done = std::min(total_, done_.fetch_add(tasks, std::memory_order_relaxed) + tasks);  // some are repeated
     if (callback_ && std::this_thread::get_id() == caller_) report(done);
   }
-  /// The last task may have been another thread's.
-  void finished_all() {
-    if (callback_ && reported_ < total_) report(total_);
-  }
-  void require_not_cancelled() const {
-    if (cancelled()) core::raise<Cancelled>("sinq: quantize was cancelled by its progress callback");
-  }
+  /// The last tasks may have been other threads'.
+  void finished_pass() { catch_up(std::min(total_, done_.load(std::memory_order_relaxed))); }
+  void finished_all() { catch_up(total_); }
 
  private:
+  void catch_up(std::int64_t done) {
+    if (callback_ && reported_ < done) report(done);
+    if (cancelled()) core::raise<Cancelled>("sinq: quantize was cancelled by its progress callback");
+  }
   void report(std::int64_t done) {
     if (cancelled()) return;
     reported_ = done;
@@ -253,17 +254,15 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
 ///
 /// Without a configuration it uses preset(4.5). An empty one, `{}`, is not none: it is SINQ as published.
 ///
-/// Throws InvalidArgument if the configuration or the size is out of range, or a weight, rounded to float, is not
-/// finite or not below 2^120 (naming row and column); Cancelled if the progress callback says so. The result has the
-/// same bits whatever the thread count and the instruction set.
+/// Throws InvalidArgument if the configuration or the size is out of range, a weight, rounded to float, is not finite
+/// or not below 2^120 (naming row and column), or outputs overflow on Calibration::awq's sample; Cancelled if the
+/// progress callback says so. The result has the same bits whatever the thread count and the instruction set.
 [[nodiscard]] inline QuantizedMatrix quantize(const WeightView& weights, const QuantizeConfig& config = preset(4.5),
                                               const QuantizeOptions& options = {}) {
   using namespace detail;
   quantize::validate(config);
   const Tiling t = tiling(weights.rows, weights.cols, config.group_size, config.tile);
-  core::require(weights.data != nullptr, "weights.data", "null", "must not be null");
-  core::require(weights.stride >= weights.cols || weights.rows == 1, "weights.stride", weights.stride,
-                "must be at least weights.cols");
+  core::require_view(weights, "weights");
   quantize::validate(config, options.activations, weights.cols);
   const bool balanced =
       config.balance == Balancing::sinkhorn && !(config.kurtosis_gate > 0 && kurtosis(weights) > config.kurtosis_gate);
@@ -289,7 +288,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
       quantize::choose_factors(weights, config, t, balance, tile, buffers[static_cast<std::size_t>(worker)], factors);
       if (counted) progress.finished_one();
     });
-    progress.require_not_cancelled();
+    progress.finished_pass();
   };
   choose_all(balanced, true);
 
@@ -317,7 +316,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
     start();
     if (config.refine == Refine::fit) {
       if (!quantize::fit_rows(weights, config.fit, factors, importance, feedback, threads, progress, q)) {
-        progress.require_not_cancelled();
+        progress.finished_pass();
         widened = true;
         start();
         (void)quantize::fit_rows(weights, config.fit, factors, importance, feedback, threads, progress, q);  // f32 fits
@@ -327,7 +326,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
     } else {
       quantize::encode_rows(weights, t, factors, threads, progress, q);
     }
-    progress.require_not_cancelled();
+    progress.finished_pass();
     return q;
   };
 
@@ -349,13 +348,14 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
       q = std::move(candidate);
       best_widened = widened;
     }
+    core::require(least < INFINITY, "calibration", "awq",
+                  "with no exponent the column scales fit their type and the error of the outputs is finite");
     widened = best_widened;
   } else {
     q = make();
   }
   buffers.clear();
   progress.finished_all();
-  progress.require_not_cancelled();
 
   if (options.report) {
     const auto mean = [&](const std::vector<double>& v) {
