@@ -26,13 +26,7 @@ using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::Row
 
 TEST(Bits, RunTimeWidthBecomesTheSameConstant) {
   for (int bits = 2; bits <= 8; ++bits) EXPECT_EQ(core::with_bits(bits, [](auto b) { return b(); }), bits);
-}
-
-TEST(Bits, WidthsThatDoNotExistAreNamed) {
-  for (int bits : kBitWidths) EXPECT_NO_THROW(core::require_bits(bits));
-  for (int bits : {-1, 0, 1, 7, 9, 16})
-    EXPECT_EQ(message_of([&] { core::require_bits(bits); }),
-              "sinq: bits = " + std::to_string(bits) + ": allowed are 2, 3, 4, 5, 6, 8");
+  for (int bits : kBitWidths) EXPECT_EQ(core::with_code_bits(bits, [](auto b) { return b(); }), bits);
 }
 
 TEST(Levels, CodebooksAscendFromMinusOneToOneAndHoldZero) {

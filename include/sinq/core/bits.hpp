@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "error.hpp"
+#include "../version.hpp"
 
 namespace sinq::inline SINQ_ABI {
 
@@ -22,13 +22,9 @@ inline constexpr const char* kBitWidthsText = "allowed are 2, 3, 4, 5, 6, 8";
   return false;
 }
 
-inline void require_bits(int bits) {
-  require(is_bit_width(bits), "bits", bits, kBitWidthsText);
-}
-
-/// Calls `visit(std::integral_constant<int, bits>{})` for `bits` in 2..8 (7 occurs as the width of an auxiliary).
+/// Calls `visit(std::integral_constant<int, bits>{})` for the width of a code.
 template <class Visitor>
-decltype(auto) with_bits(int bits, Visitor&& visit) {
+decltype(auto) with_code_bits(int bits, Visitor&& visit) {
   switch (bits) {
     case 2:
       return visit(std::integral_constant<int, 2>{});
@@ -40,11 +36,16 @@ decltype(auto) with_bits(int bits, Visitor&& visit) {
       return visit(std::integral_constant<int, 5>{});
     case 6:
       return visit(std::integral_constant<int, 6>{});
-    case 7:
-      return visit(std::integral_constant<int, 7>{});
     default:
       return visit(std::integral_constant<int, 8>{});
   }
+}
+
+/// The same for 2 to 8: an auxiliary may have 7, too.
+template <class Visitor>
+decltype(auto) with_bits(int bits, Visitor&& visit) {
+  if (bits == 7) return visit(std::integral_constant<int, 7>{});
+  return with_code_bits(bits, visit);
 }
 
 }  // namespace detail::core

@@ -14,11 +14,10 @@ namespace sinq::inline SINQ_ABI::detail::matmul {
 /// visit(bits, table) with constants: the width of the codes, and whether they need a table.
 template <class Visit>
 [[nodiscard]] Method with_codes(const Format& f, Visit&& visit) noexcept {
-  return core::with_bits(f.bits, [&](auto bits) -> Method {
+  return core::with_code_bits(f.bits, [&](auto bits) {
     if constexpr (bits() <= 4)
       if (f.levels > Levels::symmetric) return visit(bits, std::true_type{});
-    if constexpr (bits() != 7) return visit(bits, std::false_type{});
-    return {};  // no such codes
+    return visit(bits, std::false_type{});
   });
 }
 
@@ -73,8 +72,7 @@ template <int kBits>
 /// Activations and restored weights rounded to bfloat16.
 template <class Tiles>
 [[nodiscard]] Method bfloat16_tiles(const Format& f) noexcept {
-  return core::with_bits(f.bits, [](auto bits) -> Method {
-    if constexpr (bits() == 7) return {};  // no such codes
+  return core::with_code_bits(f.bits, [](auto bits) -> Method {
     return {amx::prepare_bfloat16, amx::multiply_bfloat16<Tiles, bits()>, avx512::deliver, kMostStrips};
   });
 }

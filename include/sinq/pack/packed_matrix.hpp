@@ -138,9 +138,8 @@ void pack_strip(const QuantizedMatrix& q, const StripOrder& o, std::int64_t s, s
   PackedMatrix p(q);
   SerialExecutor serial;
   (executor ? *executor : serial).run(p.order_.strips, [&](std::int64_t s, int) {
-    detail::core::with_bits(q.format.bits, [&](auto bits) {
-      if constexpr (bits() != 7) detail::pack::pack_strip<bits()>(q, p.order_, s, p.strip(s));
-    });
+    detail::core::with_code_bits(q.format.bits,
+                                 [&](auto bits) { detail::pack::pack_strip<bits()>(q, p.order_, s, p.strip(s)); });
   });
   return p;
 }
@@ -167,10 +166,9 @@ void pack_strip(const QuantizedMatrix& q, const StripOrder& o, std::int64_t s, s
     entries(o.zero, 0, o.zero == Aux::none ? 0 : o.tiling.groups(), q.zero.data() + i * e.zero_row,
             [&](std::int64_t g) { return 8 * o.zeros(g / o.block) + aux_bit(o.zero, g % o.block, lane); });
     for (std::int64_t b = 0; b < o.blocks; ++b)
-      detail::core::with_bits(q.format.bits, [&](auto bits) {
-        if constexpr (bits() != 7)
-          get_codes<bits()>(strip + o.codes(b) + lane * 4, o.block_cols(b),
-                            q.codes.data() + i * e.code_row + o.block_begin(b) * bits() / 8);
+      detail::core::with_code_bits(q.format.bits, [&](auto bits) {
+        get_codes<bits()>(strip + o.codes(b) + lane * 4, o.block_cols(b),
+                          q.codes.data() + i * e.code_row + o.block_begin(b) * bits() / 8);
       });
   }
   return q;

@@ -27,8 +27,8 @@ class StripReader {
       const std::int64_t b = at / block_cols;
       const std::int64_t n = std::min(first + count, (b + 1) * block_cols) - at;
       const std::uint8_t* lane = row_strip(i) + order_.codes(b) + order_.lane_of(i) * 4;
-      core::with_bits(format().bits, [&](auto bits) {
-        if constexpr (bits() != 7) read_unit_codes<bits()>(lane, at - order_.block_begin(b), n, out + (at - first));
+      core::with_code_bits(format().bits, [&](auto bits) {
+        read_unit_codes<bits()>(lane, at - order_.block_begin(b), n, out + (at - first));
       });
       at += n;
     }
