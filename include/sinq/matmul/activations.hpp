@@ -22,7 +22,7 @@ using pack::kStripRows;
 inline constexpr std::int64_t kMostPlanes = 3;
 
 /// Columns of the scaled activations: whole units.
-[[nodiscard]] constexpr std::int64_t padded(std::int64_t cols) noexcept {
+[[nodiscard]] constexpr std::int64_t whole_units(std::int64_t cols) noexcept {
   return pack::StripOrder::units(cols) * pack::kUnitCols;
 }
 
@@ -45,7 +45,8 @@ inline constexpr std::int64_t kMostPlanes = 3;
 /// tokens hold for the same columns must not lie in the same set of a cache, or reading four of them in turn takes half
 /// as long again (Zen 3).
 ///
-///   values   padded(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer * step
+///   values   whole_units(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer *
+///   step
 ///            with the integer's digits to base 256, lowest first: [four][plane][4 columns], with the columns that a
 ///            four of codes holds (pack/strip_order.hpp); or twice as many, as digits or words (job.hpp)
 ///   step     of every segment; unused where the values are floats
@@ -57,7 +58,7 @@ inline constexpr std::int64_t kMostPlanes = 3;
 struct Prepared {
   Prepared(const Tiling& t, float* first)
       : base(first),
-        values(padded(t.cols)),
+        values(whole_units(t.cols)),
         sums((segments(t) + 15) / 16 * 16),
         steps(values * 2 * kMostPlanes / 4),
         token((steps + (1 + kMostPlanes) * sums) | 16) {}  // from a multiple of 16, a line, to an odd one

@@ -12,34 +12,30 @@
 
 namespace sinq::inline SINQ_ABI::detail::matmul {
 
-template <int kWidth>
-struct Vector {
-  using Float [[gnu::vector_size(4 * kWidth), gnu::aligned(4), gnu::may_alias]] = float;
-};
+using FourFloats [[gnu::vector_size(16), gnu::aligned(4), gnu::may_alias]] = float;
+
 /// y[t][r] += dot(w[r], x[t]) over n columns (a multiple of 16), for kRows x kTokens pairs.
-template <int kWidth, int kRows, int kTokens>
+template <int kRows, int kTokens>
 [[gnu::always_inline]] inline void dots(const float* w, const float* x, std::int64_t x_stride, std::int64_t n,
                                         float* y) noexcept {
-  using Float = typename Vector<kWidth>::Float;
-  Float sum[kTokens][kRows] = {};
-  for (std::int64_t j = 0; j < n; j += kWidth) {
-    Float row[kRows];
-    for (int r = 0; r < kRows; ++r) row[r] = *reinterpret_cast<const Float*>(w + r * kChunk + j);
+  FourFloats sum[kTokens][kRows] = {};
+  for (std::int64_t j = 0; j < n; j += 4) {
+    FourFloats row[kRows];
+    for (int r = 0; r < kRows; ++r) row[r] = *reinterpret_cast<const FourFloats*>(w + r * kChunk + j);
     for (int t = 0; t < kTokens; ++t) {
-      const Float v = *reinterpret_cast<const Float*>(x + t * x_stride + j);
+      const FourFloats v = *reinterpret_cast<const FourFloats*>(x + t * x_stride + j);
       for (int r = 0; r < kRows; ++r) sum[t][r] += row[r] * v;
     }
   }
   for (int t = 0; t < kTokens; ++t)
     for (int r = 0; r < kRows; ++r) {
       float total = 0;
-      for (int l = 0; l < kWidth; ++l) total += sum[t][r][l];
+      for (int l = 0; l < 4; ++l) total += sum[t][r][l];
       y[t * kStripRows + r] += total;
     }
 }
 
-template <int kWidth>
-[[gnu::always_inline]] inline void multiply_strip(const Job& job) noexcept {
+inline void strip_portable(const Job& job) noexcept {
   const pack::StripReader& w = *job.weights;
   const pack::StripOrder& o = w.order();
   const std::int64_t x_stride = job.x->token;
@@ -59,7 +55,7 @@ template <int kWidth>
     }
     for (std::int64_t first = 0; first < o.block_cols(b); first += kChunk) {
       const std::int64_t cols = std::min(kChunk, o.block_cols(b) - first);
-      const std::int64_t n = padded(cols);
+      const std::int64_t n = whole_units(cols);
       for (std::int64_t r = 0; r < rows; ++r) {
         float* out = panel + r * kChunk;
         std::uint8_t codes[kChunk];
@@ -77,18 +73,12 @@ template <int kWidth>
       std::int64_t token = 0;
       for (; token + 2 <= job.tokens; token += 2)
         for (std::int64_t q = 0; q < quads; ++q)
-          dots<kWidth, 4, 2>(panel + 4 * q * kChunk, x + token * x_stride, x_stride, n,
-                             job.y + token * kStripRows + 4 * q);
+          dots<4, 2>(panel + 4 * q * kChunk, x + token * x_stride, x_stride, n, job.y + token * kStripRows + 4 * q);
       if (token < job.tokens)
         for (std::int64_t q = 0; q < quads; ++q)
-          dots<kWidth, 4, 1>(panel + 4 * q * kChunk, x + token * x_stride, x_stride, n,
-                             job.y + token * kStripRows + 4 * q);
+          dots<4, 1>(panel + 4 * q * kChunk, x + token * x_stride, x_stride, n, job.y + token * kStripRows + 4 * q);
     }
   }
-}
-
-inline void strip_portable(const Job& job) noexcept {
-  multiply_strip<4>(job);
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul
