@@ -51,10 +51,10 @@ class RowReader {
     const std::uint8_t* row = q_.scale.data() + i * extents_.scale_row;
     if (is_float(aux)) return read_floats(aux, row, 0, groups, out);
     const std::uint8_t* coarse_row = q_.coarse_scale.data() + i * extents_.coarse_row;
-    const std::int64_t block = q_.format.coarse_groups == 0 ? groups : q_.format.coarse_groups;
+    const std::int64_t per_coarse = q_.format.coarse_groups == 0 ? groups : q_.format.coarse_groups;
     for_integers(aux, row, [&](std::int64_t g, int m) {
       float coarse = 0;
-      read_floats(Aux::f16, coarse_row, g / block, 1, &coarse);
+      read_floats(Aux::f16, coarse_row, g / per_coarse, 1, &coarse);
       out[g] = coarse * scale_share(aux, q_.format.signed_scale, m);
     });
   }

@@ -48,21 +48,22 @@ inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64
     }
     return;
   }
-  // Integers: the largest scale of a block meets the largest integer. A group that is not lost keeps at least 1.
+  // Integers: the largest of the scales below one coarse scale meets the largest integer. A group that is not lost
+  // keeps at least 1.
   const int n = bits_of(aux) - (q.format.signed_scale ? 1 : 0);
   const auto most = static_cast<float>((1 << n) - 1);
   const auto unit = static_cast<float>(1 << n);
-  const std::int64_t block = q.format.coarse_groups == 0 ? groups : q.format.coarse_groups;
+  const std::int64_t per_coarse = q.format.coarse_groups == 0 ? groups : q.format.coarse_groups;
   std::vector<std::uint8_t> integers(scales.size());
-  for (std::int64_t first = 0; first < groups; first += block) {
+  for (std::int64_t first = 0; first < groups; first += per_coarse) {
     const auto part =
-        scales.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(block, groups - first)));
+        scales.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(per_coarse, groups - first)));
     float largest = 0;
     for (float s : part) largest = std::max(largest, std::abs(s));
     if (largest == 0) largest = kScaleOfZeros;
     const float coarse = round_up_f16(largest / most * unit);
     require_coarse(coarse, largest, i);
-    pack::write_float(Aux::f16, q.coarse_scale.data() + i * e.coarse_row, first / block, coarse);
+    pack::write_float(Aux::f16, q.coarse_scale.data() + i * e.coarse_row, first / per_coarse, coarse);
     for (std::size_t k = 0; k < part.size(); ++k) {
       const float m = std::clamp(std::nearbyint(std::abs(part[k]) / coarse * unit), 1.0f, most);
       integers[static_cast<std::size_t>(first) + k] =

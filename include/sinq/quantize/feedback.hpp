@@ -114,9 +114,7 @@ struct FeedbackPlan {
   }
 };
 
-inline constexpr std::int64_t kFeedbackLanes = 16;
-
-/// Up to 16 rows of one panel: a lane per row.
+/// Up to kStrip rows of one panel: a lane per row.
 struct FeedbackStrip {
   const FeedbackPlan* plan;
   const Coder* coder;
@@ -134,7 +132,7 @@ struct FeedbackStrip {
 struct ChooseWithFeedback {
   template <int kWidth>
   [[gnu::always_inline]] static void run(const FeedbackStrip& s) noexcept {
-    for (std::int64_t lane = 0; lane < kFeedbackLanes; lane += kWidth) {
+    for (std::int64_t lane = 0; lane < kStrip; lane += kWidth) {
       pass<kWidth, false>(s, lane, s.plan->before.data());
       for (int k = 0; k < s.plan->later_passes; ++k) pass<kWidth, true>(s, lane, s.plan->others.data());
     }
@@ -148,7 +146,7 @@ struct ChooseWithFeedback {
                                                 std::int64_t from, std::int64_t to,
                                                 std::array<Float, kBlock>& sum) noexcept {
     for (std::int64_t u = from; u < to; ++u) {
-      const Float e = Float::load(error + u * kFeedbackLanes);
+      const Float e = Float::load(error + u * kStrip);
       for (std::size_t b = 0; b < kBlock; ++b) sum[b] = mul_add(row[b][u], e, sum[b]);
     }
   }
@@ -171,7 +169,7 @@ struct ChooseWithFeedback {
       for (std::int64_t b = 0; b < count; ++b) {
         Float all = sum[static_cast<std::size_t>(b)];
         for (std::int64_t u = first; u < first + (kAll ? count : b); ++u)
-          all = mul_add(row[b][u], Float::load(error + u * kFeedbackLanes), all);
+          all = mul_add(row[b][u], Float::load(error + u * kStrip), all);
         choose(s, first + b, lane, all);
       }
     }
@@ -181,18 +179,18 @@ struct ChooseWithFeedback {
   [[gnu::always_inline]] static void choose(const FeedbackStrip& s, std::int64_t step, std::int64_t lane,
                                             const Float& taken_over) noexcept {
     const std::int64_t j = s.plan->column[static_cast<std::size_t>(step)];
-    const std::int64_t group = j / s.group_size * kFeedbackLanes + lane;
+    const std::int64_t group = j / s.group_size * kStrip + lane;
     const Float scale = Float::load(s.scale + group);
     const Float zero = Float::load(s.zero + group);
-    const Float x = Float::load(s.x + step * kFeedbackLanes + lane);
+    const Float x = Float::load(s.x + step * kStrip + lane);
     const Float wanted = mul_add(taken_over, s.col_inverse[j], x);
     Float code;
     Float level;
     s.coder->nearest(wanted / scale + zero, code, level);
     const Float restored = (level - zero) * scale;
-    code.store(s.codes + j * kFeedbackLanes + lane);
-    restored.store(s.restored + j * kFeedbackLanes + lane);
-    ((x - restored) * s.col_scale[j]).store(s.error + step * kFeedbackLanes + lane);
+    code.store(s.codes + j * kStrip + lane);
+    restored.store(s.restored + j * kStrip + lane);
+    ((x - restored) * s.col_scale[j]).store(s.error + step * kStrip + lane);
   }
 };
 
@@ -202,7 +200,7 @@ struct FeedbackScratch {
   std::vector<std::uint8_t> codes;
 
   void resize(std::int64_t cols) {
-    for (auto* v : {&x, &error, &restored}) v->resize(static_cast<std::size_t>(cols * kFeedbackLanes));
+    for (auto* v : {&x, &error, &restored}) v->resize(static_cast<std::size_t>(cols * kStrip));
     codes.resize(x.size());
   }
 };
@@ -215,8 +213,8 @@ inline void choose_with_feedback(const FeedbackPlan& plan, const Coder& coder, c
   s.resize(t.cols);
   const std::int64_t stride = core::padded(t.cols);
   for (std::size_t step = 0; step < plan.column.size(); ++step)
-    for (std::int64_t r = 0; r < kFeedbackLanes; ++r)
-      s.x[step * kFeedbackLanes + static_cast<std::size_t>(r)] = x[r * stride + plan.column[step]];
+    for (std::int64_t r = 0; r < kStrip; ++r)
+      s.x[step * kStrip + static_cast<std::size_t>(r)] = x[r * stride + plan.column[step]];
   core::on_isa<ChooseWithFeedback>(FeedbackStrip{&plan, &coder, t.group_size, s.x.data(), s.error.data(), scale, zero,
                                                  col_scale, col_inverse, s.codes.data(), s.restored.data()});
 }

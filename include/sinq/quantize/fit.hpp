@@ -33,8 +33,6 @@
 
 namespace sinq::inline SINQ_ABI::detail::quantize {
 
-inline constexpr std::int64_t kStrip = 16;  // rows that are fitted together
-
 /// The rules for matrices of a format, and what is no arithmetic.
 struct FitPlan : FitRules {
   FitPlan(const Format& f, const LevelTable& table, const FitOptions& options)

@@ -162,7 +162,7 @@ class FitPass {
     }
     if (feedback_) {
       for (std::int64_t j = 0; j < t_.cols; ++j) {
-        const auto at = static_cast<std::size_t>(j * kFeedbackLanes + r);
+        const auto at = static_cast<std::size_t>(j * kStrip + r);
         s.codes[static_cast<std::size_t>(j)] = s.feedback.codes[at];
         s.restored[static_cast<std::size_t>(j)] = s.feedback.restored[at];
       }
@@ -201,15 +201,15 @@ class FitPass {
       s.integers[static_cast<std::size_t>(g)] = static_cast<std::uint8_t>(
           s.scale_integer[static_cast<std::size_t>(g * kStrip + r)] & ((1 << bits_of(aux)) - 1));
     pack::write_codes(bits_of(aux), to, 0, t_.groups(), s.integers.data());
-    const std::int64_t block = plan_.coarse_groups == 0 ? t_.groups() : plan_.coarse_groups;
-    for (std::int64_t b = 0; b < pack::coarse_per_row(q_.format, t_); ++b) {
-      const auto first = s.integers.begin() + b * block;
+    const std::int64_t per_coarse = plan_.coarse_groups == 0 ? t_.groups() : plan_.coarse_groups;
+    for (std::int64_t k = 0; k < pack::coarse_per_row(q_.format, t_); ++k) {
+      const auto first = s.integers.begin() + k * per_coarse;
       const bool zeros =
-          std::all_of(first, first + std::min(block, t_.groups() - b * block), [](auto m) { return m == 0; });
-      const float fitted = s.coarse[static_cast<std::size_t>(b * kStrip + r)] * gain;
+          std::all_of(first, first + std::min(per_coarse, t_.groups() - k * per_coarse), [](auto m) { return m == 0; });
+      const float fitted = s.coarse[static_cast<std::size_t>(k * kStrip + r)] * gain;
       const float coarse = zeros ? kScaleOfZeros : pack::round_to(Aux::f16, fitted);
       require_coarse(coarse, coarse, i);
-      pack::write_float(Aux::f16, q_.coarse_scale.data() + i * e_.coarse_row, b, coarse);
+      pack::write_float(Aux::f16, q_.coarse_scale.data() + i * e_.coarse_row, k, coarse);
     }
     return true;
   }

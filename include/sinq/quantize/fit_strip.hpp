@@ -65,11 +65,11 @@ class StripFitter {
       }
       return;
     }
-    const std::int64_t block = p_.coarse_groups == 0 ? t.groups() : p_.coarse_groups;
-    for (std::int64_t first = 0; first < t.groups(); first += block) {
-      const std::int64_t last = std::min(first + block, t.groups());
+    const std::int64_t per_coarse = p_.coarse_groups == 0 ? t.groups() : p_.coarse_groups;
+    for (std::int64_t first = 0; first < t.groups(); first += per_coarse) {
+      const std::int64_t last = std::min(first + per_coarse, t.groups());
       const Float coarse = choose_coarse(first, last);
-      coarse.store(s_.coarse + first / block * kStrip + lane_);
+      coarse.store(s_.coarse + first / per_coarse * kStrip + lane_);
       for (std::int64_t g = first; g < last; ++g) {
         const Group of = group(g);
         finish(g, Fitter(coding_, of).store_integer(load(s_.scale, g), load(s_.zero, g), coarse));

@@ -176,7 +176,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
   const pack::Extents e = pack::extents(q.format, t);
   const pack::RowReader reader(q);
   const Coder coder(q.format);
-  const std::int64_t strips_per_panel = (t.tile_height + kFeedbackLanes - 1) / kFeedbackLanes;
+  const std::int64_t strips_per_panel = (t.tile_height + kStrip - 1) / kStrip;
   struct Scratch {
     std::vector<float> x, scale, zero, row_scale, row_zero;
     std::vector<std::uint8_t> codes;
@@ -185,15 +185,15 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
   std::vector<Scratch> scratch(static_cast<std::size_t>(threads.width()));
   core::run_throwing(threads, t.panels() * strips_per_panel, [&](std::int64_t strip, int worker) {
     const std::int64_t panel = strip / strips_per_panel;
-    const std::int64_t first = strip % strips_per_panel * kFeedbackLanes;
-    const std::int64_t rows = std::min(kFeedbackLanes, t.panel_rows(panel) - first);
+    const std::int64_t first = strip % strips_per_panel * kStrip;
+    const std::int64_t rows = std::min(kStrip, t.panel_rows(panel) - first);
     if (progress.cancelled() || rows <= 0) return;
     Scratch& s = scratch[static_cast<std::size_t>(worker)];
     const auto groups = static_cast<std::size_t>(t.groups());
     const std::int64_t stride = core::padded(t.cols);
-    s.x.assign(static_cast<std::size_t>(kFeedbackLanes * stride), 0.0f);
-    s.scale.assign(groups * kFeedbackLanes, 1.0f);
-    s.zero.assign(groups * kFeedbackLanes, 0.0f);
+    s.x.assign(static_cast<std::size_t>(kStrip * stride), 0.0f);
+    s.scale.assign(groups * kStrip, 1.0f);
+    s.zero.assign(groups * kStrip, 0.0f);
     s.row_scale.resize(groups);
     s.row_zero.resize(groups);
     s.codes.resize(static_cast<std::size_t>(stride));
@@ -209,15 +209,15 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
       reader.scales(i, s.row_scale.data());
       reader.zeros(i, s.row_zero.data());
       for (std::size_t g = 0; g < groups; ++g) {
-        s.scale[g * kFeedbackLanes + static_cast<std::size_t>(r)] = s.row_scale[g];
-        s.zero[g * kFeedbackLanes + static_cast<std::size_t>(r)] = s.row_zero[g];
+        s.scale[g * kStrip + static_cast<std::size_t>(r)] = s.row_scale[g];
+        s.zero[g * kStrip + static_cast<std::size_t>(r)] = s.row_zero[g];
       }
       core::on_isa<Multiply>(s.x.data() + r * stride, col_inverse, 1.0f, t.cols);
     }
     choose_with_feedback(plan, coder, t, s.x.data(), s.scale.data(), s.zero.data(), col_scale, col_inverse, s.feedback);
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t j = 0; j < t.cols; ++j)
-        s.codes[static_cast<std::size_t>(j)] = s.feedback.codes[static_cast<std::size_t>(j * kFeedbackLanes + r)];
+        s.codes[static_cast<std::size_t>(j)] = s.feedback.codes[static_cast<std::size_t>(j * kStrip + r)];
       pack::write_codes(q.format.bits, q.codes.data() + (first_row + r) * e.code_row, 0, t.cols, s.codes.data());
     }
     progress.finished(rows);

@@ -14,6 +14,9 @@
 
 namespace sinq::inline SINQ_ABI::detail::quantize {
 
+/// Rows of a panel that a fit and the error feedback take together, a lane each.
+inline constexpr std::int64_t kStrip = core::kLanes;
+
 struct ScaleZero {
   float scale;
   float zero;
