@@ -346,19 +346,38 @@ TEST(Validate, AuxiliariesThatAreNotFiniteAreNamed) {
   EXPECT_EQ(message_of([&] { validate(q); }), "sinq: coarse_scale[2] is not finite");
 }
 
-TEST(Validate, LevelTableAscendsAndUnusedEntriesAreZero) {
+TEST(Validate, LevelTableNeverFallsAndUnusedEntriesAreZero) {
   std::mt19937 random(7);
   const QuantizedMatrix good = random_matrix({.bits = 3, .levels = Levels::table}, 1, 16, random);
   EXPECT_NO_THROW(validate(good));
   QuantizedMatrix q = good;
   q.table[4] = static_cast<std::int8_t>(q.table[3] - 1);
-  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: table = " + std::to_string(q.table[4]) + ": levels are ascending");
+  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: table[4] = " + std::to_string(q.table[4]) + ": levels never fall");
   q = good;
   q.table[8] = 1;
-  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: table = 1: unused entries are zero");
+  EXPECT_EQ(message_of([&] { validate(q); }), "sinq: table[8] = 1: unused entries are zero");
   q = make_quantized_matrix({}, 1, 16);
   q.table[0] = 5;
   EXPECT_THROW(validate(q), InvalidArgument);
+}
+
+TEST(QuantizedMatrix, TakesAsManyBytesAsItsFormatSays) {
+  for (const Format& f :
+       {Format{.bits = 3, .levels = Levels::symmetric, .group_size = 16, .scale = Aux::u5, .zero = Aux::none},
+        Format{.bits = 2,
+        .levels = Levels::table,
+        .group_size = 32,
+        .tile = Tile::square,
+        .scale = Aux::u4,
+        .zero = Aux::u4,
+        .col_scale = Aux::bf16,
+        .coarse_groups = 2},
+        Format{.bits = 8, .group_size = kWholeRow, .scale = Aux::f32, .col_scale = Aux::none}})
+    EXPECT_EQ(stored_bytes(f, 37, 91), make_quantized_matrix(f, 37, 91).bytes());
+  // Rows of 46 bytes of codes, 4 of scales and one coarse scale; a row of column scales.
+  EXPECT_EQ(stored_bytes({.levels = Levels::symmetric, .group_size = 16, .scale = Aux::u5, .zero = Aux::none}, 37, 91),
+            37 * (46 + 4 + 2) + 2 * 91);
+  EXPECT_EQ(message_of([] { (void)stored_bytes({.bits = 7}, 4, 16); }), "sinq: bits = 7: allowed are 2, 3, 4, 5, 6, 8");
 }
 
 TEST(PackedMatrix, UnpacksToTheCanonicalFormBitForBit) {

@@ -125,6 +125,7 @@ inline sinq::QuantizedMatrix arbitrary(const sinq::Format& f, std::int64_t rows,
   sinq::QuantizedMatrix q = sinq::make_quantized_matrix(f, rows, cols);
   const auto parts = sinq::detail::store::parts(f, q.tiling());
   const auto arrays = sinq::detail::store::arrays(q);
+  const sinq::Aux aux[] = {sinq::Aux::none, f.scale, f.zero, sinq::Aux::f16, f.col_scale};
   for (std::size_t k = 0; k < parts.size(); ++k) {
     if (parts[k].rows == 0) continue;
     if (parts[k].stream_bits != 0) {
@@ -136,7 +137,7 @@ inline sinq::QuantizedMatrix arbitrary(const sinq::Format& f, std::int64_t rows,
         }
     } else {
       for (std::int64_t i = 0; i < parts[k].rows * parts[k].cols; ++i)
-        sinq::detail::pack::write_float(parts[k].aux, arrays[k]->data(), i,
+        sinq::detail::pack::write_float(aux[k], arrays[k]->data(), i,
                                         static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 64.0f);
     }
   }

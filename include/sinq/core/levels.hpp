@@ -19,7 +19,7 @@ namespace sinq::inline SINQ_ABI {
 /// wasted whichever side is longer.
 enum class Levels : std::uint8_t { uniform, symmetric, nf4, nf3, table };
 
-/// The levels of `Levels::table`, ascending; entries from 2^bits on are unused and zero.
+/// The levels of `Levels::table`, never falling; entries from 2^bits on are unused and zero.
 using LevelTable = std::array<std::int8_t, 16>;
 
 /// NF4 as in bitsandbytes (QLoRA, arXiv 2305.14314, appendix E).

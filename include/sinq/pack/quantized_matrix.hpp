@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "auxiliary.hpp"
@@ -11,7 +13,7 @@ namespace sinq::inline SINQ_ABI {
 ///
 ///   W[i,j]  ~=  (level(code[i,j]) - zero[i,g]) * scale[i,g] * col_scale[p,j]        g = group of j, p = panel of i
 ///
-/// The arrays are row-major bytes, little-endian (sizes: `detail::pack::extents`):
+/// The arrays are row-major bytes, little-endian; `make_quantized_matrix` gives each its size:
 ///
 ///   codes         rows   x cols     bit streams of `bits` bits (pack/bitstream.hpp), one per row
 ///   scale, zero   rows   x groups   f16/bf16/f32, or bit streams of 4 to 8 bits, one per row
@@ -48,12 +50,50 @@ struct QuantizedMatrix {
   friend bool operator==(const QuantizedMatrix&, const QuantizedMatrix&) = default;
 };
 
+namespace detail::pack {
+
+/// What is wrong with the values of a matrix.
+struct Fault {
+  const char* part;  // as files call it (store/format.hpp): the array's name, or "levels" for the table
+  std::int64_t byte;
+  std::string what;  // "scale[3] is not finite"
+};
+
+/// The first fault of a matrix of a legal format whose arrays have the right sizes. The one place that knows:
+/// `validate` makes an InvalidArgument of it, and the reader of files, which names the file and the byte, a
+/// FormatError.
+[[nodiscard]] inline std::optional<Fault> fault_of(const QuantizedMatrix& q) {
+  std::optional<Fault> fault;
+  const auto check = [&](const std::vector<std::uint8_t>& array, const char* name, Aux aux) {
+    if (fault || !is_float(aux)) return;
+    const std::int64_t size = bits_of(aux) / 8;
+    for (std::int64_t k = 0; k < std::ssize(array) / size; ++k) {
+      float value = 0;
+      read_floats(aux, array.data(), k, 1, &value);
+      if (core::is_finite(value)) continue;
+      fault = {name, k * size, core::text(name, "[", k, "] is not finite")};
+      return;
+    }
+  };
+  check(q.scale, "scale", q.format.scale);
+  check(q.zero, "zero", q.format.zero);
+  check(q.coarse_scale, "coarse_scale", Aux::f16);
+  check(q.col_scale, "col_scale", q.format.col_scale);
+  const std::size_t levels = q.format.levels == Levels::table ? std::size_t{1} << q.format.bits : 0;
+  for (std::size_t k = 0; k < q.table.size() && !fault; ++k)
+    if (k >= levels ? q.table[k] != 0 : k > 0 && q.table[k] < q.table[k - 1])
+      fault = {"levels", static_cast<std::int64_t>(k),
+               core::text("table[", k, "] = ", int{q.table[k]}, ": ",
+                          k >= levels ? "unused entries are zero" : "levels never fall")};
+  return fault;
+}
+
+}  // namespace detail::pack
+
 /// Throws InvalidArgument unless the format is a legal one, every array has the size that the format, rows and cols
-/// ask for, all coarse scales, float auxiliaries and column scales are finite, and the table is ascending up to entry
-/// 2^bits and zero from there on (and where there is none).
+/// ask for, all coarse scales, float auxiliaries and column scales are finite, and the table never falls up to entry
+/// 2^bits and is zero from there on (and where there is none).
 inline void validate(const QuantizedMatrix& q) {
-  using detail::core::is_finite;
-  using detail::core::require;
   detail::pack::validate(q.format);
   const Tiling t = q.tiling();
   const auto e = detail::pack::extents(q.format, t);
@@ -67,25 +107,17 @@ inline void validate(const QuantizedMatrix& q) {
   sized(q.zero, "zero", q.rows, e.zero_row);
   sized(q.coarse_scale, "coarse_scale", q.rows, e.coarse_row);
   sized(q.col_scale, "col_scale", t.panels(), e.col_row);
-  const auto finite = [](const std::vector<std::uint8_t>& array, const char* name, Aux aux) {
-    if (!is_float(aux)) return;
-    const auto count = static_cast<std::int64_t>(array.size()) * 8 / bits_of(aux);
-    for (std::int64_t k = 0; k < count; ++k) {
-      float value = 0;
-      detail::pack::read_floats(aux, array.data(), k, 1, &value);
-      if (!is_finite(value))
-        detail::core::raise<InvalidArgument>(detail::core::text("sinq: ", name, "[", k, "] is not finite"));
-    }
-  };
-  finite(q.scale, "scale", q.format.scale);
-  finite(q.zero, "zero", q.format.zero);
-  finite(q.coarse_scale, "coarse_scale", Aux::f16);
-  finite(q.col_scale, "col_scale", q.format.col_scale);
-  const std::size_t levels = q.format.levels == Levels::table ? std::size_t{1} << q.format.bits : 0;
-  for (std::size_t k = 0; k < q.table.size(); ++k) {
-    const bool ok = k >= levels ? q.table[k] == 0 : k == 0 || q.table[k] >= q.table[k - 1];
-    require(ok, "table", int{q.table[k]}, k >= levels ? "unused entries are zero" : "levels are ascending");
-  }
+  if (const auto fault = detail::pack::fault_of(q)) detail::core::raise<InvalidArgument>("sinq: " + fault->what);
+}
+
+/// Bytes that a matrix of the given format and size takes, as its `bytes()` will say. InvalidArgument unless both are
+/// legal.
+[[nodiscard]] inline std::int64_t stored_bytes(const Format& format, std::int64_t rows, std::int64_t cols) {
+  detail::pack::validate(format);
+  const Tiling t = tiling(rows, cols, format.group_size, format.tile);
+  const auto e = detail::pack::extents(format, t);
+  return rows * (e.code_row + e.scale_row + e.zero_row + e.coarse_row) + t.panels() * e.col_row +
+         (format.levels == Levels::table ? 1 << format.bits : 0);
 }
 
 /// A matrix of the given format and size with every array allocated and zero.

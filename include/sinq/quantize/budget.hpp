@@ -168,11 +168,7 @@ struct ChoiceOptions {
   for (const QuantizeConfig& config : configs) {
     const QuantizedMatrix q = sinq::quantize(sample, config, {.executor = options.executor});
     const double error = measure(q, sample, options.second_moments).output_error;
-    const pack::Extents e = pack::extents(q.format, tiling(weights.rows, weights.cols, config.group_size, config.tile));
-    const Tiling t = tiling(weights.rows, weights.cols, config.group_size, config.tile);
-    const std::int64_t bytes = t.rows * (e.code_row + e.scale_row + e.zero_row + e.coarse_row) +
-                               t.panels() * e.col_row + (q.format.levels == Levels::table ? 1 << q.format.bits : 0);
-    result.push_back({8 * bytes, importance * error * error});
+    result.push_back({8 * stored_bytes(q.format, weights.rows, weights.cols), importance * error * error});
   }
   return result;
 }

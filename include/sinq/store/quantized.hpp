@@ -17,37 +17,18 @@ inline std::string key_of(std::string_view name) {
   return std::string(kDescriptionPrefix) + std::string(name);
 }
 
-/// What is wrong with the bytes of a matrix whose arrays have the right sizes.
-struct Fault {
-  std::string array;
-  std::int64_t byte;  // in the array
-  std::string what;
-};
-
-inline std::optional<Fault> fault_in(const QuantizedMatrix& q) {
+/// Bits behind the end of a row, of a matrix whose arrays have the right sizes: stored, they are zero.
+inline std::optional<pack::Fault> bits_behind_rows(const QuantizedMatrix& q) {
   const auto all = parts(q.format, q.tiling());
   const auto bytes = arrays(q);
   for (std::size_t k = 0; k < all.size(); ++k) {
     const Part& part = all[k];
-    const std::uint8_t* data = bytes[k]->data();
-    if (part.stream_bits != 0) {
-      const auto used = static_cast<int>(part.entries * part.stream_bits % 8);
-      for (std::int64_t i = 0; used != 0 && i < part.rows; ++i)
-        if (const std::int64_t last = (i + 1) * part.row_bytes - 1; data[last] >> used != 0)
-          return Fault{part.suffix, last, core::text("bits are set behind the end of row ", i)};
-    } else {
-      for (std::int64_t k2 = 0; k2 < part.rows * part.cols; ++k2) {
-        float value = 0;
-        pack::read_floats(part.aux, data, k2, 1, &value);
-        if (!core::is_finite(value))
-          return Fault{part.suffix, k2 * bits_of(part.aux) / 8, core::text("element ", k2, " is not finite")};
-      }
-    }
+    const auto used = static_cast<int>(part.entries * part.stream_bits % 8);
+    for (std::int64_t i = 0; used != 0 && i < part.rows; ++i)
+      if (const std::int64_t last = (i + 1) * part.row_bytes - 1;
+          (*bytes[k])[static_cast<std::size_t>(last)] >> used != 0)
+        return pack::Fault{part.suffix, last, core::text("bits are set behind the end of row ", i)};
   }
-  if (q.format.levels == Levels::table)
-    for (std::size_t k = 1; k < std::size_t{1} << q.format.bits; ++k)
-      if (q.table[k] < q.table[k - 1])
-        return Fault{"levels", static_cast<std::int64_t>(k), core::text("level ", k, " is below the one before it")};
   return std::nullopt;
 }
 
@@ -85,9 +66,9 @@ namespace store {
 inline void write(Writer& out, std::string_view name, const QuantizedMatrix& q) {
   using detail::core::text;
   validate(q);
-  if (const auto fault = detail::store::fault_in(q))
-    detail::core::raise<InvalidArgument>(text("sinq: ", fault->array, " of ", detail::store::in_quotes(name), ", byte ",
-                                              fault->byte, ": ", fault->what));
+  if (const auto fault = detail::store::bits_behind_rows(q))
+    detail::core::raise<InvalidArgument>(
+        text("sinq: ", fault->part, " of ", detail::store::in_quotes(name), ", byte ", fault->byte, ": ", fault->what));
   out.metadata(detail::store::key_of(name), detail::store::description_of(q.format, q.rows, q.cols));
   const auto parts = detail::store::parts(q.format, q.tiling());
   const auto arrays = detail::store::arrays(q);
@@ -147,8 +128,10 @@ inline void write_stack(Writer& out, std::string_view name, std::int64_t count) 
     const Tensor& t = part_of(file, entry->offset, name, "levels", ElementType::i8, {std::int64_t{1} << q.format.bits});
     std::memcpy(q.table.data(), t.data.data(), t.data.size());
   }
-  if (const auto fault = fault_in(q)) {
-    const Tensor& t = file.at(detail::core::text(name, ".", fault->array));
+  auto fault = bits_behind_rows(q);
+  if (!fault) fault = detail::pack::fault_of(q);
+  if (fault) {
+    const Tensor& t = file.at(detail::core::text(name, ".", fault->part));
     fail(file.path(), t.offset + static_cast<std::uint64_t>(fault->byte),
          detail::core::text("tensor ", in_quotes(t.name), ": ", fault->what));
   }
