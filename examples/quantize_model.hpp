@@ -180,7 +180,7 @@ inline Report run(const std::string& source, const std::string& target, const Co
       }
       done += size;
     }
-    if (stack) out.write_stack(t->name, r.matrices);
+    if (stack) out.declare_stack(t->name, r.matrices);
     r.relative_error = std::sqrt(square_error / static_cast<double>(r.matrices));
     report.quantized.push_back(std::move(r));
     model.forget(*t);

@@ -166,7 +166,7 @@ TEST(DirectoryWriter, Stacks) {
   make_model(dir);
   const Checkpoint model(dir / "in");
   DirectoryWriter out(model, dir / "out", {.shard_bytes = 5'000});
-  out.write_stack("experts", 3);
+  out.declare_stack("experts", 3);
   for (std::int64_t k = 0; k < 3; ++k)
     out.write(store::name_in_stack("experts", k), arbitrary({}, 64, 64, static_cast<unsigned>(k)));
   out.finish();

@@ -90,7 +90,7 @@ TEST(Golden, TheStoredFormIsWrittenAndReadByteForByte) {
   const auto all = matrices();
   {
     store::Writer out(dir / "m");
-    store::write_stack(out, "stack", 1);
+    store::declare_stack(out, "stack", 1);
     for (const auto& [name, q] : all) store::write(out, name, q);
     out.finish();
   }

@@ -102,10 +102,10 @@ TEST(Quantized, BesideOtherTensors) {
     out.add("norm", store::ElementType::f32, {1}, support::bytes_of("abcd"));
     store::write(out, "q", q);
     out.add("q.bias", store::ElementType::u8, {2}, support::bytes_of("ef"));
-    store::write_stack(out, "experts", 2);
+    store::declare_stack(out, "experts", 2);
     store::write(out, store::name_in_stack("experts", 0), r);
     store::write(out, store::name_in_stack("experts", 1), q);
-    store::write_stack(out, "nobody", 0);
+    store::declare_stack(out, "nobody", 0);
     out.finish();
   }
   const store::Checkpoint model(dir / "m");

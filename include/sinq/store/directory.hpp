@@ -133,8 +133,8 @@ class DirectoryWriter {
     ++quantized_;
   }
 
-  /// See store::write_stack. The matrices may end up in different files.
-  void write_stack(std::string_view name, std::int64_t count) { store::write_stack(shard_for(0), name, count); }
+  /// See store::declare_stack. The matrices may end up in different files.
+  void declare_stack(std::string_view name, std::int64_t count) { store::declare_stack(shard_for(0), name, count); }
 
   /// A tensor as it is, and the reason why it is not quantized.
   void keep(const Tensor& t, std::string_view reason) {

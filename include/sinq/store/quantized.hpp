@@ -90,7 +90,7 @@ inline void write(Writer& out, std::string_view name, const QuantizedMatrix& q) 
 
 /// Says that `name` is a stack of `count` matrices, each of which `write` adds under its `name_in_stack`, to the
 /// same file or another of the same model.
-inline void write_stack(Writer& out, std::string_view name, std::int64_t count) {
+inline void declare_stack(Writer& out, std::string_view name, std::int64_t count) {
   detail::core::require(count >= 0 && count <= INT32_MAX, "count", count, "allowed are 0 to 2^31 - 1");
   out.metadata(detail::store::key_of(name), Json({{"version", kFormatVersion}, {"stack", count}}).dump());
 }
