@@ -46,8 +46,7 @@ Format format_of(const Codes& c, unsigned k) {
   return f;
 }
 
-// --- side by side
-// -----------------------------------------------------------------------------------------------------
+// --- side by side ----------------------------------------------------------------------------------------------------
 
 TEST(SideBySide, EveryKindOfCodesIsWhatEachMatrixGivesAlone) {
   std::mt19937 random(1);
@@ -137,8 +136,7 @@ TEST(SideBySide, APlanForOneOfThemDoesNotFitAll) {
             "nothing was thrown");
 }
 
-// --- experts
-// ------------------------------------------------------------------------------------------------------------
+// --- experts ---------------------------------------------------------------------------------------------------------
 
 struct Mixture {
   Group group;

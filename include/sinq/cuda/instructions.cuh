@@ -89,8 +89,7 @@ inline std::uint32_t funnel(std::uint32_t low, std::uint32_t high, unsigned shif
 
 #endif
 
-// --- who am I
-// ---------------------------------------------------------------------------------------------------------
+// --- who am I --------------------------------------------------------------------------------------------------------
 
 SINQ_CUDA_DEVICE unsigned thread_index() {
 #if defined(__CUDACC__)
@@ -116,8 +115,7 @@ SINQ_CUDA_DEVICE Index3 block_index() {
 #endif
 }
 
-// --- meeting points
-// -----------------------------------------------------------------------------------------------------
+// --- meeting points --------------------------------------------------------------------------------------------------
 
 /// All threads of the block wait for each other and see each other's shared memory.
 SINQ_CUDA_DEVICE void barrier() {
@@ -173,8 +171,7 @@ SINQ_CUDA_DEVICE void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint3
 #endif
 }
 
-// --- conversions
-// --------------------------------------------------------------------------------------------------------
+// --- conversions -----------------------------------------------------------------------------------------------------
 
 /// The bits of the half nearest to a float.
 SINQ_CUDA_DEVICE std::uint16_t to_half(float value) {
@@ -236,8 +233,7 @@ SINQ_CUDA_DEVICE std::uint32_t funnel(std::uint32_t low, std::uint32_t high, uns
 #endif
 }
 
-// --- arithmetic that the compiler must neither fuse nor reorder nor approximate
-// --------------------------------------------
+// --- arithmetic that the compiler must neither fuse nor reorder nor approximate --------------------------------------
 
 /// a b, rounded.
 SINQ_CUDA_DEVICE float multiply(float a, float b) {
@@ -302,8 +298,7 @@ SINQ_CUDA_DEVICE float nearest_integer(float value) {
 #endif
 }
 
-// --- shared memory (addresses of 32 bits; the block's dynamic shared memory begins at shared_base())
-// -------------------
+// --- shared memory (addresses of 32 bits; the block's dynamic shared memory begins at shared_base()) -----------------
 
 /// Where the block's dynamic shared memory begins: at a multiple of 1024, as the operands of wgmma need it.
 SINQ_CUDA_DEVICE std::uint32_t shared_base() {
@@ -373,8 +368,7 @@ SINQ_CUDA_DEVICE void raise_shared(std::uint32_t address, std::uint32_t value) {
 #endif
 }
 
-// --- global memory
-// ----------------------------------------------------------------------------------------------------------
+// --- global memory ---------------------------------------------------------------------------------------------------
 
 /// Reads what nobody writes while the kernel runs.
 template <class T>

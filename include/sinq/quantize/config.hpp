@@ -34,8 +34,7 @@ enum class Balancing : std::uint8_t { sinkhorn, none };
 ///             sample (awq.hpp). Without balancing this is AWQ, with it A-SINQ; takes 20 times as long as none
 ///   weighted  the error that Refine::fit makes small is that of the outputs: every column counts by its mean square
 ///   gptq      error feedback: each column makes up for the errors of those before it, as far as the activations'
-///   second
-///             moments tell (feedback.hpp); with Refine::fit, the fit is weighted as well
+///             second moments tell (feedback.hpp); with Refine::fit, the fit is weighted as well
 enum class Calibration : std::uint8_t { none, awq, weighted, gptq };
 
 /// HQQ's proximal iteration; the defaults are those of the Python reference.
@@ -88,7 +87,7 @@ struct QuantizeConfig {
   HqqOptions hqq{};
   FitOptions fit{};
   GptqOptions gptq{};
-  LevelTable table{};  // of Rounding::table, ascending; all 0: fitted_levels(bits, zero != Aux::none)
+  LevelTable table{};  // of Rounding::table, rising; all 0: fitted_levels(bits, zero != Aux::none)
   /// Matrices whose kurtosis exceeds this are not balanced; 0: the gate is open for all. (The reference: 5, on.
   /// Measured on two models, it loses at 3 of 4 points, by 1 to 3 % in KL, and gains 1 % at one:
   /// bench/results/core.md.)
