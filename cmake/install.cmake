@@ -12,3 +12,4 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/sinq-config-version
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/sinq-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/sinq-config-version.cmake
   cmake/sinq-cuda.cmake DESTINATION ${package})
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

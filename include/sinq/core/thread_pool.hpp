@@ -3,7 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
+
+#if __has_include(<Eigen/ThreadPool>)  // from Eigen 5 on
+#include <Eigen/ThreadPool>
+#else
 #include <unsupported/Eigen/CXX11/ThreadPool>
+#endif
 
 #include "executor.hpp"
 
