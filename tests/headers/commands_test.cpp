@@ -51,14 +51,18 @@ TEST(Commands, ContinuousIntegrationRunsTheSecondOne) {
   EXPECT_NE(fs::status(script).permissions() & fs::perms::owner_exec, fs::perms::none) << "not executable";
 }
 
-// The lines of use in the README are those of a program that is compiled and run.
+// The lines of use in the README are those of programs that are compiled and run.
 TEST(Commands, TheReadmeShowsCodeThatRuns) {
   const std::vector<std::string> snippets = blocks_of(text_of("README.md"), "cpp");
-  ASSERT_EQ(snippets.size(), 1U);
-  const std::string program = text_of("examples/quick_start.cpp");
-  std::istringstream lines(snippets[0]);
-  for (std::string line; std::getline(lines, line);)
-    EXPECT_NE(program.find(line), std::string::npos) << "not in examples/quick_start.cpp: " << line;
+  const std::vector<std::string> files = {"examples/quick_start.cpp", "examples/quick_start.cpp",
+                                          "tests/consumer/cuda/main.cu"};
+  ASSERT_EQ(snippets.size(), files.size());
+  for (std::size_t k = 0; k < files.size(); ++k) {
+    const std::string program = text_of(files[k]);
+    std::istringstream lines(snippets[k]);
+    for (std::string line; std::getline(lines, line);)
+      EXPECT_NE(program.find(line), std::string::npos) << "not in " << files[k] << ": " << line;
+  }
 }
 
 }  // namespace
