@@ -353,7 +353,9 @@ void quantize(benchmark::State& state, const QuantizeConfig& config, Shape s) {
   fill<__nv_bfloat16>(weights);
   const Buffer workspace(sized(cuda::quantize_workspace_bytes(s.rows, s.cols, config)));
   const MatrixView<const __nv_bfloat16> view(weights.as<const __nv_bfloat16>(), s.rows, s.cols);
-  measure(state, [&] { (void)cuda::quantize(view, config, workspace.memory()); });
+  cuda::DeviceMatrix w = cuda::make_device_matrix(s.rows, s.cols, config);
+  measure(state, [&] { cuda::quantize_into(w, view, config, workspace.memory(), nullptr); });
+  (void)cuda::check_quantized(view, config, workspace.memory(), nullptr);
   count_weights(state, s.rows * s.cols);
 }
 

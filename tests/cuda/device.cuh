@@ -28,18 +28,43 @@ class Gpu : public testing::Test {
   cudaStream_t stream_ = nullptr;
 };
 
+/// Work that is captured, to be run again.
+class Graph {
+ public:
+  template <class Work>
+  Graph(cudaStream_t stream, Work&& work) : stream_(stream) {
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+    work();
+    check(cudaStreamEndCapture(stream, &graph_), "cudaStreamEndCapture");
+    check(cudaGraphInstantiate(&runnable_, graph_, 0), "cudaGraphInstantiate");
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() {
+    (void)cudaGraphExecDestroy(runnable_);
+    (void)cudaGraphDestroy(graph_);
+  }
+  void run() { check(cudaGraphLaunch(runnable_, stream_), "cudaGraphLaunch"); }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t runnable_ = nullptr;
+};
+
 template <class T>
 class OnDevice {
  public:
   explicit OnDevice(std::size_t count) : count_(count) { check(cudaMalloc(&data_, bytes()), "cudaMalloc"); }
-  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) {
-    check(cudaMemcpy(data_, from.data(), bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  }
+  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) { write(from); }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
   ~OnDevice() { (void)cudaFree(data_); }
   T* data() { return data_; }
   std::span<std::byte> memory() { return {reinterpret_cast<std::byte*>(data_), count_ * sizeof(T)}; }
+  void write(const std::vector<T>& from) {
+    check(cudaMemcpy(data_, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
   std::vector<T> read() {
     std::vector<T> to(count_);
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");

@@ -26,6 +26,7 @@ namespace {
 using namespace sinq;
 using test::check;
 using test::Gpu;
+using test::Graph;
 using test::OnDevice;
 
 struct Case {
@@ -252,30 +253,6 @@ TEST_F(Products, OfManyTokensOnHopper) {
       }
   }
 }
-
-/// Work that is captured, to be run again.
-class Graph {
- public:
-  template <class Work>
-  Graph(cudaStream_t stream, Work&& work) : stream_(stream) {
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-    work();
-    check(cudaStreamEndCapture(stream, &graph_), "cudaStreamEndCapture");
-    check(cudaGraphInstantiate(&runnable_, graph_, 0), "cudaGraphInstantiate");
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() {
-    (void)cudaGraphExecDestroy(runnable_);
-    (void)cudaGraphDestroy(graph_);
-  }
-  void run() { check(cudaGraphLaunch(runnable_, stream_), "cudaGraphLaunch"); }
-
- private:
-  cudaStream_t stream_;
-  cudaGraph_t graph_ = nullptr;
-  cudaGraphExec_t runnable_ = nullptr;
-};
 
 TEST_F(Products, SameBitsEveryTimeAndInAGraph) {
   std::mt19937 random(4);

@@ -101,12 +101,18 @@ class Executor final : public detail::cuda::Machine {
                         std::vector<std::int64_t>(count * sizeof(T), -1)});
   }
 
-  /// Of zeros, as a memset leaves them.
   template <class T>
   void zeroed(const std::string& name, T* data, std::size_t count) {
-    std::memset(static_cast<void*>(data), 0, count * sizeof(T));
     writable(name, data, count);
-    std::fill(buffers_.back().writers.begin(), buffers_.back().writers.end(), 0);
+    zero(data, count * sizeof(T));
+  }
+  /// As a memset between two launches does it; bytes between buffers are nobody's.
+  void zero(void* to, std::size_t bytes) {
+    std::memset(to, 0, bytes);
+    const auto* const first = static_cast<const std::byte*>(to);
+    for (Buffer& b : buffers_)
+      for (std::size_t k = 0; k < b.writers.size(); ++k)
+        if (b.data + k >= first && b.data + k < first + bytes) b.writers[k] = 0;
   }
 
   [[nodiscard]] const std::vector<std::string>& failures() const { return failures_; }

@@ -15,6 +15,7 @@ namespace {
 using namespace sinq;
 using test::check;
 using test::Gpu;
+using test::Graph;
 using test::OnDevice;
 using test::random_float;
 using test::random_normal;
@@ -33,7 +34,7 @@ std::vector<float> random_weights(std::int64_t rows, std::int64_t cols, std::mt1
   return w;
 }
 
-/// By the device, which calls the type of the weights T, and by the CPU, which calls it Host.
+/// Both ways of the device, which calls the type of the weights T, and by the CPU, which calls it Host.
 template <class T = float, class Host = float>
 void expect_the_cpus(const std::vector<float>& numbers, std::int64_t rows, const QuantizeConfig& config,
                      cudaStream_t stream) {
@@ -44,13 +45,18 @@ void expect_the_cpus(const std::vector<float>& numbers, std::int64_t rows, const
   check(cudaMemcpy(weights.data(), w.data(), weights.memory().size(), cudaMemcpyHostToDevice), "cudaMemcpy");
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
   QuantizeReport got, expected;
-  const cuda::DeviceMatrix d =
-      cuda::quantize(MatrixView<const T>(weights.data(), rows, cols), config, workspace.memory(), stream, &got);
+  const MatrixView<const T> view(weights.data(), rows, cols);
+  const cuda::DeviceMatrix d = cuda::quantize(view, config, workspace.memory(), stream, &got);
   const QuantizedMatrix q = quantize(MatrixView<const Host>(w.data(), rows, cols), config, {.report = &expected});
   EXPECT_EQ(d.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
   EXPECT_EQ(got.imbalance_before, expected.imbalance_before);
   EXPECT_EQ(got.imbalance_after, expected.imbalance_after);
   EXPECT_EQ(got.widened, expected.widened);
+  cuda::DeviceMatrix again = cuda::make_device_matrix(rows, cols, config, stream);
+  if (again.format() != q.format) return;
+  cuda::quantize_into(again, view, config, workspace.memory(), stream);
+  EXPECT_EQ(cuda::check_quantized(view, config, workspace.memory(), stream).imbalance_after, got.imbalance_after);
+  EXPECT_EQ(again.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
 }
 
 TEST_F(Quantizing, GivesTheBitsOfTheCpu) {
@@ -121,15 +127,69 @@ TEST_F(Quantizing, HasTheKurtosisOfTheCpu) {
   for (double gate : {k, std::nextafter(k, 0.0)}) expect_the_cpus(w, 300, {.kurtosis_gate = gate}, stream_);
 }
 
+/// Two matrices, each run with other weights.
+TEST_F(Quantizing, InAGraph) {
+  std::mt19937 random(6);
+  constexpr std::int64_t kRows = 300, kCols = 333;
+  for (const QuantizeConfig& config :
+       {QuantizeConfig{.kurtosis_gate = 1e9}, preset(4.5), QuantizeConfig{.refine = Refine::hqq}}) {
+    const auto bytes = static_cast<std::size_t>(cuda::quantize_workspace_bytes(kRows, kCols, config));
+    struct One {
+      cuda::DeviceMatrix w;
+      OnDevice<float> weights;
+      OnDevice<std::uint8_t> workspace;
+      MatrixView<const float> view{weights.data(), kRows, kCols};
+    };
+    One both[] = {{cuda::make_device_matrix(kRows, kCols, config, stream_), OnDevice<float>(kRows * kCols),
+                   OnDevice<std::uint8_t>(bytes)},
+                  {cuda::make_device_matrix(kRows, kCols, config, stream_), OnDevice<float>(kRows * kCols),
+                   OnDevice<std::uint8_t>(bytes)}};
+    Graph graph(stream_, [&] {
+      for (One& one : both) cuda::quantize_into(one.w, one.view, config, one.workspace.memory(), stream_);
+    });
+    for (int run = 0; run < 3; ++run) {
+      std::vector<float> numbers[2];
+      for (int k = 0; k < 2; ++k) {
+        numbers[k] = random_weights(kRows, kCols, random);
+        both[k].weights.write(numbers[k]);
+      }
+      graph.run();
+      for (int k = 0; k < 2; ++k) {
+        (void)cuda::check_quantized(both[k].view, config, both[k].workspace.memory(), stream_);
+        EXPECT_EQ(both[k].w.download(stream_),
+                  quantize(MatrixView<const float>(numbers[k].data(), kRows, kCols), config));
+      }
+    }
+  }
+}
+
 TEST_F(Quantizing, NamesTheWeightThatIsNone) {
-  std::vector<float> w(64 * 64, 1.0f);
-  w[5 * 64 + 7] = NAN;
-  OnDevice<float> weights(w);
+  std::vector<float> numbers(64 * 64, 1.0f);
+  numbers[5 * 64 + 7] = NAN;
+  OnDevice<float> weights(numbers);
+  const MatrixView<const float> view(weights.data(), 64, 64);
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(64, 64, {})));
-  EXPECT_EQ(test::message_of([&] {
-              (void)cuda::quantize(MatrixView<const float>(weights.data(), 64, 64), {}, workspace.memory(), stream_);
-            }),
-            "sinq: weights(5, 7) = nan: must be finite (as float)");
+  const char* const expected = "sinq: weights(5, 7) = nan: must be finite (as float)";
+  EXPECT_EQ(test::message_of([&] { (void)cuda::quantize(view, {}, workspace.memory(), stream_); }), expected);
+  cuda::DeviceMatrix w = cuda::make_device_matrix(64, 64, {}, stream_);
+  cuda::quantize_into(w, view, {}, workspace.memory(), stream_);
+  EXPECT_EQ(test::message_of([&] { (void)cuda::check_quantized(view, {}, workspace.memory(), stream_); }), expected);
+}
+
+TEST_F(Quantizing, NamesAMatrixOfAnotherKind) {
+  OnDevice<float> weights(std::vector<float>(64 * 64, 1.0f));
+  OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(64, 64, {})));
+  const auto message = [&](std::int64_t rows, std::int64_t cols, const QuantizeConfig& config) {
+    cuda::DeviceMatrix w = cuda::make_device_matrix(rows, cols, config, stream_);
+    return test::message_of([&] {
+      cuda::quantize_into(w, MatrixView<const float>(weights.data(), 64, 64), {}, workspace.memory(), stream_);
+    });
+  };
+  EXPECT_EQ(message(64, 64, {}), "nothing was thrown");
+  EXPECT_EQ(message(32, 64, {}), "sinq: w.rows() = 32: must equal weights.rows");
+  EXPECT_EQ(message(64, 32, {}), "sinq: w.cols() = 32: must equal weights.cols");
+  EXPECT_EQ(message(64, 64, {.bits = 3}),
+            "sinq: w.format() = another: must be the configuration's (make_device_matrix)");
 }
 
 TEST_F(Quantizing, NamesAWorkspaceThatIsTooSmall) {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
-#include <sinq/cuda/quantize_plan.hpp>
-#include <sinq/cuda/quantize_steps.cuh>
+#include <sinq/cuda/quantizing.cuh>
 #include <vector>
 
 #include "simulate.hpp"
@@ -21,73 +21,97 @@ using namespace sinq::detail::cuda;
 using test::random_float;
 using test::random_normal;
 
+/// Changes to the machine and to what the kernels are told.
+using Change = std::function<void(test::Executor&, Quantization&)>;
+
+/// What Quantizing asks of a stream.
+struct SimulatedStream {
+  test::Executor* run;
+  const Change* change;
+
+  template <class Kernel>
+  void launch(Kernel kernel, std::int64_t blocks, int threads, int shared_bytes, Quantization q) const {
+    if (*change) (*change)(*run, q);
+    run->launch({static_cast<unsigned>(blocks)}, static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes),
+                [&] { kernel(q); });
+  }
+  void zero(void* memory, std::int64_t bytes) const { run->zero(memory, static_cast<std::size_t>(bytes)); }
+  template <class U>
+  void read(const U* from, std::int64_t count, U* to) const {
+    std::copy(from, from + count, to);
+  }
+};
+
+/// A device with a workspace for weights of one shape and kind.
+template <class T>
+class Device {
+ public:
+  Device(std::int64_t rows, std::int64_t cols, const QuantizeConfig& config, Change change = nullptr)
+      : config_(config), change_(std::move(change)) {
+    Quantization q = quantization_of(config, rows, cols, test::kNumber<T>);
+    bytes_ = static_cast<std::size_t>(place(q, nullptr));
+    workspace_ = test::Aligned(bytes_);
+    (void)place(q, workspace_.data());
+    for_arrays(q, [&](const std::string& name, auto* array, std::int64_t count) {
+      if (count != 0) run.writable(name, array, static_cast<std::size_t>(count));
+    });
+  }
+
+  [[nodiscard]] Quantizing<T, SimulatedStream> quantizing(const MatrixView<const T>& weights) {
+    for (std::int64_t i = 0; i < weights.rows; ++i)
+      run.constant("weights", weights.row(i), static_cast<std::size_t>(weights.cols));
+    return {weights,
+            test::kNumber<T>,
+            config_,
+            {reinterpret_cast<std::byte*>(workspace_.data()), bytes_},
+            SimulatedStream{&run, &change_}};
+  }
+
+  test::Executor run;
+
+ private:
+  QuantizeConfig config_;
+  Change change_;
+  std::size_t bytes_ = 0;
+  test::Aligned workspace_{0};
+};
+
+/// A matrix on the simulated device.
+struct Stored {
+  Format format;
+  LevelTable table;
+  KernelOrder order;
+  test::Aligned memory;
+
+  template <class T>
+  Stored(Device<T>& device, const Format& f, const LevelTable& t, std::int64_t rows, std::int64_t cols)
+      : format(f), table(t), order(kernel_order(f, t, rows, cols)), memory(static_cast<std::size_t>(order.bytes)) {
+    device.run.zeroed("matrix", memory.data(), static_cast<std::size_t>(order.bytes));
+  }
+  QuantizedMatrix read() {
+    return from_kernel_order(format, table, order, {memory.data(), memory.data() + order.bytes});
+  }
+};
+
 struct Outcome {
   QuantizedMatrix q;
   std::string failure;
-  double before = 1, after = 1;
+  QuantizeReport report;
 };
 
-/// What cuda::quantize does, with the executor in place of the device.
+/// What cuda::quantize does.
 template <class T>
-Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& config,
-                  const std::function<void(test::Executor&, Quantization&)>& change = nullptr) {
-  Quantization q = quantization_of(config, weights.rows, weights.cols, test::kNumber<T>);
-  q.weights = weights.data;
-  q.stride = weights.stride;
-  q.aligned = reinterpret_cast<std::uintptr_t>(weights.data) % (4 * sizeof(T)) == 0 && weights.stride % 4 == 0;
-  test::Aligned workspace(static_cast<std::size_t>(place(q, nullptr)));
-  (void)place(q, workspace.data());
-
-  test::Executor run;
-  for (std::int64_t i = 0; i < weights.rows; ++i)
-    run.constant("weights", weights.row(i), static_cast<std::size_t>(weights.cols));
-  for_arrays(q, [&](const std::string& name, auto* array, std::int64_t count) {
-    if (count == 0) return;
-    if (name == "largest" || name == "faults")
-      run.zeroed(name, array, static_cast<std::size_t>(count));
-    else
-      run.writable(name, array, static_cast<std::size_t>(count));
-  });
-  if (change) change(run, q);
-  const auto launch = [&](auto kernel, std::int64_t blocks, int threads, int shared_bytes,
-                          const Quantization& argument) {
-    if (run.failures().empty())
-      run.launch({static_cast<unsigned>(blocks)}, static_cast<unsigned>(threads),
-                 static_cast<std::size_t>(shared_bytes), [&] { kernel(argument); });
-  };
-  if (q.gated) {
-    measure_moments(q, launch);
-    const double* moments = MomentPlaces::of(q, 0).of_all;
-    if (gate_closed(config, q, moments[1], moments[2])) {
-      QuantizeConfig unbalanced = config;
-      unbalanced.balance = Balancing::none;
-      EXPECT_EQ(run.first_failure(), "");
-      return on_device(weights, unbalanced, change);
-    }
-  }
-  choose_factors(q, launch);
-  raise_faults(
-      q, q.faults, [&](auto row, auto col) { return static_cast<float>(weights.row(row)[col]); },
-      [](const float* from) { return *from; });
-
-  Format format = detail::quantize::format_of(config, q.balanced);
-  if (q.faults[kBeyondAux] != 0) {
-    format.scale = Aux::f32;
-    widen(q, launch);
-  }
-  const LevelTable table = detail::quantize::table_of(config);
-  const KernelOrder order = kernel_order(format, table, weights.rows, weights.cols);
-  test::Aligned memory(static_cast<std::size_t>(order.bytes));
-  run.zeroed("matrix", memory.data(), static_cast<std::size_t>(order.bytes));
-  aim(q, order, memory.data());
-  store_matrix(q, launch);
-  Outcome out{from_kernel_order(format, table, order, {memory.data(), memory.data() + order.bytes}),
-              run.first_failure()};
-  for (std::int64_t t = 0; q.balanced && t < q.tiles(); ++t) {
-    out.before = (t == 0 ? 0 : out.before) + q.first_imbalance[t] / static_cast<double>(q.tiles());
-    out.after = (t == 0 ? 0 : out.after) + q.imbalance[t] / static_cast<double>(q.tiles());
-  }
-  return out;
+Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& config, const Change& change = nullptr) {
+  Device<T> device(weights.rows, weights.cols, config, change);
+  auto quantizing = device.quantizing(weights);
+  quantizing.choose();
+  if (!device.run.failures().empty()) return {{}, device.run.first_failure(), {}};
+  quantizing.wait();
+  quantizing.widen_scales();
+  const QuantizeReport report = quantizing.report();
+  Stored w(device, quantizing.format(), quantizing.table(), weights.rows, weights.cols);
+  quantizing.store(w.order, w.memory.data());
+  return {w.read(), device.run.first_failure(), report};
 }
 
 template <class T>
@@ -115,8 +139,10 @@ void expect_the_cpus(const RowMajor<T>& w, const QuantizeConfig& config, const c
   const std::string of = std::string(what) + " " + std::to_string(w.rows()) + 'x' + std::to_string(w.cols()) +
                          " bits " + std::to_string(config.bits) + " group " + std::to_string(config.group_size);
   ASSERT_EQ(got.q.format, expected.format) << of;
-  ASSERT_NEAR(got.before, report.imbalance_before, 1e-12 * report.imbalance_before) << of;  // summed in another order
-  ASSERT_NEAR(got.after, report.imbalance_after, 1e-12 * report.imbalance_after) << of;
+  ASSERT_EQ(got.report.imbalance_before, report.imbalance_before) << of;
+  ASSERT_EQ(got.report.imbalance_after, report.imbalance_after) << of;
+  ASSERT_EQ(got.report.balanced, report.balanced) << of;
+  ASSERT_EQ(got.report.widened, report.widened) << of;
   ASSERT_EQ(got.q.col_scale, expected.col_scale) << of;
   ASSERT_EQ(got.q.coarse_scale, expected.coarse_scale) << of;
   ASSERT_EQ(got.q.scale, expected.scale) << of;
@@ -307,6 +333,8 @@ TEST(Quantize, KurtosisGate) {
       expect_the_cpus(w, c, gate == k ? "open" : "closed");
       c.refine = Refine::hqq;
       expect_the_cpus(w, c, gate == k ? "open" : "closed");
+      c.refine = Refine::fit;
+      expect_the_cpus(w, c, gate == k ? "open" : "closed");
     }
   }
 }
@@ -395,10 +423,126 @@ TEST(Quantize, ErrorsAreTheCpus) {
       "sinq: calibration = 1: the device quantizes with calibration = none");
 }
 
+// --- into a matrix that exists --------------------------------------------------------------------------------------
+
+/// What cuda::quantize_into and cuda::check_quantized do, any number of times with one workspace and one matrix.
+template <class T>
+class Into {
+ public:
+  Into(std::int64_t rows, std::int64_t cols, const QuantizeConfig& config)
+      : device_(rows, cols, config),
+        w_(device_, detail::quantize::format_of(config, config.balance == Balancing::sinkhorn),
+           detail::quantize::table_of(config), rows, cols) {}
+
+  QuantizedMatrix quantize(const RowMajor<T>& weights) {
+    auto quantizing = device_.quantizing(MatrixView<const T>(weights));
+    quantizing.choose();
+    quantizing.store(w_.order, w_.memory.data());
+    EXPECT_EQ(device_.run.first_failure(), "");
+    return w_.read();
+  }
+  QuantizeReport check(const RowMajor<T>& weights) {
+    auto quantizing = device_.quantizing(MatrixView<const T>(weights));
+    quantizing.wait();
+    quantizing.require_scales();
+    return quantizing.report();
+  }
+
+ private:
+  Device<T> device_;
+  Stored w_;
+};
+
+const QuantizeConfig kSeveral[] = {
+    {},
+    preset(4.5),
+    preset(3, Role::down),
+    {.bits = 3, .tile = Tile::square, .refine = Refine::hqq, .scale = Aux::u5, .zero = Aux::u6},
+    {.group_size = 48, .rounding = Rounding::nf4, .refine = Refine::fit, .balance = Balancing::none},
+    {.bits = 5, .group_size = kWholeRow, .rounding = Rounding::symmetric, .kurtosis_gate = 1e9}};
+
+TEST(QuantizeInto, NothingOfAnEarlierMatrixIsLeft) {
+  std::mt19937 random(15);
+  for (const QuantizeConfig& c : kSeveral) {
+    Into<float> into(37, 150, c);
+    const RowMajor<float> w = random_weights<float>(37, 150, random), zeros = RowMajor<float>::Zero(37, 150);
+    (void)into.quantize(w * 0x1p100f);  // other units, and scales that are beyond most types
+    for (const RowMajor<float>& next : {w, zeros, w}) {
+      QuantizeReport report;
+      ASSERT_EQ(into.quantize(next), quantize(next, c, {.report = &report})) << &c - kSeveral;
+      const QuantizeReport got = into.check(next);
+      EXPECT_EQ(got.imbalance_before, report.imbalance_before);
+      EXPECT_EQ(got.imbalance_after, report.imbalance_after);
+      EXPECT_EQ(got.balanced, report.balanced);
+      EXPECT_FALSE(got.widened);
+    }
+  }
+}
+
+TEST(QuantizeInto, AClosedGateLeavesColumnScalesOfOne) {
+  std::mt19937 random(16);
+  const RowMajor<float> w = random_weights<float>(70, 150, random);
+  for (Refine refine : {Refine::none, Refine::hqq, Refine::fit}) {
+    const QuantizeConfig c{.refine = refine, .col_scale = Aux::f32, .kurtosis_gate = 1};
+    Into<float> into(70, 150, c);
+    QuantizedMatrix expected = quantize(w, c);
+    ASSERT_EQ(expected.format.col_scale, Aux::none);
+    expected.format.col_scale = Aux::f32;
+    expected.col_scale.resize(4 * 150);
+    for (std::int64_t j = 0; j < 150; ++j) detail::pack::write_float(Aux::f32, expected.col_scale.data(), j, 1);
+    EXPECT_EQ(into.quantize(w), expected);
+    const QuantizeReport report = into.check(w);
+    EXPECT_FALSE(report.balanced);
+    EXPECT_EQ(report.imbalance_before, 1);
+    EXPECT_EQ(report.imbalance_after, 1);
+  }
+}
+
+TEST(QuantizeInto, ScalesBeyondTheirTypeAreReported) {
+  std::mt19937 random(17);
+  const RowMajor<float> good = random_weights<float>(40, 100, random);
+  RowMajor<float> w = good;
+  w.row(7).tail(36) *= 1e-7f;
+  w.row(9) *= 1e-7f;
+  QuantizeConfig c{.balance = Balancing::none};
+  const QuantizedMatrix wide = quantize(w, c);  // which has f32
+  float scale = 0;
+  std::memcpy(&scale, wide.scale.data() + sizeof scale * 2 * 9, sizeof scale);
+  // The first is that of row 9: groups come before rows. A fit's own is not far.
+  for (Refine refine : {Refine::none, Refine::fit}) {
+    c.refine = refine;
+    Into<float> into(40, 100, c);
+    (void)into.quantize(w);
+    const std::string message = test::message_of([&] { (void)into.check(w); });
+    const std::string before = "sinq: row 9 has a scale of ";
+    const std::string behind = " in the group from column 0: f16 holds 2^-14 to 65504 (quantize with scale = f32)";
+    ASSERT_EQ(message.substr(0, before.size()), before);
+    ASSERT_EQ(message.substr(message.size() - behind.size()), behind);
+    const float told = std::stof(message.substr(before.size()));
+    EXPECT_NEAR(told, scale, (refine == Refine::none ? 1e-5f : 0.3f) * scale) << message;
+    EXPECT_EQ(into.quantize(good), quantize(good, c));
+    (void)into.check(good);
+  }
+}
+
+TEST(QuantizeInto, WeightsThatAreNoneHarmNothing) {
+  std::mt19937 random(18);
+  const RowMajor<float> good = random_weights<float>(37, 150, random);
+  for (const QuantizeConfig& c : kSeveral) {
+    Into<float> into(37, 150, c);
+    for (float none : {NAN, INFINITY, 0x1p120f}) {
+      RowMajor<float> w = good;
+      w(20, 140) = none;
+      (void)into.quantize(w);
+      EXPECT_EQ(test::message_of([&] { (void)into.check(w); }), test::message_of([&] { (void)quantize(w, c); }));
+    }
+    EXPECT_EQ(into.quantize(good), quantize(good, c));
+  }
+}
+
 // --- bugs put in ----------------------------------------------------------------------------------------------------
 
-std::string failure_with(const std::function<void(test::Executor&, Quantization&)>& bug,
-                         const QuantizeConfig& config = {.scale = Aux::u8}) {
+std::string failure_with(const Change& bug, const QuantizeConfig& config = {.scale = Aux::u8}) {
   std::mt19937 random(8);
   const RowMajor<float> w = random_weights<float>(140, 100, random);
   return on_device<float>(MatrixView<const float>(w), config, bug).failure;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "decode.cuh"
-#include "quantization.hpp"
+#include "kurtosis.cuh"
 
 // Balancing: the iteration of balance/sinkhorn.hpp, all tiles at once and with the same bits.
 //
@@ -139,7 +138,7 @@ SINQ_CUDA_DEVICE void find_largest_block(const Quantization& q) {
       const std::int64_t row = item.first_row + i, col = std::int64_t{item.group} * q.w.group_size + j;
       const std::uint32_t bits = as_bits(load_number(q.number, q.weights, row * q.stride + col)) & 0x7fff'ffffu;
       if (bits >= kWeightLimitBits)
-        raise_global(q.faults + kBadWeight, ~static_cast<std::uint64_t>(row * q.w.cols + col));
+        raise_global(q.findings + kBadWeight, ~static_cast<std::uint64_t>(row * q.w.cols + col));
       largest = bits > largest ? bits : largest;
     }
   for (int distance = kSweepLanes / 2; distance > 0; distance /= 2) {
@@ -464,6 +463,7 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
   if (e.inexact != 0) e = measure_in_double(q, t, col_deviation);
 
   const bool single = t.rows < 2 && t.cols < 2;  // a weight alone has no deviation
+  const bool only_one = single || gate_closed(q);
   const double least = e.least;
   const double imbalance = single ? 1 : e.most / (least < 1e-12 ? 1e-12 : least);
   const SinkhornLimits& o = q.sinkhorn;
@@ -471,8 +471,8 @@ SINQ_CUDA_DEVICE void judge_block(const Quantization& q) {
   const double best = first ? imbalance : load_global<double>(q.imbalance + t.tile);
   const double target =
       first ? clamp(least, o.least_target, o.largest_target) + 1e-6 : load_global<double>(q.target + t.tile);
-  const bool stop = single || imbalance > best * (1 + kRounding);
-  const bool keep = single || imbalance <= best;
+  const bool stop = only_one || imbalance > best * (1 + kRounding);
+  const bool keep = first || imbalance <= best;       // the first even if it is no number, as where a weight is none
   barrier();                                          // all have read what is written now
   for (int j = thread; j < q.padded; j += threads) {  // 1 where there is no column
     const std::int64_t at = t.first_col + j;

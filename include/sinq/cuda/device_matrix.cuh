@@ -139,6 +139,7 @@ class DeviceMatrix {
   [[nodiscard]] std::int64_t rows() const noexcept { return order_.weights.rows; }
   [[nodiscard]] std::int64_t cols() const noexcept { return order_.weights.cols; }
   [[nodiscard]] const Format& format() const noexcept { return format_; }
+  [[nodiscard]] const LevelTable& table() const noexcept { return table_; }
   /// The device in whose memory it lies.
   [[nodiscard]] int device() const noexcept { return device_; }
   /// Bytes of device memory.

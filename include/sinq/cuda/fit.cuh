@@ -187,8 +187,10 @@ SINQ_CUDA_DEVICE void settle_groups_block(const Quantization& q) {
     if (q.w.header == 0) {
       chosen = fitter.store_float(fitted, zero);
       const bool lost = chosen.scale == 0 && 0 < g.largest && q.w.scale.number != Number::f32;
-      if (lost || !is_finite(chosen.scale.value()))
-        raise_global(q.faults + kBeyondAux, ~static_cast<std::uint64_t>(at));
+      if (lost || !is_finite(chosen.scale.value())) {
+        raise_global(q.findings + kBeyondAux, ~static_cast<std::uint64_t>(at));
+        chosen.scale = fitted;  // what a message names
+      }
     } else {
       const RowGroup i = RowGroup::at(q, at);
       const std::int64_t block = q.at_row(i.row, i.group / q.w.coarse_groups);

@@ -4,31 +4,39 @@
 #include "decode.cuh"
 #include "quantization.hpp"
 
-// The kurtosis of a matrix: balance/kurtosis.hpp with the same bits, two passes over the weights.
+// The kurtosis of a matrix: balance/kurtosis.hpp with the same bits, two passes over the weights; and what it decides.
 //
 //   per pass:
 //     measure_moments   16 threads per row, a lane's columns each, folded in halves
-//     add_moments       a warp: rows in their order, 0.1 ms for 8192
+//     add_moments       a warp: rows in their order, 0.1 ms for 8192; after the second pass it closes the gate, or not
+//
+// A closed gate ends the balancing of every tile at its first iterate, whose factors are 1: what follows computes what
+// it would for a matrix that is not balanced.
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// Where what lies in `moments`: of each row, then of all. The sum of the first pass, then second and fourth moments of
-/// the second pass.
-struct MomentPlaces {
-  double* of_rows;
-  double* of_all;
+/// Where what lies in `moments`: of each row the sum, of the first pass, then second and fourth moments, of the second
+/// pass; and the sum of all.
+SINQ_CUDA_DEVICE double* moments_of_rows(const Quantization& q, int k) {
+  return q.moments + std::int64_t{k} * q.w.rows;
+}
+SINQ_CUDA_DEVICE double* sum_of_all(const Quantization& q) {
+  return moments_of_rows(q, kMoments);
+}
 
-  SINQ_CUDA_BOTH static MomentPlaces of(const Quantization& q, int k) {
-    return {q.moments + std::int64_t{k} * q.w.rows, q.moments + std::int64_t{kMoments} * q.w.rows + k};
-  }
-};
+SINQ_CUDA_DEVICE double weight_count(const Quantization& q) {
+  return static_cast<double>(q.w.rows) * q.w.cols;
+}
+
+SINQ_CUDA_DEVICE bool gate_closed(const Quantization& q) {
+  return q.kurtosis_gate != 0 && load_global<std::uint64_t>(q.findings + kGateClosed) != 0;
+}
 
 SINQ_CUDA_DEVICE void measure_moments_block(const Quantization& q) {
   const std::int64_t row = global_thread() / kSweepLanes;
   const int lane = static_cast<int>(thread_index()) % kSweepLanes;
   const bool exists = row < q.w.rows, first_pass = q.iteration == 0;
-  const double count = static_cast<double>(q.w.rows) * q.w.cols;
-  const double mean = first_pass ? 0 : load_global<double>(MomentPlaces::of(q, 0).of_all) / count;
+  const double mean = first_pass ? 0 : load_global<double>(sum_of_all(q)) / weight_count(q);
   double sum = 0, fourth = 0;
   for (int j = lane; exists && j < q.w.cols; j += kSweepLanes) {
     const double d = double{load_number(q.number, q.weights, row * q.stride + j)} - mean, d2 = d * d;
@@ -41,8 +49,8 @@ SINQ_CUDA_DEVICE void measure_moments_block(const Quantization& q) {
     fourth += shuffle(fourth, in_warp ^ half);
   }
   if (!exists || lane != 0) return;
-  store_global(MomentPlaces::of(q, first_pass ? 0 : 1).of_rows + row, sum);
-  if (!first_pass) store_global(MomentPlaces::of(q, 2).of_rows + row, fourth);
+  store_global(moments_of_rows(q, first_pass ? 0 : 1) + row, sum);
+  if (!first_pass) store_global(moments_of_rows(q, 2) + row, fourth);
 }
 
 template <int = 0>
@@ -64,11 +72,14 @@ SINQ_CUDA_DEVICE double add_in_order(const T* from, int count) {
 }
 
 SINQ_CUDA_DEVICE void add_moments_block(const Quantization& q) {
-  for (int k = q.iteration == 0 ? 0 : 1; k <= 2 * q.iteration; ++k) {
-    const MomentPlaces at = MomentPlaces::of(q, k);
-    const double sum = add_in_order(at.of_rows, q.w.rows);
-    if (thread_index() == 0) store_global(at.of_all, sum);
-  }
+  const bool first_pass = q.iteration == 0;
+  const double sum = add_in_order(moments_of_rows(q, first_pass ? 0 : 1), q.w.rows);
+  const double fourth = first_pass ? 0 : add_in_order(moments_of_rows(q, 2), q.w.rows);
+  if (thread_index() != 0) return;
+  if (first_pass) return store_global(sum_of_all(q), sum);
+  const double count = weight_count(q), second = sum / count;  // balance::kurtosis_of
+  const double kurtosis = second == 0 ? 0 : fourth / count / (second * second);
+  if (kurtosis > q.kurtosis_gate) raise_global(q.findings + kGateClosed, std::uint64_t{1});
 }
 
 template <int = 0>

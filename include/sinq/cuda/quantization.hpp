@@ -43,7 +43,7 @@ struct Quantization {
   int blocks = 0;  // of kSweepRows, per panel
   int padded = 0;  // columns of a group, up to a multiple of kSweepLanes
   bool balanced = false;
-  bool gated = false;  // only balanced if the kurtosis allows it
+  double kurtosis_gate = 0;  // above it the matrix is not balanced; 0: no gate
   Choice choice = Choice::min_max;
   SinkhornLimits sinkhorn;
   float largest_zero = 0;              // of a float zero; 0: zeros are integers
@@ -57,9 +57,9 @@ struct Quantization {
   int first_group = 0, end_group = 0;  // of the launch at hand
 
   // In the workspace. Raised from 0:
-  std::uint32_t* largest = nullptr;  // per tile: bits of its largest magnitude
-  std::uint64_t* faults = nullptr;   // kFaults of them
-  // kMoments per row, and kMoments of all:
+  std::uint64_t* findings = nullptr;  // kFindings of them
+  std::uint32_t* largest = nullptr;   // per tile: bits of its largest magnitude
+  // kMoments per row, and the sum of all:
   double* moments = nullptr;
   // Per tile:
   double* target = nullptr;
@@ -114,9 +114,10 @@ struct Quantization {
   }
 };
 
-/// What can go wrong: each holds the complement of the index of the first culprit, so that 0 means none. A weight
-/// counts row by row, a scale group by group, a coarse one row by row.
-enum Fault : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kFaults };
+/// What the kernels tell the host, 0 where there is nothing to tell. Of what is wrong the complement of the index of
+/// the first culprit: a weight counts row by row, a scale group by group, a coarse one row by row. Of the kurtosis gate
+/// 1: it is closed.
+enum Finding : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kGateClosed, kFindings };
 
 inline constexpr int kMoments = 3;
 
@@ -129,9 +130,9 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   const std::int64_t hqq = q.hqq_rounds != 0 ? 1 : 0;
   const std::int64_t fitted = q.fitted ? 1 : 0;
   const std::int64_t coarse = q.w.header != 0 ? std::int64_t{q.w.rows} * q.coarse_blocks() : 0;
+  visit("findings", q.findings, std::int64_t{kFindings});
   visit("largest", q.largest, tiles);
-  visit("faults", q.faults, std::int64_t{kFaults});
-  visit("moments", q.moments, q.gated ? kMoments * (std::int64_t{q.w.rows} + 1) : 0);
+  visit("moments", q.moments, q.kurtosis_gate != 0 ? std::int64_t{kMoments} * q.w.rows + 1 : 0);
   visit("target", q.target, tiles * balanced);
   visit("imbalance", q.imbalance, tiles * balanced);
   visit("first_imbalance", q.first_imbalance, tiles * balanced);

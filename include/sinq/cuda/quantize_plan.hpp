@@ -31,7 +31,7 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   require_on_device(c);
   Quantization q;
   q.balanced = c.balance == Balancing::sinkhorn;
-  q.gated = q.balanced && c.kurtosis_gate > 0;
+  if (q.balanced) q.kurtosis_gate = c.kurtosis_gate;
   const Format f = quantize::format_of(c, q.balanced);
   const LevelTable table = quantize::table_of(c);
   q.w = kernel_order(f, table, rows, cols).weights;
@@ -67,31 +67,26 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
   return q;
 }
 
-/// Whether the kurtosis, given by the last moments, forbids to balance.
-[[nodiscard]] inline bool gate_closed(const QuantizeConfig& c, const Quantization& q, double second, double fourth) {
-  return balance::kurtosis_of(second, fourth, static_cast<double>(q.w.rows) * q.w.cols) > c.kurtosis_gate;
-}
-
 /// What the kernels found wrong, as the CPU says it. `weight(row, col)` and `read(address)` of a float read what is on
 /// the device.
 template <class Weight, class Read>
-void raise_faults(const Quantization& q, const std::uint64_t* faults, Weight&& weight, Read&& read) {
+void raise_faults(const Quantization& q, const std::uint64_t* findings, Weight&& weight, Read&& read) {
   using core::raise;
   using core::text;
-  if (faults[kBadWeight] != 0) {
-    const auto at = static_cast<std::int64_t>(~faults[kBadWeight]);
+  if (findings[kBadWeight] != 0) {
+    const auto at = static_cast<std::int64_t>(~findings[kBadWeight]);
     const std::int64_t row = at / q.w.cols, col = at % q.w.cols;
     const float value = weight(row, col);
     core::require_finite(&value, 1, row, col);
   }
-  if (faults[kBadScale] != 0) {
-    const auto at = static_cast<std::int64_t>(~faults[kBadScale]);
+  if (findings[kBadScale] != 0) {
+    const auto at = static_cast<std::int64_t>(~findings[kBadScale]);
     const std::int64_t row = at % q.w.rows, group = at / q.w.rows;
     raise<InvalidArgument>(text("sinq: row ", row, " has a scale of ", read(q.scale + at), " in the group from column ",
                                 group * q.w.group_size, ": must be finite"));
   }
-  if (faults[kBadCoarse] != 0) {
-    const auto at = static_cast<std::int64_t>(~faults[kBadCoarse]);
+  if (findings[kBadCoarse] != 0) {
+    const auto at = static_cast<std::int64_t>(~findings[kBadCoarse]);
     const int row = static_cast<int>(at / q.coarse_blocks()), block = static_cast<int>(at % q.coarse_blocks());
     if (q.fitted) return quantize::require_coarse(INFINITY, read(q.coarse + q.at_row(row, block)), row);
     float largest = 0;
@@ -99,6 +94,19 @@ void raise_faults(const Quantization& q, const std::uint64_t* faults, Weight&& w
       largest = std::max(largest, std::abs(read(q.scale + q.at_row(row, g))));
     quantize::require_coarse(INFINITY, largest, row);
   }
+}
+
+/// Scales that a matrix which is there already cannot hold, having no wider type for them. `read` as above.
+template <class Read>
+void raise_beyond_aux(const Quantization& q, const std::uint64_t* findings, Read&& read) {
+  if (findings[kBeyondAux] == 0 || q.w.scale.number == Number::f32) return;
+  const auto at = static_cast<std::int64_t>(~findings[kBeyondAux]);
+  const std::int64_t row = at % q.w.rows, group = at / q.w.rows;
+  const float scale = read(q.scale + at) * (q.fitted ? read(q.gain + row) : 1.0f);
+  core::raise<InvalidArgument>(
+      core::text("sinq: row ", row, " has a scale of ", scale, " in the group from column ", group * q.w.group_size,
+                 q.w.scale.number == Number::f16 ? ": f16 holds 2^-14 to 65504" : ": bf16 holds 2^-126 to 2^128",
+                 " (quantize with scale = f32)"));
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::cuda

@@ -56,7 +56,7 @@ void choose_by_hqq(Quantization q, Launch&& launch) {
   launch_threads(launch, settle_hqq_kernel<>, q.row_groups(), q);
 }
 
-/// The moments that the kurtosis is made of.
+/// Closes the gate, or not.
 template <class Launch>
 void measure_moments(Quantization q, Launch&& launch) {
   for (q.iteration = 0; q.iteration < 2; ++q.iteration) {
@@ -123,11 +123,12 @@ void unbias_columns(const Quantization& q, Launch&& launch) {
   launch_threads(launch, unbias_columns_kernel<>, std::int64_t{q.w.panels} * q.w.cols, q);
 }
 
-/// Scales, zeros and column scales, not yet in their stored form, and what is wrong with them. `largest` and `faults`
+/// Scales, zeros and column scales, not yet in their stored form, and what is wrong with them. `findings` and `largest`
 /// are zero at the start.
 template <class Launch>
 void choose_factors(Quantization q, Launch&& launch) {
   constexpr int kItems = kSweepThreads / kSweepLanes;
+  if (q.kurtosis_gate != 0) measure_moments(q, launch);
   launch(find_largest_kernel<>, (q.items() + kItems - 1) / kItems, kSweepThreads, 0, q);
   const int iterations = q.sinkhorn.iterations > 1 ? q.sinkhorn.iterations : 1;
   for (q.iteration = 0; q.balanced && q.iteration < iterations; ++q.iteration) {
@@ -143,7 +144,7 @@ void choose_factors(Quantization q, Launch&& launch) {
   if (q.w.header != 0) launch_threads(launch, choose_coarse_kernel<>, std::int64_t{q.w.rows} * q.coarse_blocks(), q);
 }
 
-/// Everything into the matrix, whose memory is zero at the start.
+/// Everything into the matrix: all of its memory but the gaps, which are zero.
 template <class Launch>
 void store_matrix(const Quantization& q, Launch&& launch) {
   if (q.fitted && q.balanced) unbias_columns(q, launch);

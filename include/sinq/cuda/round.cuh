@@ -178,8 +178,8 @@ SINQ_CUDA_DEVICE void settle(const Quantization& q, std::int64_t at, const Scale
   store_global(q.scale + at, chosen.scale);
   store_global(q.zero + at, chosen.zero);
   const std::uint64_t complement = ~static_cast<std::uint64_t>(at);
-  if (!is_finite(chosen.scale) || !is_finite(chosen.zero)) raise_global(q.faults + kBadScale, complement);
-  if (chosen.scale != 0 && !fits(q.w.scale.number, chosen.scale)) raise_global(q.faults + kBeyondAux, complement);
+  if (!is_finite(chosen.scale) || !is_finite(chosen.zero)) raise_global(q.findings + kBadScale, complement);
+  if (chosen.scale != 0 && !fits(q.w.scale.number, chosen.scale)) raise_global(q.findings + kBeyondAux, complement);
 }
 
 SINQ_CUDA_DEVICE void choose_block(const Quantization& q) {
@@ -227,7 +227,7 @@ SINQ_CUDA_DEVICE void choose_coarse_block(const Quantization& q) {
   const auto unit = static_cast<float>(1 << scale_bits(q));
   const float coarse = from_half(half_above(multiply(divide(largest, unit - 1), unit)));
   if (!(coarse <= 65504.0f) || largest < 0x1p-24f)
-    raise_global(q.faults + kBadCoarse, ~(static_cast<std::uint64_t>(row) * q.coarse_blocks() + block));
+    raise_global(q.findings + kBadCoarse, ~(static_cast<std::uint64_t>(row) * q.coarse_blocks() + block));
   store_global(q.coarse + at, coarse);
 }
 

@@ -66,13 +66,13 @@ SINQ_CUDA_DEVICE void check_scales_block(const Quantization& q) {
   if (q.w.header == 0) {
     const float scale = multiply(load_global<float>(q.scale + at), gain);
     if (scale != 0 && !fits(q.w.scale.number, scale))
-      raise_global(q.faults + kBeyondAux, ~static_cast<std::uint64_t>(at));
+      raise_global(q.findings + kBeyondAux, ~static_cast<std::uint64_t>(at));
     return;
   }
   const float gained = stored(Number::f16, multiply(load_global<float>(q.fitted_coarse + at), gain));
   const float coarse = load_global<float>(q.coarse + at) == 0 ? kZerosScale : gained;
   if (!is_finite(coarse) || coarse < 0x1p-24f)
-    raise_global(q.faults + kBadCoarse, ~(static_cast<std::uint64_t>(i.row) * q.coarse_blocks() + i.group));
+    raise_global(q.findings + kBadCoarse, ~(static_cast<std::uint64_t>(i.row) * q.coarse_blocks() + i.group));
   store_global(q.coarse + at, coarse);
 }
 
@@ -114,7 +114,7 @@ SINQ_CUDA_KERNEL measure_columns_kernel(const Quantization q) {
 SINQ_CUDA_DEVICE void unbias_columns_block(const Quantization& q) {
   const std::int64_t index = global_thread();
   const int panel = static_cast<int>(index / q.w.cols);
-  if (panel >= q.w.panels) return;
+  if (panel >= q.w.panels || gate_closed(q)) return;
   const std::int64_t padded_col = q.padded_col(static_cast<int>(index - std::int64_t{panel} * q.w.cols));
   const int blocks = (panel_rows(q, panel) + kSweepRows - 1) / kSweepRows;
   Overlap o;
