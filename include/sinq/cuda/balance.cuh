@@ -8,9 +8,8 @@
 //   find_largest     once: the unit of each tile, and weights that are none
 //   per iteration:
 //     sweep          16 threads per block of 128 rows of a tile: new row factors from the last deviations, then one
-//     pass
-//                    over the weights: sums of rows (each thread the columns of its lane, then folded in halves) and of
-//                    columns (each thread its own, in the order of the rows)
+//                    pass over the weights: sums of rows (each thread the columns of its lane, then folded in halves)
+//                    and of columns (each thread its own, in the order of the rows)
 //     judge          a block per tile: sums of columns in the order of the blocks of rows; deviations, imbalance: stop?
 //                    the best so far? new column factors
 //   invert_columns   once
@@ -18,11 +17,23 @@
 // Every addition happens in the order that the CPU's sweep defines: its 16 lanes are 16 threads, its blocks of 128 rows
 // are the work of these. So the bits agree, and nothing is left to bound.
 //
-// Why the weights are read from memory in every iteration: 16 times 128 MB (8192 x 8192 in bfloat16) take an H200
-// 0.45 ms, while the arithmetic of 16 iterations (16 instructions per weight each, counted in the machine code) takes
-// it 0.5 ms with every issue slot filled, 1 ms with half of them empty, at the same time. A tile in the shared memory
-// of a cluster would save what does not limit, leave four warps per multiprocessor to hide the latency of the sums, and
-// need a second path for tiles that do not fit.
+// Why the weights are read from memory in every iteration, and no cluster of blocks keeps a tile in its shared memory.
+// 8192 x 8192 weights in bfloat16, groups of 64, 16 iterations, on an H200; read from the machine code and the data
+// sheet (bench/results/cuda-sass.md), not measured:
+//
+//                                   from memory                         a tile in a cluster of 8 blocks
+//   instructions, all slots filled  0.5 ms: 253 per weight              the same: the sums are what they are
+//   reading, at the same time       0.45 ms: 16 times 128 MB            0.03 ms
+//   warps per multiprocessor        31: all 1024 blocks are resident    4: 16 threads take 128 rows, or the order of
+//                                   at once                             the sums is another; 128 KB leave no room for
+//                                                                       a second cluster
+//   launches                        32, some 2 us each                  1
+//
+// A cluster would save reading, which does not limit, and launches, a tenth of the time at most. But it leaves each
+// scheduler a single warp, which would have to issue in every cycle to be as fast, between sums, shuffles and shared
+// memory whose latency nothing else hides. And the other way would still be needed: a tile fits up to 14,000 rows
+// (bfloat16; float: 7,000), and never where the whole row is the group. More than 130e9 weights per second takes fewer
+// instructions, not fewer bytes.
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
