@@ -61,6 +61,7 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
   ~OnDevice() { (void)cudaFree(data_); }
   T* data() { return data_; }
+  [[nodiscard]] std::span<const T> elements() const { return {data_, count_}; }
   std::span<std::byte> memory() { return {reinterpret_cast<std::byte*>(data_), count_ * sizeof(T)}; }
   void write(const std::vector<T>& from) {
     check(cudaMemcpy(data_, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");

@@ -37,7 +37,7 @@ std::vector<float> random_weights(std::int64_t rows, std::int64_t cols, std::mt1
 /// Both ways of the device, which calls the type of the weights T, and by the CPU, which calls it Host.
 template <class T = float, class Host = float>
 void expect_the_cpus(const std::vector<float>& numbers, std::int64_t rows, const QuantizeConfig& config,
-                     cudaStream_t stream) {
+                     cudaStream_t stream, const Activations* activations = nullptr) {
   const auto cols = static_cast<std::int64_t>(numbers.size()) / rows;
   std::vector<Host> w;
   for (float v : numbers) w.push_back(static_cast<Host>(v));
@@ -46,15 +46,17 @@ void expect_the_cpus(const std::vector<float>& numbers, std::int64_t rows, const
   OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(cuda::quantize_workspace_bytes(rows, cols, config)));
   QuantizeReport got, expected;
   const MatrixView<const T> view(weights.data(), rows, cols);
-  const cuda::DeviceMatrix d = cuda::quantize(view, config, workspace.memory(), stream, &got);
-  const QuantizedMatrix q = quantize(MatrixView<const Host>(w.data(), rows, cols), config, {.report = &expected});
+  const OnDevice<double> mean_square(activations != nullptr ? activations->mean_square() : std::vector<double>());
+  const cuda::DeviceMatrix d = cuda::quantize(view, config, workspace.memory(), stream, &got, mean_square.elements());
+  const QuantizedMatrix q =
+      quantize(MatrixView<const Host>(w.data(), rows, cols), config, {.report = &expected, .activations = activations});
   EXPECT_EQ(d.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
   EXPECT_EQ(got.imbalance_before, expected.imbalance_before);
   EXPECT_EQ(got.imbalance_after, expected.imbalance_after);
   EXPECT_EQ(got.widened, expected.widened);
   cuda::DeviceMatrix again = cuda::make_device_matrix(rows, cols, config, stream);
   if (again.format() != q.format) return;
-  cuda::quantize_into(again, view, config, workspace.memory(), stream);
+  cuda::quantize_into(again, view, config, workspace.memory(), stream, mean_square.elements());
   EXPECT_EQ(cuda::check_quantized(view, config, workspace.memory(), stream).imbalance_after, got.imbalance_after);
   EXPECT_EQ(again.download(stream), q) << rows << 'x' << cols << " bits " << config.bits;
 }
@@ -118,6 +120,21 @@ TEST_F(Quantizing, FitsAsTheCpu) {
   std::vector<float> hard = random_weights(150, 130, random);
   for (float& v : hard) v *= 1e-4f;  // scales that f16 has not: the fit is done again with f32
   expect_the_cpus(hard, 150, {.refine = Refine::fit}, stream_);
+}
+
+TEST_F(Quantizing, WeighsColumnsAsTheCpu) {
+  std::mt19937 random(7);
+  Activations activations(333);
+  activations.add(MatrixView<const float>(random_weights(20, 333, random).data(), 20, 333));
+  for (double size : kPresets) {
+    QuantizeConfig c = preset(size);
+    c.refine = Refine::fit;
+    c.calibration = Calibration::weighted;
+    expect_the_cpus(random_weights(300, 333, random), 300, c, stream_, &activations);
+    c.tile = Tile::square;
+    c.zero = Aux::f16;
+    expect_the_cpus(random_weights(300, 333, random), 300, c, stream_, &activations);
+  }
 }
 
 TEST_F(Quantizing, HasTheKurtosisOfTheCpu) {

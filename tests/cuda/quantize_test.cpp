@@ -101,10 +101,12 @@ struct Outcome {
 
 /// What cuda::quantize does.
 template <class T>
-Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& config, const Change& change = nullptr) {
+Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& config, const Change& change = nullptr,
+                  const std::vector<double>& mean_square = {}) {
   Device<T> device(weights.rows, weights.cols, config, change);
+  device.run.constant("mean_square", mean_square.data(), mean_square.size());
   auto quantizing = device.quantizing(weights);
-  quantizing.choose();
+  quantizing.choose(mean_square);
   if (!device.run.failures().empty()) return {{}, device.run.first_failure(), {}};
   quantizing.wait();
   quantizing.widen_scales();
@@ -131,11 +133,13 @@ RowMajor<T> random_weights(std::int64_t rows, std::int64_t cols, std::mt19937& r
 }
 
 template <class T>
-void expect_the_cpus(const RowMajor<T>& w, const QuantizeConfig& config, const char* what = "") {
-  const Outcome got = on_device<T>(MatrixView<const T>(w), config);
+void expect_the_cpus(const RowMajor<T>& w, const QuantizeConfig& config, const char* what = "",
+                     const sinq::Activations* activations = nullptr) {
+  const Outcome got = on_device<T>(MatrixView<const T>(w), config, nullptr,
+                                   activations != nullptr ? activations->mean_square() : std::vector<double>());
   ASSERT_EQ(got.failure, "") << what;
   QuantizeReport report;
-  const QuantizedMatrix expected = quantize(w, config, {.report = &report});
+  const QuantizedMatrix expected = quantize(w, config, {.report = &report, .activations = activations});
   const std::string of = std::string(what) + " " + std::to_string(w.rows()) + 'x' + std::to_string(w.cols()) +
                          " bits " + std::to_string(config.bits) + " group " + std::to_string(config.group_size);
   ASSERT_EQ(got.q.format, expected.format) << of;
@@ -321,6 +325,33 @@ TEST(Quantize, FitsOfHardMatrices) {
   expect_the_cpus(plain, c, "a table of one's own");
 }
 
+TEST(Quantize, EveryWeightedFit) {
+  std::mt19937 random(19);
+  unsigned k = 0;
+  std::vector<QuantizeConfig> configs = {{.bits = 3, .rounding = Rounding::nf3},
+                                         {.group_size = 48, .tile = Tile::square, .rounding = Rounding::symmetric},
+                                         {.bits = 3, .group_size = kWholeRow, .balance = Balancing::none},
+                                         {.zero = Aux::u5, .kurtosis_gate = 1}};
+  for (double size : kPresets) configs.push_back(preset(size, Role::down));
+  for (QuantizeConfig c : configs) {
+    c.refine = Refine::fit;
+    c.calibration = Calibration::weighted;
+    c.sinkhorn.iterations = 3;
+    c.tile = ++k % 3 == 0 ? Tile::square : c.tile;
+    const std::int64_t rows = k % 2 == 0 ? 140 : 37, cols = 150;
+    sinq::Activations activations(cols);
+    RowMajor<float> x = random_weights<float>(20, cols, random);
+    x.col(3).setZero();  // which counts all the same
+    x.middleCols(16, 16) *= 30;
+    if (k == 5) x.setZero();
+    activations.add(MatrixView<const float>(x.data(), x.rows(), x.cols()));
+    expect_the_cpus(random_weights<float>(rows, cols, random), c, "weighted", &activations);
+    expect_the_cpus<float>(random_weights<float>(rows, cols, random) * 1e-3f, c, "weighted, perhaps widened",
+                           &activations);
+    if (HasFatalFailure()) return;
+  }
+}
+
 // The same bits of the kurtosis: the gate is open at just that value and closed at the one below.
 TEST(Quantize, KurtosisGate) {
   std::mt19937 random(14);
@@ -390,6 +421,25 @@ TEST(Quantize, ThreadsInAnyOrder) {
   EXPECT_EQ(got.q, quantize(w, QuantizeConfig{}));
 }
 
+TEST(Quantize, NamesWhatIsWrongWithItsArguments) {
+  const RowMajor<float> w = RowMajor<float>::Ones(8, 32);
+  test::Aligned memory(1 << 16);
+  auto* const at = reinterpret_cast<std::byte*>(memory.data());
+  const auto message = [&](const MatrixView<const float>& weights, std::span<std::byte> workspace) {
+    return test::message_of([&] {
+      (void)Quantizing<float, SimulatedStream>(weights, Number::f32, {}, workspace, {nullptr, nullptr});
+    });
+  };
+  Quantization q = quantization_of({}, 8, 32, Number::f32);
+  const auto bytes = static_cast<std::size_t>(place(q, nullptr));
+  EXPECT_EQ(message(w, {at, bytes}), "nothing was thrown");
+  EXPECT_EQ(message(w, {at, bytes - 1}),
+            "sinq: workspace.size() = " + std::to_string(bytes - 1) + ": must be at least " + std::to_string(bytes));
+  EXPECT_NE(message(w, {at + 16, bytes}).find("must be aligned to 256 bytes"), std::string::npos);
+  EXPECT_EQ(message({nullptr, 8, 32}, {at, bytes}), "sinq: weights.data = null: must not be null");
+  EXPECT_EQ(message({w.data(), 8, 32, 31}, {at, bytes}), "sinq: weights.stride = 31: must be at least weights.cols");
+}
+
 TEST(Quantize, ErrorsAreTheCpus) {
   const auto same_message = [](const RowMajor<float>& w, const QuantizeConfig& c) {
     const std::string expected = test::message_of([&] { (void)quantize(w, c); });
@@ -420,7 +470,13 @@ TEST(Quantize, ErrorsAreTheCpus) {
   same_message(w, {.kurtosis_gate = 5});
   EXPECT_EQ(
       test::message_of([&] { (void)on_device<float>(MatrixView<const float>(w), {.calibration = Calibration::awq}); }),
-      "sinq: calibration = 1: the device quantizes with calibration = none");
+      "sinq: calibration = 1: the device quantizes with calibration = none or weighted");
+  EXPECT_EQ(test::message_of([&] {
+              QuantizeConfig weighted = preset(4.5);
+              weighted.calibration = Calibration::weighted;
+              (void)on_device<float>(MatrixView<const float>(w), weighted, nullptr, std::vector<double>(99));
+            }),
+            "sinq: mean_square.size() = 99: must equal weights.cols: this calibration needs it");
 }
 
 // --- into a matrix that exists --------------------------------------------------------------------------------------
@@ -436,7 +492,7 @@ class Into {
 
   QuantizedMatrix quantize(const RowMajor<T>& weights) {
     auto quantizing = device_.quantizing(MatrixView<const T>(weights));
-    quantizing.choose();
+    quantizing.choose({});
     quantizing.store(w_.order, w_.memory.data());
     EXPECT_EQ(device_.run.first_failure(), "");
     return w_.read();

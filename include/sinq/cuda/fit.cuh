@@ -7,9 +7,10 @@
 // Refine::fit: quantize/fit.hpp with the same bits. Where a lane of the CPU's vectors has a row, a thread has a row and
 // a group, and adds up its columns in the same order, so no sum is shared between threads.
 //
+//   weigh_columns   a warp per panel, where columns count by the activations: quantize/importance.hpp
 //   fit_groups      a thread per row and group: the line of least error
-//   fit_coarse      a warp per row and coarse scale, where scales are integers: a lane for each of the 24 that are
-//   tried settle_groups   a thread per row and group: scale and zero as they can be stored
+//   fit_coarse      a warp per row and coarse scale, where scales are integers: a lane for each of the 24 that it tries
+//   settle_groups   a thread per row and group: scale and zero as they can be stored
 //
 // A group of 16 columns, as all presets but one have it, stays in registers from the first pass over it to the last:
 // there are 12 in fit_groups (both signs, 3 starts, 2 rounds; 6 where the scale has no sign), and 3 (without a zero) or
@@ -64,10 +65,39 @@ class FitCoding {
   std::uint32_t table_;
 };
 
-/// What fit_group.inc calls a Group. kCols: 16, in registers, or 0: any number, read when asked for.
-template <int kCols>
+SINQ_CUDA_DEVICE void weigh_columns_block(const Quantization& q) {
+  const auto panel = static_cast<int>(block_index().x);
+  const std::int64_t first_col = panel * q.padded_cols();
+  const auto count = [&](int col) {
+    const double c = q.balanced ? double{load_global<float>(q.best_col + first_col + q.padded_col(col))} : 1.0;
+    return load_global<double>(q.mean_square + col) * (c * c);
+  };
+  const double mean = add_in_order(q.w.cols, count) / q.w.cols;
+  const auto share = [&](int col) {
+    const double of_mean = mean > 0 ? count(col) / mean : 1.0;
+    return of_mean < quantize::kLeastImportance ? quantize::kLeastImportance : of_mean;
+  };
+  for (int group = static_cast<int>(thread_index()); group < q.w.groups; group += kLanes) {
+    const int first = group * q.w.group_size, cols = q.group_cols(group);
+    double sum = 0;
+    for (int j = 0; j < cols; ++j) sum += share(first + j);
+    const double of_group = sum / cols;
+    store_global(q.group_importance + std::int64_t{panel} * q.w.groups + group, static_cast<float>(of_group));
+    for (int j = 0; j < cols; ++j)
+      store_global(q.importance + first_col + q.padded_col(first + j), static_cast<float>(share(first + j) / of_group));
+  }
+}
+
+template <int = 0>
+SINQ_CUDA_KERNEL weigh_columns_kernel(const Quantization q) {
+  weigh_columns_block(q);
+}
+
+/// What fit_group.inc calls a Group. kCols: 16, in registers, or 0: any number, read when asked for. kWeighted: whether
+/// columns differ in importance; then kCols is 0.
+template <int kCols, bool kWeighted>
 struct FitGroup {
-  static_assert(kCols % 4 == 0);
+  static_assert(kCols % 4 == 0 && !kWeighted);
   static constexpr int cols = kCols;
   float x[kCols];
   Lane largest, unit, factor;
@@ -92,47 +122,59 @@ struct FitGroup {
   SINQ_CUDA_DEVICE static Lane times(int, Lane v) { return v; }
 };
 
-template <>
-struct FitGroup<0> {
+template <bool kWeighted>
+struct FitGroup<0, kWeighted> {
   const Quantization& q;
   BalancedGroup g;
   int cols;
+  const float* importance = nullptr;
+  Lane group_importance = 1;
   Lane largest, unit, factor;
 
   SINQ_CUDA_DEVICE FitGroup(const Quantization& of, const RowGroup& at)
       : q(of), g(BalancedGroup::of(of, at.row, at.group)), cols(g.cols) {
+    if constexpr (kWeighted) {
+      const int panel = at.row / q.w.tile_height;
+      importance = q.importance + panel * q.padded_cols() + std::int64_t{at.group} * q.padded;
+      group_importance = load_global<float>(q.group_importance + std::int64_t{panel} * q.w.groups + at.group);
+    }
     for (int j = 0; j < cols; ++j) largest = max(largest, abs(Lane(g(q, j))));
     Lane::power_of_two(largest, unit, factor);
   }
   SINQ_CUDA_DEVICE Lane operator[](int j) const { return g(q, j) * factor; }
-  SINQ_CUDA_DEVICE static Lane times(int, Lane v) { return v; }
+  SINQ_CUDA_DEVICE Lane times(int j, Lane v) const {
+    if constexpr (kWeighted) return v * load_global<float>(importance + j);
+    return v;
+  }
 };
 
 /// Calls visit(at, group) for the thread's entry among groups [first_group, end_group) of all rows.
-template <int kCols, class Visitor>
+template <int kCols, bool kWeighted, class Visitor>
 SINQ_CUDA_DEVICE void with_group(const Quantization& q, Visitor&& visit) {
   const std::int64_t at = q.at_row(0, q.first_group) + global_thread();
-  if (at < q.at_row(0, q.end_group)) visit(at, FitGroup<kCols>(q, RowGroup::at(q, at)));
+  if (at < q.at_row(0, q.end_group)) visit(at, FitGroup<kCols, kWeighted>(q, RowGroup::at(q, at)));
 }
 
-template <int kCols, int kLevels, bool kZero>
+template <int kCols, int kLevels, bool kZero, bool kWeighted>
 SINQ_CUDA_DEVICE void fit_groups_block(const Quantization& q) {
   const FitCoding<kLevels> coding(q);
-  with_group<kCols>(q, [&](std::int64_t at, const FitGroup<kCols>& g) {
+  with_group<kCols, kWeighted>(q, [&](std::int64_t at, const FitGroup<kCols, kWeighted>& g) {
     FitMeasures<Lane> of;
     SINQ_CUDA_UNROLL
-    for (int j = 0; j < g.cols; ++j) of.add(g[j], g[j]);
-    const auto best = GroupFitter<Lane, kZero, FitCoding<kLevels>, FitGroup<kCols>>(coding, g).fit(of);
+    for (int j = 0; j < g.cols; ++j) of.add(g[j], g.times(j, g[j]));
+    const auto best = GroupFitter<Lane, kZero, FitCoding<kLevels>, FitGroup<kCols, kWeighted>>(coding, g).fit(of);
     const Lane scale = Lane::select(g.largest == 0, 0, best.line.s * g.unit), zero = -best.line.b / best.line.s;
     store_global(q.scale + at, scale.value());
     store_global(q.zero + at, zero.value());
-    store_global(q.weight + at, best.weight.value());
+    Lane weight = best.weight;
+    if constexpr (kWeighted) weight = weight * g.group_importance;
+    store_global(q.weight + at, weight.value());
   });
 }
 
-template <int kCols, int kLevels, bool kZero>
+template <int kCols, int kLevels, bool kZero, bool kWeighted>
 SINQ_CUDA_KERNEL fit_groups_kernel(const Quantization q) {
-  fit_groups_block<kCols, kLevels, kZero>(q);
+  fit_groups_block<kCols, kLevels, kZero, kWeighted>(q);
 }
 
 SINQ_CUDA_DEVICE void fit_coarse_block(const Quantization& q) {
@@ -177,11 +219,11 @@ SINQ_CUDA_KERNEL fit_coarse_kernel(const Quantization q) {
   fit_coarse_block(q);
 }
 
-template <int kCols, int kLevels, bool kZero>
+template <int kCols, int kLevels, bool kZero, bool kWeighted>
 SINQ_CUDA_DEVICE void settle_groups_block(const Quantization& q) {
   const FitCoding<kLevels> coding(q);
-  with_group<kCols>(q, [&](std::int64_t at, const FitGroup<kCols>& g) {
-    const GroupFitter<Lane, kZero, FitCoding<kLevels>, FitGroup<kCols>> fitter(coding, g);
+  with_group<kCols, kWeighted>(q, [&](std::int64_t at, const FitGroup<kCols, kWeighted>& g) {
+    const GroupFitter<Lane, kZero, FitCoding<kLevels>, FitGroup<kCols, kWeighted>> fitter(coding, g);
     const Lane fitted = load_global<float>(q.scale + at), zero = load_global<float>(q.zero + at);
     FitStored<Lane> chosen;
     if (q.w.header == 0) {
@@ -201,9 +243,9 @@ SINQ_CUDA_DEVICE void settle_groups_block(const Quantization& q) {
   });
 }
 
-template <int kCols, int kLevels, bool kZero>
+template <int kCols, int kLevels, bool kZero, bool kWeighted>
 SINQ_CUDA_KERNEL settle_groups_kernel(const Quantization q) {
-  settle_groups_block<kCols, kLevels, kZero>(q);
+  settle_groups_block<kCols, kLevels, kZero, kWeighted>(q);
 }
 
 }  // namespace sinq::inline SINQ_ABI::detail::cuda

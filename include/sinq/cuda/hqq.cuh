@@ -87,7 +87,7 @@ SINQ_CUDA_DEVICE void keep_better_block(const Quantization& q) {
   const std::int64_t first =
       q.at_row(panel * q.w.tile_height, static_cast<int>(tile - std::int64_t{panel} * q.w.groups));
   const int rows = panel_rows(q, panel), lane = static_cast<int>(thread_index());
-  const double error = add_in_order(q.round_error + first, rows);
+  const double error = add_in_order(rows, [&](int i) { return load_global<float>(q.round_error + first + i); });
   const double best = q.iteration == 0 ? double{as_float(0x7f80'0000u)} : load_global<double>(q.hqq_error + tile);
   const bool better = error < best;
   for (int i = lane; better && i < rows; i += kLanes)

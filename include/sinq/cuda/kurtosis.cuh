@@ -58,13 +58,13 @@ SINQ_CUDA_KERNEL measure_moments_kernel(const Quantization q) {
   measure_moments_block(q);
 }
 
-/// One after the other; by a warp, all of which get the sum.
-template <class T>
-SINQ_CUDA_DEVICE double add_in_order(const T* from, int count) {
+/// value(0) + value(1) + ..., one after the other; by a warp, all of which get the sum.
+template <class Value>
+SINQ_CUDA_DEVICE double add_in_order(int count, Value&& value) {
   const int lane = static_cast<int>(thread_index()) % kLanes;
   double sum = 0;
   for (int i = 0; i < count; i += kLanes) {
-    const T mine = i + lane < count ? load_global<T>(from + i + lane) : T{0};
+    const auto mine = i + lane < count ? value(i + lane) : decltype(value(0)){0};
     SINQ_CUDA_UNROLL
     for (int l = 0; l < kLanes; ++l) sum += double{shuffle(mine, l)};
   }
@@ -73,8 +73,10 @@ SINQ_CUDA_DEVICE double add_in_order(const T* from, int count) {
 
 SINQ_CUDA_DEVICE void add_moments_block(const Quantization& q) {
   const bool first_pass = q.iteration == 0;
-  const double sum = add_in_order(moments_of_rows(q, first_pass ? 0 : 1), q.w.rows);
-  const double fourth = first_pass ? 0 : add_in_order(moments_of_rows(q, 2), q.w.rows);
+  const auto total = [&](int k) {
+    return add_in_order(q.w.rows, [&](int row) { return load_global<double>(moments_of_rows(q, k) + row); });
+  };
+  const double sum = total(first_pass ? 0 : 1), fourth = first_pass ? 0 : total(2);
   if (thread_index() != 0) return;
   if (first_pass) return store_global(sum_of_all(q), sum);
   const double count = weight_count(q), second = sum / count;  // balance::kurtosis_of

@@ -46,15 +46,17 @@ struct Quantization {
   double kurtosis_gate = 0;  // above it the matrix is not balanced; 0: no gate
   Choice choice = Choice::min_max;
   SinkhornLimits sinkhorn;
-  float largest_zero = 0;              // of a float zero; 0: zeros are integers
-  float first_level = 0;               // of code 0, on an even grid
-  float middles[16] = {};              // boundaries between the levels of a table
-  int hqq_rounds = 0;                  // of refinement; 0: none
-  quantize::HqqShrinkage shrinkage;    //
-  bool fitted = false;                 // Refine::fit
-  quantize::FitRules fit;              //
-  int iteration = 0;                   // of the balancing or the refinement at hand
-  int first_group = 0, end_group = 0;  // of the launch at hand
+  float largest_zero = 0;               // of a float zero; 0: zeros are integers
+  float first_level = 0;                // of code 0, on an even grid
+  float middles[16] = {};               // boundaries between the levels of a table
+  int hqq_rounds = 0;                   // of refinement; 0: none
+  quantize::HqqShrinkage shrinkage;     //
+  bool fitted = false;                  // Refine::fit
+  quantize::FitRules fit;               //
+  bool weighted = false;                // columns count by their importance in the fit
+  const double* mean_square = nullptr;  // per column, of the activations
+  int iteration = 0;                    // of the balancing or the refinement at hand
+  int first_group = 0, end_group = 0;   // of the launch at hand
 
   // In the workspace. Raised from 0:
   std::uint64_t* findings = nullptr;  // kFindings of them
@@ -67,6 +69,7 @@ struct Quantization {
   double* first_imbalance = nullptr;  //
   std::uint32_t* stopped = nullptr;   // 1: its iteration has ended
   double* hqq_error = nullptr;        // of the best round
+  float* group_importance = nullptr;
   // Per row and group:
   float* row_factor = nullptr;
   float* row_deviation = nullptr;
@@ -87,6 +90,7 @@ struct Quantization {
   float* col_deviation = nullptr;
   float* col_inverse = nullptr;  // of col_factor; after the balancing of best_col
   float* best_col = nullptr;     // as it will be stored
+  float* importance = nullptr;   // in the fit, with mean 1 over each group
   // Per panel, block of rows and group; and sums, then sums of squares, per panel, block and padded column:
   float* extremes = nullptr;
   std::uint32_t* inexact = nullptr;
@@ -126,9 +130,9 @@ template <class Visitor>
 void for_arrays(Quantization& q, Visitor&& visit) {
   const std::int64_t balanced = q.balanced ? 1 : 0;
   const std::int64_t tiles = q.tiles(), rows = q.row_groups();
-  const std::int64_t cols = q.w.panels * q.padded_cols() * balanced;
+  const std::int64_t all_cols = q.w.panels * q.padded_cols(), cols = all_cols * balanced;
   const std::int64_t hqq = q.hqq_rounds != 0 ? 1 : 0;
-  const std::int64_t fitted = q.fitted ? 1 : 0;
+  const std::int64_t fitted = q.fitted ? 1 : 0, weighted = q.weighted ? 1 : 0;
   const std::int64_t coarse = q.w.header != 0 ? std::int64_t{q.w.rows} * q.coarse_blocks() : 0;
   visit("findings", q.findings, std::int64_t{kFindings});
   visit("largest", q.largest, tiles);
@@ -138,6 +142,7 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("first_imbalance", q.first_imbalance, tiles * balanced);
   visit("stopped", q.stopped, tiles * balanced);
   visit("hqq_error", q.hqq_error, tiles * hqq);
+  visit("group_importance", q.group_importance, tiles * weighted);
   visit("row_factor", q.row_factor, rows * balanced);
   visit("row_deviation", q.row_deviation, rows * balanced);
   visit("scale", q.scale, rows);
@@ -154,6 +159,7 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("col_deviation", q.col_deviation, cols);
   visit("col_inverse", q.col_inverse, cols);
   visit("best_col", q.best_col, cols);
+  visit("importance", q.importance, all_cols * weighted);
   visit("extremes", q.extremes, 2 * q.items() * balanced);
   visit("inexact", q.inexact, q.items() * balanced);
   visit("sums", q.sums, 2 * q.blocks * cols);

@@ -59,13 +59,16 @@ namespace cuda {
 /// Allocates the result and waits once for `stream`, to know whether the weights are numbers, the scales fit their type
 /// and the kurtosis gate is open: all that decides over the result's format. The codes are still being chosen when it
 /// returns: what uses the result later on `stream` finds it whole, and until then weights and workspace must stay.
-/// InvalidArgument for what sinq::quantize refuses, and for calibration, which the device does not know.
+///
+/// With Calibration::weighted, `mean_square` is that of each column's activations (Activations::mean_square), on the
+/// device; it must stay as the weights do. InvalidArgument for what sinq::quantize refuses, and for other calibrations,
+/// which the device does not know.
 template <class T>
 [[nodiscard]] DeviceMatrix quantize(MatrixView<const T> weights, const QuantizeConfig& config,
                                     std::span<std::byte> workspace, cudaStream_t stream = nullptr,
-                                    QuantizeReport* report = nullptr) {
+                                    QuantizeReport* report = nullptr, std::span<const double> mean_square = {}) {
   auto quantizing = detail::cuda::quantizing(weights, config, workspace, stream);
-  quantizing.choose();
+  quantizing.choose(mean_square);
   quantizing.wait();
   quantizing.widen_scales();
   if (report != nullptr) *report = quantizing.report();
@@ -90,7 +93,7 @@ template <class T>
 /// fit their type are an error, which `check_quantized` reports.
 template <class T>
 void quantize_into(DeviceMatrix& w, MatrixView<const T> weights, const QuantizeConfig& config,
-                   std::span<std::byte> workspace, cudaStream_t stream) {
+                   std::span<std::byte> workspace, cudaStream_t stream, std::span<const double> mean_square = {}) {
   using namespace detail::cuda;
   using detail::core::require;
   auto quantizing = detail::cuda::quantizing(weights, config, workspace, stream);
@@ -99,7 +102,7 @@ void quantize_into(DeviceMatrix& w, MatrixView<const T> weights, const QuantizeC
   require(w.cols() == weights.cols, "w.cols()", w.cols(), "must equal weights.cols");
   require(w.format() == quantizing.format() && w.table() == quantizing.table(), "w.format()", "another",
           "must be the configuration's (make_device_matrix)");
-  quantizing.choose();
+  quantizing.choose(mean_square);
   quantizing.store(w.order(), w.memory());
 }
 

@@ -12,8 +12,8 @@ namespace sinq::inline SINQ_ABI::detail::cuda {
 /// What the device does not do.
 inline void require_on_device(const QuantizeConfig& c) {
   quantize::validate(c);
-  core::require(c.calibration == Calibration::none, "calibration", static_cast<int>(c.calibration),
-                "the device quantizes with calibration = none");
+  core::require(c.calibration == Calibration::none || c.calibration == Calibration::weighted, "calibration",
+                static_cast<int>(c.calibration), "the device quantizes with calibration = none or weighted");
 }
 
 /// The matrix that the weights go into, once it exists.
@@ -48,6 +48,7 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
     q.shrinkage = quantize::shrinkage_of(c.bits, c.hqq);
   }
   q.fitted = c.refine == Refine::fit;
+  q.weighted = c.calibration == Calibration::weighted;
   if (q.fitted) q.fit = quantize::FitPlan(f, table, c.fit);
   const SinkhornOptions& o = c.sinkhorn;
   const auto to_float = [](double v) { return static_cast<float>(v); };

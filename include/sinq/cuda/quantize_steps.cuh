@@ -74,29 +74,33 @@ void with_levels(const Quantization& q, Visitor&& visit) {
   visit(std::integral_constant<int, 0>{});
 }
 
-/// A thread for each group of each row: `narrow` takes those of 16 columns, `wide` all others.
+/// A thread for each group of each row: `narrow` takes those of 16 columns, `wide` all others; `weighted`, where
+/// columns differ in importance, all.
 template <class Launch, class Kernel>
-void launch_groups(Quantization q, Launch&& launch, Kernel narrow, Kernel wide) {
-  const int narrow_groups = q.w.group_size == 16 ? q.w.cols / 16 : 0;
+void launch_groups(Quantization q, Launch&& launch, Kernel narrow, Kernel wide, Kernel weighted) {
+  const int narrow_groups = q.w.group_size == 16 && !q.weighted ? q.w.cols / 16 : 0;
   const auto from_to = [&](Kernel kernel, int first, int end) {
     q.first_group = first;
     q.end_group = end;
     if (first < end) launch_threads(launch, kernel, std::int64_t{q.w.rows} * (end - first), q, kFitSharedBytes);
   };
   from_to(narrow, 0, narrow_groups);
-  from_to(wide, narrow_groups, q.w.groups);
+  from_to(q.weighted ? weighted : wide, narrow_groups, q.w.groups);
 }
 
 template <class Launch>
 void choose_by_fit(const Quantization& q, Launch&& launch) {
+  if (q.weighted) launch(weigh_columns_kernel<>, q.w.panels, kLanes, 0, q);
   with_levels(q, [&](auto levels) {
     const auto fit = [&](auto zero) {
       constexpr int kLevels = levels();
       constexpr bool kZero = zero();
       const std::int64_t coarse = std::int64_t{q.w.rows} * q.coarse_blocks();
-      launch_groups(q, launch, fit_groups_kernel<16, kLevels, kZero>, fit_groups_kernel<0, kLevels, kZero>);
+      launch_groups(q, launch, fit_groups_kernel<16, kLevels, kZero, false>,
+                    fit_groups_kernel<0, kLevels, kZero, false>, fit_groups_kernel<0, kLevels, kZero, true>);
       if (q.w.header != 0) launch_threads(launch, fit_coarse_kernel<>, coarse * kLanes, q);
-      launch_groups(q, launch, settle_groups_kernel<16, kLevels, kZero>, settle_groups_kernel<0, kLevels, kZero>);
+      launch_groups(q, launch, settle_groups_kernel<16, kLevels, kZero, false>,
+                    settle_groups_kernel<0, kLevels, kZero, false>, settle_groups_kernel<0, kLevels, kZero, true>);
       launch_threads(launch, measure_rows_kernel<kLevels>, std::int64_t{q.w.rows} * kSweepLanes, q, kFitSharedBytes);
       launch_threads(launch, check_scales_kernel<>, q.w.header != 0 ? coarse : q.row_groups(), q);
     };

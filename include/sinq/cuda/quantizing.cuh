@@ -33,8 +33,12 @@ class Quantizing {
     q_.aligned = reinterpret_cast<std::uintptr_t>(weights.data) % (4 * sizeof(T)) == 0 && weights.stride % 4 == 0;
   }
 
-  /// Scales, zeros and column scales, into the workspace.
-  void choose() {
+  /// Scales, zeros and column scales, into the workspace. `mean_square`: of the activations of each column, on the
+  /// device; for a weighted fit.
+  void choose(std::span<const double> mean_square) {
+    core::require(!q_.weighted || static_cast<std::int64_t>(mean_square.size()) == weights_.cols, "mean_square.size()",
+                  mean_square.size(), "must equal weights.cols: this calibration needs it");
+    q_.mean_square = mean_square.data();
     // The two arrays lie next to each other.
     const auto* const end = reinterpret_cast<const std::uint8_t*>(q_.largest + q_.tiles());
     stream_.zero(q_.findings, end - reinterpret_cast<const std::uint8_t*>(q_.findings));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../tile.hpp"
+#include "rules.hpp"
 
 // How much the error of a column counts in a weighted fit. An error d of a balanced weight is an error d col_scale[j]
 // of the weight, and d col_scale[j] x_j of the output: its mean square counts  E[x_j^2] col_scale[j]^2.
@@ -25,9 +26,6 @@ struct Importance {
     return empty() ? nullptr : group.data() + panel * t.groups();
   }
 };
-
-/// Of the mean over the row. Columns without activations are fitted all the same: nobody knows what comes later.
-inline constexpr double kLeastImportance = 1e-3;
 
 /// `mean_square`: of each column; `col_scale`: panels x cols, or empty.
 [[nodiscard]] inline Importance importance_of(std::span<const double> mean_square, const std::vector<float>& col_scale,
