@@ -26,6 +26,9 @@ inline constexpr Aux kZeros[] = {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::
 inline constexpr std::int64_t kGroups[] = {16, 32, 48, 64, 80, 128, 256, kWholeRow};
 inline constexpr Aux kColScales[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
 
+/// Whole numbers of the groups that share a record, and others (cuda/order.hpp).
+inline constexpr std::int64_t kCoarseGroups[] = {0, 1, 3, 4, 6, 8};
+
 /// Every kind of codes with every scale and zero. Groups, tiles, column scales, signs and blocks of coarse scales are
 /// drawn, so that none of them goes with another: what is taken by turns meets only some of what else is taken by
 /// turns. formats_test.cpp counts that every two meet.
@@ -45,7 +48,7 @@ inline std::vector<Format> formats() {
         f.col_scale = one_of(kColScales);
         if (is_integer(scale)) {
           f.signed_scale = random() % 2;
-          f.coarse_groups = random() % 4;
+          f.coarse_groups = one_of(kCoarseGroups);
         }
         all.push_back(f);
       }

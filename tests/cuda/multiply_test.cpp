@@ -201,14 +201,14 @@ Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::
 TEST(Bugs, EveryRemovedBarrierIsFound) {
   // One after the maxima are cleared, then three for each of three chunks.
   for (int n = 0; n < 10; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }, 64 * 9).failure, "") << n;
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }, 64 * 17).failure, "") << n;
 }
 
 TEST(Bugs, EveryRemovedWarpBarrierIsFound) {
   // Three per round: what was copied is there; what was decoded is there; what was copied is not needed any more. The
   // last takes a stream longer than its ring, and a width at which lanes do not read just what they have copied.
   for (int n = 0; n < 9; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 24, 3).failure, "")
+    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 40, 3).failure, "")
         << n;
 }
 

@@ -66,12 +66,31 @@ TEST(Order, ThereAndBackForEveryFormat) {
           f.tile = k / 8 % 2 ? Tile::square : Tile::stripe;
           f.col_scale = columns[k / 3 % 4];
           f.signed_scale = is_integer(scale) && k % 2;
-          f.coarse_groups = is_integer(scale) ? k % 4 : 0;
+          f.coarse_groups = is_integer(scale) ? k % 9 : 0;
           const QuantizedMatrix q = test::random_matrix(f, 1 + k * 7 % 50, 1 + k * 31 % 300, random);
           const KernelOrder order = kernel_order(f, q.table, q.rows, q.cols);
           ASSERT_EQ(from_kernel_order(f, q.table, order, to_kernel_order(q, order)), q)
               << "bits " << bits << " levels " << static_cast<int>(levels) << " group " << f.group_size;
         }
+}
+
+TEST(Order, WhatALaneDecodesLiesTogether) {
+  const auto weights = [](const Format& f) { return kernel_order(f, {}, 64, 1024).weights; };
+  // Groups of one unit in a record, if they are integers and none begins with coarse scales.
+  const Format small{.group_size = 16, .scale = Aux::u5, .zero = Aux::u6};
+  EXPECT_EQ(weights(small).record_groups, 4);
+  EXPECT_EQ(weights({.group_size = 32, .scale = Aux::u5, .zero = Aux::u6}).record_groups, 2);
+  EXPECT_EQ(weights({.group_size = 64, .scale = Aux::u5, .zero = Aux::u6}).record_groups, 1);
+  EXPECT_EQ(weights({.group_size = 48, .scale = Aux::u5, .zero = Aux::u6}).record_groups, 1);
+  EXPECT_EQ(weights({.group_size = 16, .scale = Aux::u5, .zero = Aux::u6, .coarse_groups = 8}).record_groups, 4);
+  EXPECT_EQ(weights({.group_size = 16, .scale = Aux::u5, .zero = Aux::u6, .coarse_groups = 6}).record_groups, 1);
+  EXPECT_EQ(weights({.group_size = 16, .scale = Aux::u5, .zero = Aux::f16}).record_groups, 1);
+  EXPECT_EQ(weights({.group_size = 16}).record_groups, 1);
+  // Rows g and g + 8 of the four groups: 8 fields without a gap, which the next g's follow.
+  const Weights w = weights(small);
+  EXPECT_EQ(w.zeros_bit(), 16 * 4 * 5);
+  for (int g = 0; g < 8; ++g)
+    for (int k = 0; k < 8; ++k) EXPECT_EQ(w.field_bit(5, g + k % 2 * 8, k / 2), 5 * (8 * g + k));
 }
 
 TEST(Order, TakesNoMoreThanTheCanonicalForm) {

@@ -135,12 +135,46 @@ SINQ_CUDA_DEVICE std::uint32_t direct_operand(const std::uint32_t (&words)[kBits
   return operand;
 }
 
+/// Where a table of levels has what paired codes stand for: two instructions or one, since the index is masked where it
+/// has the weight of a row.
+template <int kBits>
+SINQ_CUDA_DEVICE std::uint32_t table_row(const std::uint32_t (&words)[kBits], int pair, int upper) {
+  if (kBits == 3 && 2 * pair + upper == 15) {
+    constexpr int kBit = (30 + kRowBit) % 32, kUp = kRowBit - kBit;
+    return (words[0] << kUp & 3u << kRowBit) | (words[1] << (kUp + 2) & 12u << kRowBit) |
+           (words[kBits - 1] << (kUp + 4) & 48u << kRowBit);
+  }
+  const BitPlace place = index_place(kBits, pair, upper, 0);
+  const std::uint32_t word = words[place.word];
+  return funnel(word, word, static_cast<unsigned>(place.bit - kRowBit) & 31u) & ((1u << index_bits(kBits)) - 1)
+                                                                                    << kRowBit;
+}
+
 /// The index of a column pair of paired codes.
 template <int kBits>
 SINQ_CUDA_DEVICE std::uint32_t pair_index(const std::uint32_t (&words)[kBits], int pair, int upper) {
-  if (kBits == 3 && 2 * pair + upper == 15) return words[0] >> 30 | words[1] >> 30 << 2 | words[kBits - 1] >> 30 << 4;
-  const BitPlace place = index_place(kBits, pair, upper, 0);
-  return words[place.word] >> place.bit & ((1u << (2 * kBits)) - 1);
+  return table_row<kBits>(words, pair, upper) >> kRowBit & ((1u << (2 * kBits)) - 1);
+}
+
+/// The levels of a column pair as pairs of halves, rows g and g + 8. Each lane has its own bank, or, with 2 bits, each
+/// half of a warp its own pairs of banks, so that the look-ups of a warp never collide. `next`: of the next column
+/// pair.
+template <int kBits>
+SINQ_CUDA_DEVICE Words2 load_levels(const std::uint32_t (&words)[kBits], int pair, std::uint32_t table, int lane,
+                                    bool next = false) {
+  if constexpr (kBits == 2) {
+    return load_shared<Words2>(table +
+                               (table_row<kBits>(words, pair, 0) | static_cast<std::uint32_t>(8 * (lane % 16))));
+  } else {
+    Words2 levels;
+    SINQ_CUDA_UNROLL
+    for (int upper = 0; upper < 2; ++upper) {
+      std::uint32_t row = table_row<kBits>(words, pair, upper);
+      if (next) row = table_row<kBits>(words, pair + 1, upper);
+      levels.w[upper] = load_shared<std::uint32_t>(table + (row | static_cast<std::uint32_t>(4 * lane)));
+    }
+    return levels;
+  }
 }
 
 /// The auxiliary `field` whose bits begin at bit `at` of a strip's stream.
@@ -152,19 +186,19 @@ SINQ_CUDA_DEVICE float load_field(const Field& field, const std::uint8_t* stream
   return multiply(number_value(field.number, field.bits, raw), field.factor) + field.offset;
 }
 
-/// Scale and zero of a row of a strip, in the group that a record holds.
+/// Scale and zero of a row of a strip, in the group of the matrix to which the record belongs.
 struct StoredFactors {
   float scale;
   float zero;
 };
 SINQ_CUDA_DEVICE StoredFactors load_factors(const Weights& w, const std::uint8_t* stream, const RecordCursor& record,
-                                            int row) {
-  const int at = 8 * record.offset;
+                                            int row, int group) {
+  const int at = 8 * record.offset, in_record = group % w.record_groups;
   StoredFactors f{};
-  f.scale = load_field(w.scale, stream, at + row * w.scale.bits);
+  f.scale = load_field(w.scale, stream, at + w.field_bit(w.scale.bits, row, in_record));
   if (w.header != 0)
     f.scale = multiply(f.scale, from_half(load_global<std::uint16_t>(stream + record.header_offset(w) + 2 * row)));
-  f.zero = load_field(w.zero, stream, at + kStripRows * w.scale.bits + row * w.zero.bits);
+  f.zero = load_field(w.zero, stream, at + w.zeros_bit() + w.field_bit(w.zero.bits, row, in_record));
   return f;
 }
 

@@ -61,7 +61,7 @@ SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
     for (int upper = 0; upper < 2; ++upper) {
       const int row = group + 8 * upper;
       if (row_in_panel + row >= w.tile_height || first_row + row >= w.rows) continue;
-      const StoredFactors f = load_factors(w, aux, record, row);
+      const StoredFactors f = load_factors(w, aux, record, row, col / w.group_size);
       float v[4];
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i) {

@@ -8,9 +8,8 @@
 //   strip   16 rows of one panel, the rows of a tensor-core operand
 //   unit    a strip x 64 columns = four mma of 16 columns; 32 weights per lane = `bits` words per lane
 //
-//   codes      strip x unit x (128 bits) bytes    one unit after the other, so a warp that walks along its strip reads
-//   one
-//                                                 contiguous stream
+//   codes      strip x unit x (128 bits) bytes    one unit after the other, so that a warp that walks along its strip
+//                                                 reads one contiguous stream
 //   aux        strip x stride bytes               records of groups, one after the other (below)
 //   col_scale  panel x (64 units) elements        as stored, padded with zeros
 //
@@ -76,13 +75,21 @@ SINQ_CUDA_BOTH constexpr int operand_shift(int bits, int pair) {
   return main_bits(bits) * (pair % (8 / main_bits(bits)));
 }
 
+/// log2 of the bytes of a row of a table of levels, a word or more for each bank. Words of paired codes are rotated by
+/// that, so that the first index of a word is an offset into the table without a shift.
+inline constexpr int kRowBit = 7;
+
 /// Paired codes: where bit `b` of 2 bits of the index of a pair lies. At 3 bits, five indices of 6 bits fill 30 bits of
 /// a word and the last index takes the two that are left of each of the three words.
 SINQ_CUDA_BOTH constexpr BitPlace index_place(int bits, int pair, int upper, int b) {
-  const int k = 2 * pair + upper;
-  if (bits == 3) return k < 15 ? BitPlace{k / 5, 6 * (k % 5) + b} : BitPlace{b / 2, 30 + b % 2};
-  const int per_word = 16 / bits;
-  return {k / per_word, 2 * bits * (k % per_word) + b};
+  const int k = 2 * pair + upper, per_word = bits == 3 ? 5 : 16 / bits;
+  if (k == 3 * per_word && bits == 3) return {b / 2, (30 + b % 2 + kRowBit) % 32};
+  return {k / per_word, (2 * bits * (k % per_word) + b + kRowBit) % 32};
+}
+
+/// Bits of paired codes that are looked up at once: the index of a pair, with 2 bits those of rows g and g + 8.
+SINQ_CUDA_BOTH constexpr int index_bits(int bits) {
+  return bits == 2 ? 8 : 2 * bits;
 }
 
 /// Word `word` of a lane, counted from the start of a unit: groups of four, two and one words per lane, so that a lane
@@ -119,11 +126,14 @@ struct Field {
   float offset = 0;
 };
 
-/// A matrix as the kernels see it. Records of the aux stream of a strip, in the order of groups:
+/// A matrix as the kernels see it. The aux stream of a strip, in the order of groups:
 ///
 ///   [coarse scales of 16 rows, half]  before groups 0, coarse_groups, 2 coarse_groups, ... where scales are integers
-///   scales of 16 rows, scale.bits each
-///   zeros of 16 rows, zero.bits each
+///   record of record_groups groups    scales of 16 rows, scale.bits each, then zeros of 16 rows, zero.bits each;
+///   record of the next groups ...     groups that do not exist are 0
+///
+/// What a lane decodes at once lies together, at most 64 bits of scales and of zeros: rows g and g + 8 of the first
+/// group, of the second, ... (field_bit).
 struct Weights {
   const std::uint8_t* codes = nullptr;
   const std::uint8_t* aux = nullptr;
@@ -138,17 +148,30 @@ struct Weights {
   int period = 0;  // largest of 16, 32, 64 that divides the group size: sums over columns end at its multiples
   int tile_height = 0;
   int panels = 0;
-  int panel_strips = 0;  // strips per panel; the last panel may have fewer
-  int aux_stride = 0;    // bytes per strip, a multiple of 16
-  int header = 0;        // bytes of coarse scales: 32 or 0
-  int record = 0;        // bytes of a group
+  int panel_strips = 0;   // strips per panel; the last panel may have fewer
+  int aux_stride = 0;     // bytes per strip, a multiple of 16
+  int header = 0;         // bytes of coarse scales: 32 or 0
+  int record_groups = 1;  // 64 columns' where groups of integers are shorter, else one
+  int record = 0;         // bytes
   int coarse_groups = 0;
-  int aux_rate = 0;  // bytes of records per unit, on average, times 256, rounded up
+  int coarse_records = 0;  // that these groups make
+  int aux_rate = 0;        // bytes of records per unit, on average, times 256, rounded up
   Field scale;
   Field zero;
   bool has_col_scale = false;
   Number col_number = Number::f32;
   float levels[16] = {};  // of paired codes
+
+  /// Records per strip.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int records() const { return (groups + record_groups - 1) / record_groups; }
+  /// Whether weights have a zero, stored or the same for all.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr bool has_zero() const { return zero.bits != 0 || zero.offset != 0; }
+  /// The first bit of a field of `bits` bits of a row in group `group` of a record, from that of row 0 in group 0.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int field_bit(int bits, int row, int group) const {
+    return bits * (2 * (row % 8 * record_groups + group) + row / 8);
+  }
+  /// The first bit of a record's zeros.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int zeros_bit() const { return kStripRows * record_groups * scale.bits; }
 };
 
 [[nodiscard]] SINQ_CUDA_BOTH constexpr std::int64_t strips_of(const Weights& w) {
@@ -156,26 +179,30 @@ struct Weights {
   return std::int64_t{w.panels - 1} * w.panel_strips + (last + kStripRows - 1) / kStripRows;
 }
 
-/// Where the records of a strip lie, group by group.
+/// Where the records of a strip lie, one after the other.
 struct RecordCursor {
-  int end_col = 0;   // first column behind the group; the last group's may lie beyond the matrix
-  int in_block = 0;  // groups since the last coarse scales; only counted where there are any
+  int end_col = 0;   // first column behind the record; the last one's may lie beyond the matrix
+  int in_block = 0;  // records since the last coarse scales; only counted where there are any
   int offset = 0;    // byte of the record in the strip's stream
 
   SINQ_CUDA_BOTH static RecordCursor at(const Weights& w, int col) {
     RecordCursor c;
-    const int group = col / w.group_size;
-    const int block = group / w.coarse_groups;
-    c.end_col = (group + 1) * w.group_size;
-    c.in_block = group - block * w.coarse_groups;
-    c.offset = block * (w.header + w.coarse_groups * w.record) + w.header + c.in_block * w.record;
+    const int cols = w.record_groups * w.group_size;
+    const int record = col / cols, block = record / w.coarse_records;
+    c.end_col = (record + 1) * cols;
+    c.in_block = record - block * w.coarse_records;
+    c.offset = block * (w.header + w.coarse_records * w.record) + w.header + c.in_block * w.record;
     return c;
   }
-  SINQ_CUDA_BOTH void advance(const Weights& w, int groups = 1) {
-    end_col += groups * w.group_size;
-    offset += groups * w.record;
-    if (w.header == 0) return;
-    for (in_block += groups; in_block >= w.coarse_groups; in_block -= w.coarse_groups) offset += w.header;
+  /// Whether other coarse scales begin.
+  SINQ_CUDA_BOTH bool advance(const Weights& w, int records = 1) {
+    end_col += records * w.record_groups * w.group_size;
+    offset += records * w.record;
+    if (w.header == 0) return false;
+    in_block += records;
+    const bool begin = in_block >= w.coarse_records;
+    for (; in_block >= w.coarse_records; in_block -= w.coarse_records) offset += w.header;
+    return begin;
   }
   /// Byte of the coarse scales that the group uses.
   [[nodiscard]] SINQ_CUDA_BOTH int header_offset(const Weights& w) const {

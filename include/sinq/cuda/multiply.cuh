@@ -141,13 +141,14 @@ template <int kBits, bool kPaired>
 SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step, std::uint32_t table, int lane,
                                    std::uint32_t (&a)[4]) {
   SINQ_CUDA_UNROLL
-  for (int k = 0; k < 4; ++k) {
-    const int pair = 2 * step + k / 2, upper = k % 2;
+  for (int k = 0; k < 2; ++k) {
+    Words2 rows;
     if constexpr (kPaired)
-      a[k] = load_shared<std::uint32_t>(
-          table + 4 * (pair_index<kBits>(words, pair, upper) * kLanes + static_cast<std::uint32_t>(lane)));
+      rows = load_levels<kBits>(words, 2 * step + k, table, lane);
     else
-      a[k] = direct_operand<kBits>(words, pair, upper);
+      rows = {{direct_operand<kBits>(words, 2 * step + k, 0), direct_operand<kBits>(words, 2 * step + k, 1)}};
+    a[2 * k] = rows.w[0];
+    a[2 * k + 1] = rows.w[1];
   }
 }
 
@@ -155,7 +156,7 @@ SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step
 template <int kBits, bool kPaired, int kTiles>
 SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   constexpr int kCapacity = 8 * kTiles;
-  constexpr int kStages = stages(kBits), kRoundUnits = round_units(kBits);
+  constexpr Rounds kRounds = rounds_of(kBits, kPaired, kCapacity);
   const Block b = locate<false>(p, kCapacity / p.pieces);
   if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
@@ -169,45 +170,42 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
 
   // The weights are on their way before anything else happens. Groups of copies are counted, so each round makes one,
   // if an empty one.
-  Stream<kBits, kStages> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
+  Stream<kBits, kRounds> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
   if (b.rows > 0) {
     stream.start();
-    for (int k = 0; k < kStages; ++k) {
-      const int left = b.end_unit - b.first_unit - k * kRoundUnits;
-      if (left > 0) stream.issue(k, left < kRoundUnits ? left : kRoundUnits);
+    for (int k = 0; k < kRounds.stages; ++k) {
+      const int left = b.end_unit - b.first_unit - k * kRounds.units;
+      if (left > 0) stream.issue(k, left < kRounds.units ? left : kRounds.units);
       copy_commit();
     }
   }
   if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
-  RecordCursor cursor = RecordReader<kBits, false>::start(p.w, b.first_unit * kUnitCols);
-  RecordReader<kBits, false> records(p.w, cursor, stream.records(), stream.mask(),
-                                     b.rows > 0 ? stream.aux() : p.members[0].aux);
+  RecordCursor cursor = RecordReader<kRounds.units, false>::start(p.w, b.first_unit * kUnitCols);
+  RecordReader<kRounds.units, false> records(p.w, cursor, stream.records(), stream.mask(),
+                                             b.rows > 0 ? stream.aux() : p.members[0].aux);
 
   float total[kTiles][4] = {};
-  const std::uint32_t first_x =
-      s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
-  const std::uint32_t first_sum = s.sums + static_cast<std::uint32_t>(8 * t);
-  std::uint32_t x_at = first_x, sum_at = first_sum;
+  std::uint32_t x_at = 0, sum_at = 0;
   int left_in_chunk = 0;
   SINQ_CUDA_NO_UNROLL
-  for (int unit = b.first_unit, stage = 0; unit < b.end_unit; unit += kRoundUnits) {
-    const int left = b.end_unit - unit, units = left < kRoundUnits ? left : kRoundUnits;
+  for (int unit = b.first_unit, stage = 0; unit < b.end_unit; unit += kRounds.units) {
+    const int left = b.end_unit - unit, units = left < kRounds.units ? left : kRounds.units;
     if (left_in_chunk <= 0) {
       left_in_chunk = left < p.chunk_units ? left : p.chunk_units;
       stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left_in_chunk);
-      x_at = first_x;
-      sum_at = first_sum;
+      x_at = s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
+      sum_at = s.sums + static_cast<std::uint32_t>(8 * t);
     }
-    left_in_chunk -= kRoundUnits;
+    left_in_chunk -= kRounds.units;
     if (b.rows == 0) continue;
-    copy_wait<kStages - 1>();
+    copy_wait<kRounds.stages - 1>();
     warp_barrier();  // each lane has waited for its own copies only
     records.decode_round(unit * kUnitCols, (unit + units) * kUnitCols);
     warp_barrier();  // the factors are there
     std::uint32_t factors_at = records.factors() + static_cast<std::uint32_t>(16 * group);
     std::uint32_t unit_at = stream.slot(stage);
-    const auto add_unit = [&](bool whole) {  // a constant where it is called
+    const auto add_unit = [&](int period, bool has_zero) {
       float part[kTiles][4] = {};
       std::uint32_t words[kBits];
       load_words<kBits>(unit_at, lane, words);
@@ -226,18 +224,17 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
         for (int i = 0; i < 2; ++i) {
           SINQ_CUDA_UNROLL
           for (int tile = 0; tile < kTiles; ++tile) mma(part[tile], a[i], x[tile].w[2 * i], x[tile].w[2 * i + 1]);
-          // Whether a period ends here: always at 64 columns, before that only if it is shorter.
-          const int cols = (2 * two + i + 1) * kStepCols;
-          if (cols != kUnitCols && (whole || (cols & (p.w.period - 1)) != 0)) continue;
+          if (((2 * two + i + 1) * kStepCols & (period - 1)) != 0) continue;
           const auto factors = load_shared<Words4>(factors_at);  // scale, zero of row g, of row g + 8
           factors_at += 4 * kLanes;
           SINQ_CUDA_UNROLL
           for (int tile = 0; tile < kTiles; ++tile) {
-            const auto sums = load_shared<Words2>(sum_at + static_cast<std::uint32_t>(32 * tile));
+            const auto sums = has_zero ? load_shared<Words2>(sum_at + static_cast<std::uint32_t>(32 * tile)) : Words2{};
             SINQ_CUDA_UNROLL
             for (int k = 0; k < 4; ++k) {
               const float scale = as_float(factors.w[k / 2 * 2]), zero = as_float(factors.w[k / 2 * 2 + 1]);
-              total[tile][k] += scale * (part[tile][k] - zero * as_float(sums.w[k % 2]));
+              if (has_zero) part[tile][k] -= zero * as_float(sums.w[k % 2]);
+              total[tile][k] += scale * part[tile][k];
               part[tile][k] = 0;
             }
           }
@@ -247,19 +244,28 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       unit_at += unit_bytes(kBits);
       x_at += 2 * kUnitCols;
     };
-    // The fewest tokens have the fewest instructions per weight: their groups of 64 get a loop without tests for
-    // shorter ones.
-    if (kTiles == 1 && p.w.period == kUnitCols) {
-      SINQ_CUDA_UNROLL_2
-      for (int u = 0; u < units; ++u) add_unit(true);
+    // With the fewest tokens a weight has the fewest instructions: each period gets a loop without tests for others.
+    if constexpr (kTiles == 1) {
+      const auto add_units = [&](int period, bool zero) {  // constants where it is called
+        SINQ_CUDA_UNROLL_2
+        for (int u = 0; u < units; ++u) add_unit(period, zero);
+      };
+      if (p.w.period == kUnitCols)
+        add_units(kUnitCols, true);
+      else if (p.w.period != kStepCols)
+        add_units(2 * kStepCols, true);
+      else if (p.w.has_zero())
+        add_units(kStepCols, true);
+      else
+        add_units(kStepCols, false);
     } else {
       SINQ_CUDA_NO_UNROLL
-      for (int u = 0; u < units; ++u) add_unit(false);
+      for (int u = 0; u < units; ++u) add_unit(p.w.period, p.w.has_zero());
     }
     warp_barrier();  // all lanes have read what is overwritten now
-    const int ahead = left - kStages * kRoundUnits;
-    if (ahead > 0) stream.issue(stage, ahead < kRoundUnits ? ahead : kRoundUnits);
-    stage = stage + 1 == kStages ? 0 : stage + 1;
+    const int ahead = left - kRounds.stages * kRounds.units;
+    if (ahead > 0) stream.issue(stage, ahead < kRounds.units ? ahead : kRounds.units);
+    stage = stage + 1 == kRounds.stages ? 0 : stage + 1;
     copy_commit();
   }
 

@@ -134,8 +134,9 @@ SINQ_CUDA_DEVICE void choose_pairs(std::uint32_t (&words)[kBits], bool odd) {
     SINQ_CUDA_UNROLL
     for (int k = 0; k < kBits; k += 2) words[k] = odd ? words[k + 1] : words[k];
   } else if constexpr (!kPaired || kBits != 3) {
+    const unsigned shift = odd ? (kPaired ? 4 * kBits : main_bits(kBits)) : 0;
     SINQ_CUDA_UNROLL
-    for (int k = 0; k < kBits; ++k) words[k] >>= odd ? (kPaired ? 4 * kBits : main_bits(kBits)) : 0;
+    for (int k = 0; k < kBits; ++k) words[k] = funnel(words[k], words[k], shift);
   }
 }
 
@@ -144,7 +145,7 @@ template <int kBits, bool kPaired, Number kNumber>
 class Dequantizer {
  public:
   SINQ_CUDA_DEVICE Dequantizer(const Weights& w, std::uint32_t table)
-      : table_(table + 4 * (thread_index() % kLanes)),
+      : table_(table),
         lane_(static_cast<int>(thread_index()) % kLanes),
         periods_(static_cast<std::uint32_t>(kUnitCols / w.period)) {}
 
@@ -177,34 +178,33 @@ class Dequantizer {
           load_shared<Words4>(factors_ + kFactorBytes * (static_cast<std::uint32_t>(step) * periods_ / 4));
       const auto columns = load_shared<Words4>(columns_ + static_cast<std::uint32_t>(4 * kStepCols * step));
       SINQ_CUDA_UNROLL
-      for (int k = 0; k < 4; ++k) {
-        const int upper = k % 2;
-        float levels[2];
-        load_levels(words[k / 2], step, upper, odd, levels);
-        const float scale = as_float(factors.w[2 * upper]), bias = as_float(factors.w[2 * upper + 1]);
-        float v[2];
+      for (int k = 0; k < 2; ++k) {
+        const Words2 rows = load_rows(words[k], step, odd);
         SINQ_CUDA_UNROLL
-        for (int n = 0; n < 2; ++n) v[n] = multiply(fused(levels[n], scale, bias), as_float(columns.w[k / 2 * 2 + n]));
-        a[i][k] = kNumber == Number::f16 ? to_halves(v[0], v[1]) : to_bfloats(v[0], v[1]);
+        for (int upper = 0; upper < 2; ++upper) {
+          const float scale = as_float(factors.w[2 * upper]), bias = as_float(factors.w[2 * upper + 1]);
+          float v[2];
+          SINQ_CUDA_UNROLL
+          for (int n = 0; n < 2; ++n)
+            v[n] = multiply(fused(from_half(static_cast<std::uint16_t>(rows.w[upper] >> (16 * n))), scale, bias),
+                            as_float(columns.w[2 * k + n]));
+          a[i][2 * k + upper] = kNumber == Number::f16 ? to_halves(v[0], v[1]) : to_bfloats(v[0], v[1]);
+        }
       }
     }
   }
 
  private:
-  /// Direct codes: times 2^-24, which the scale makes up for.
-  SINQ_CUDA_DEVICE void load_levels(const std::uint32_t (&words)[kBits], int step, int upper, bool odd,
-                                    float (&levels)[2]) const {
-    const int pair = 2 * step, shift = kPaired ? 0 : operand_shift(kBits, pair);
-    std::uint32_t both = 0;
+  /// The levels of the lane's column pair of a step, rows g and g + 8. Direct codes: times 2^-24, which the scale makes
+  /// up for.
+  [[nodiscard]] SINQ_CUDA_DEVICE Words2 load_rows(const std::uint32_t (&words)[kBits], int step, bool odd) const {
+    const int pair = 2 * step;
     if constexpr (kPaired) {
-      std::uint32_t index = pair_index<kBits>(words, pair, upper);
-      if (kBits == 3 && odd) index = pair_index<kBits>(words, pair + 1, upper);
-      both = load_shared<std::uint32_t>(table_ + 4 * kLanes * index);
+      return load_levels<kBits>(words, pair, table_, lane_, kBits == 3 && odd);
     } else {
-      both = direct_operand<kBits>(words, pair, upper) >> shift;
+      const int shift = operand_shift(kBits, pair);
+      return {{direct_operand<kBits>(words, pair, 0) >> shift, direct_operand<kBits>(words, pair, 1) >> shift}};
     }
-    SINQ_CUDA_UNROLL
-    for (int n = 0; n < 2; ++n) levels[n] = from_half(static_cast<std::uint16_t>(both >> (16 * n)));
   }
 
   static constexpr std::uint32_t kFactorBytes = 4 * kLanes;  // of a period: two floats of 16 rows
@@ -261,7 +261,7 @@ SINQ_CUDA_DEVICE void write_results(const Product& p, const Block& b, const floa
 
 template <int kBits, bool kPaired, Number kNumber, int kTokens>
 SINQ_CUDA_DEVICE void multiply_wgmma_block(const Product& p) {
-  constexpr int kRoundUnits = round_units(kBits);
+  constexpr Rounds kRounds = wgmma_rounds_of(kBits);
   const Block b = locate<true>(p, kTokens);
   if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int warp = static_cast<int>(thread_index()) / kLanes;
@@ -270,12 +270,12 @@ SINQ_CUDA_DEVICE void multiply_wgmma_block(const Product& p) {
   const std::uint32_t ring = s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes;
 
   // One group of copies per unit; the first holds the first rounds of weights as well.
-  Stream<kBits, kWgmmaRounds> stream(p, b, ring);
+  Stream<kBits, kRounds> stream(p, b, ring);
   stream.start();
   SINQ_CUDA_UNROLL
-  for (int round = 0; round < kWgmmaRounds; ++round) {
-    const int left = b.end_unit - b.first_unit - round * kRoundUnits;
-    if (left > 0) stream.issue(round, left < kRoundUnits ? left : kRoundUnits);
+  for (int round = 0; round < kRounds.stages; ++round) {
+    const int left = b.end_unit - b.first_unit - round * kRounds.units;
+    if (left > 0) stream.issue(round, left < kRounds.units ? left : kRounds.units);
   }
   const Activations<kTokens> activations(p, s);
   activations.note_rows(p, b, s);
@@ -288,12 +288,12 @@ SINQ_CUDA_DEVICE void multiply_wgmma_block(const Product& p) {
     copy_commit();
   }
 
-  RecordCursor cursor = RecordReader<kBits, true>::start(p.w, b.first_unit * kUnitCols);
-  RecordReader<kBits, true> records(p.w, cursor, stream.records(), stream.mask(), stream.aux());
+  RecordCursor cursor = RecordReader<kRounds.units, true>::start(p.w, b.first_unit * kUnitCols);
+  RecordReader<kRounds.units, true> records(p.w, cursor, stream.records(), stream.mask(), stream.aux());
   Dequantizer<kBits, kPaired, kNumber> dequantizer(p.w, s.table);
   const auto start_round = [&](int first, int slot) {
-    const int left = b.end_unit - first, units = left < kRoundUnits ? left : kRoundUnits;
-    decode_columns<kRoundUnits>(p.w, b, first, units, ring + s.columns);
+    const int left = b.end_unit - first, units = left < kRounds.units ? left : kRounds.units;
+    decode_columns<kRounds.units>(p.w, b, first, units, ring + s.columns);
     records.decode_round(first * kUnitCols, (first + units) * kUnitCols);
     dequantizer.start_round(stream.slot(slot), records.factors(), ring + s.columns);
     warp_barrier();  // all of it is there
@@ -327,12 +327,12 @@ SINQ_CUDA_DEVICE void multiply_wgmma_block(const Product& p) {
     wgmma_wait<1>();  // a[0] is free
     if (unit + 1 < b.end_unit) {
       dequantizer.next_unit();
-      if (++in_round == kRoundUnits) {
+      if (++in_round == kRounds.units) {
         warp_barrier();  // all lanes have read this round
-        const int ahead = b.end_unit - (unit + 1) - kRoundUnits;
-        if (ahead > 0) stream.issue(slot, ahead < kRoundUnits ? ahead : kRoundUnits);
+        const int ahead = b.end_unit - (unit + 1) - kRounds.units;
+        if (ahead > 0) stream.issue(slot, ahead < kRounds.units ? ahead : kRounds.units);
         in_round = 0;
-        slot = (slot + 1) % kWgmmaRounds;
+        slot = (slot + 1) % kRounds.stages;
         start_round(unit + 1, slot);
       }
       dequantizer.template make<0>(a[0]);

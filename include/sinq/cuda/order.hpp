@@ -78,12 +78,18 @@ struct KernelOrder {
   // The operands are codes: the levels of `symmetric` begin at -2^(bits-1), which is a zero like any other.
   if (f.levels == Levels::symmetric) w.zero.offset = static_cast<float>(1 << (f.bits - 1));
   w.header = is_integer(f.scale) ? 2 * kStripRows : 0;
-  w.record = kStripRows / 8 * (w.scale.bits + w.zero.bits);
   w.coarse_groups = static_cast<int>(f.coarse_groups == 0 ? t.groups() : std::min(f.coarse_groups, t.groups()));
+  // The groups of a unit, if it has whole ones and none begins with coarse scales.
+  const int unit_groups = kUnitCols / w.period;
+  if (is_integer(f.scale) && !is_float(f.zero) && w.group_size == w.period &&
+      (w.coarse_groups == w.groups || w.coarse_groups % unit_groups == 0))
+    w.record_groups = unit_groups;
+  w.coarse_records = (w.coarse_groups + w.record_groups - 1) / w.record_groups;
+  w.record = kStripRows / 8 * (w.scale.bits + w.zero.bits) * w.record_groups;
   const RecordCursor last = RecordCursor::at(w, (w.groups - 1) * w.group_size);
   w.aux_stride = (last.offset + w.record + 15) / 16 * 16;
   // A row of one group is brought at once, with what a stream is ahead anyway.
-  const std::int64_t block_bytes = w.header + std::int64_t{w.coarse_groups} * w.record;
+  const std::int64_t block_bytes = w.header + std::int64_t{w.coarse_records} * w.record;
   const std::int64_t block_cols = std::int64_t{w.coarse_groups} * w.group_size;
   w.aux_rate = w.groups == 1 ? 0 : static_cast<int>((256 * kUnitCols * block_bytes + block_cols - 1) / block_cols);
   w.has_col_scale = f.col_scale != Aux::none;
@@ -194,16 +200,18 @@ template <class Move>
 void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int row_in_strip, Move&& move) {
   const pack::Extents e = pack::extents(f, tiling(w.rows, w.cols, f.group_size, f.tile));
   RecordCursor cursor = RecordCursor::at(w, 0);
-  for (int g = 0; g < w.groups; ++g, cursor.advance(w)) {
+  for (int g = 0; g < w.groups; ++g) {
+    const int in_record = g % w.record_groups;
+    if (g != 0 && in_record == 0) cursor.advance(w);
     const std::int64_t record = std::int64_t{8} * cursor.offset;
-    if (w.header != 0 && cursor.in_block == 0)
+    if (w.header != 0 && g % w.coarse_groups == 0)
       move(&QuantizedMatrix::coarse_scale, 8 * (row * e.coarse_row + 2 * (g / w.coarse_groups)),
            std::int64_t{8} * cursor.header_offset(w) + 16 * row_in_strip, 16);
     move(&QuantizedMatrix::scale, 8 * row * e.scale_row + std::int64_t{g} * w.scale.bits,
-         record + row_in_strip * w.scale.bits, w.scale.bits);
+         record + w.field_bit(w.scale.bits, row_in_strip, in_record), w.scale.bits);
     if (w.zero.bits != 0)
       move(&QuantizedMatrix::zero, 8 * row * e.zero_row + std::int64_t{g} * w.zero.bits,
-           record + kStripRows * w.scale.bits + row_in_strip * w.zero.bits, w.zero.bits);
+           record + w.zeros_bit() + w.field_bit(w.zero.bits, row_in_strip, in_record), w.zero.bits);
   }
 }
 

@@ -204,7 +204,8 @@ inline void plan_wgmma_block(const Problem& problem, std::int64_t together, cons
   p.pieces = 1;
   p.tiles = options.tiles != 0 ? options.tiles : (together > kWgmmaTokens / 2 ? kWgmmaTokens : kWgmmaTokens / 2) / 8;
   p.chunk_units = 1;
-  p.aux_ring = aux_ring_bytes(problem.w, kWgmmaRounds);
+  const Rounds rounds = wgmma_rounds_of(problem.w.bits);
+  p.aux_ring = aux_ring_bytes(problem.w, rounds.stages * rounds.units);
   const auto shared = [&](int warps) {
     return static_cast<int>(wgmma_shared(problem.w, 8 * p.tiles, p.aux_ring, warps).total);
   };
@@ -225,7 +226,8 @@ inline void plan_mma_block(const Problem& problem, std::int64_t together, Number
   p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || together <= 4 ? 2 : 1;
   const std::int64_t columns = together * p.pieces;
   p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
-  p.aux_ring = aux_ring_bytes(w, stages(w.bits) + 1);
+  const Rounds rounds = rounds_of(w.bits, w.paired, 8 * p.tiles);
+  p.aux_ring = aux_ring_bytes(w, (rounds.stages + 1) * rounds.units);
   const int full = columns_of_full_block(p);
   // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
   // memory.
@@ -235,7 +237,7 @@ inline void plan_mma_block(const Problem& problem, std::int64_t together, Number
   for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
     const int panel_blocks = (strips + most - 1) / most;
     warps = (strips + panel_blocks - 1) / panel_blocks;
-    if (shared_plan(w, full, 8 * p.tiles, round_units(w.bits), p.aux_ring, warps).total <=
+    if (shared_plan(w, full, 8 * p.tiles, rounds.units, p.aux_ring, warps).total <=
         static_cast<unsigned>(device.shared_per_block))
       break;
   }
@@ -252,12 +254,12 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
     return std::int64_t{
         shared_plan(w, columns_of_full_block(p), 8 * p.tiles, chunk, p.aux_ring, p.threads / kLanes).total};
   };
+  const int round = rounds_of(w.bits, w.paired, 8 * p.tiles).units;
   const auto rounds = [&](int units) {  // up to whole rounds
-    return std::min((units + round_units(w.bits) - 1) / round_units(w.bits) * round_units(w.bits), p.slice_units);
+    return std::min((units + round - 1) / round * round, p.slice_units);
   };
   p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
-  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round_units(w.bits) && shared(p.chunk_units) > room;
-       ++parts)
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round && shared(p.chunk_units) > room; ++parts)
     p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
   p.shared_bytes = static_cast<int>(shared(p.chunk_units));
 }

@@ -69,16 +69,21 @@ struct Product {
   int aux_ring = 0;     // bytes, a power of two
 };
 
-/// Units per round of a warp's loop: what a round costs whatever it does (waiting, bringing more, decoding) is shared.
-/// Codes of 8 bits are bound by memory before they are by instructions.
-SINQ_CUDA_BOTH constexpr int round_units(int bits) {
-  return bits <= 6 ? 4 : 2;
-}
+/// How a warp walks along its strip: a round of `units` units after the other, `stages` of them in its ring.
+struct Rounds {
+  int units, stages;
+};
 
-/// Rounds in the ring of a warp, 4 to 6 KB, so that 16 warps per multiprocessor have 45 KB and more under way while
-/// they work on one. (4.8 TB/s over 132 multiprocessors with a latency of 0.8 us are 29 KB.)
-SINQ_CUDA_BOTH constexpr int stages(int bits) {
-  return bits == 2 ? 4 : bits == 5 || bits == 6 ? 2 : 3;
+/// What a round costs whatever it does (waiting, bringing more, decoding) its units share, so the narrow codes, which
+/// instructions bind and not memory, have the longest. The ring has 5 to 8 KB, so that 16 warps per multiprocessor have
+/// 40 KB and more under way while they work on one round (4.8 TB/s over 132 multiprocessors with a latency of 0.8 us
+/// are 29 KB). Beside a table of levels, or with more columns of operand B than a tile's, long rounds would leave
+/// activations too little room.
+SINQ_CUDA_BOTH constexpr Rounds rounds_of(int bits, bool paired, int columns) {
+  if (bits == 8) return {2, 3};
+  if (bits > 4) return {4, 2};
+  if (paired || columns > 8) return {4, bits == 2 ? 4 : 3};
+  return {8, bits == 2 ? 3 : 2};
 }
 
 /// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
@@ -87,36 +92,40 @@ SINQ_CUDA_BOTH constexpr int aux_lead(const Weights& w) {
   return w.header + 2 * w.record;
 }
 
-/// Bytes of the ring for records: what `rounds` rounds bring, those in flight and the one at hand, and the record in
-/// use.
-SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w, int rounds) {
-  const int needed = rounds * round_units(w.bits) * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
+/// Bytes of the ring for records: what `units` units bring, those in flight and those at hand, and the record in use.
+SINQ_CUDA_BOTH constexpr int aux_ring_bytes(const Weights& w, int units) {
+  const int needed = units * (w.aux_rate / 256 + 1) + 2 * aux_lead(w) + 64;
   int ring = 64;
   while (ring < needed) ring *= 2;
   return ring;
 }
 
-/// Bytes of the pairs of levels that paired codes are indices of: 2^(2 bits) x 32 banks.
+/// Bytes of the table of levels: a row of 32 banks for every value of the index that is looked up at once.
 SINQ_CUDA_BOTH constexpr std::uint32_t table_bytes(const Weights& w) {
-  return w.paired ? std::uint32_t{4 * kLanes} << (2 * w.bits) : 0;
+  return w.paired ? std::uint32_t{4 * kLanes} << index_bits(w.bits) : 0;
+}
+
+/// Bytes of a unit's decoded factors: per period, scale and zero of 16 rows as floats.
+SINQ_CUDA_BOTH constexpr int factor_bytes(const Weights& w) {
+  return kUnitCols / w.period * 8 * kStripRows;
 }
 
 /// Addresses in the dynamic shared memory of a block.
 struct SharedPlan {
+  std::uint32_t table;     // pairs of levels, paired codes only; at the start, which is a constant of look-ups
   std::uint32_t maxima;    // word per token: largest magnitude of its scaled activations
-  std::uint32_t table;     // pairs of levels; paired codes only
   std::uint32_t steps;     // float per 16 columns and operand column: sum of activations
   std::uint32_t sums;      // the same per period
   std::uint32_t x;         // row of halves per operand column
   std::uint32_t x_stride;  // bytes: an odd multiple of 16, so that the rows of 8 lanes fall into different banks
-  std::uint32_t rings;     // per warp: codes, records, decoded factors of up to four periods per unit
+  std::uint32_t rings;     // per warp: codes, records, decoded factors
   std::uint32_t ring_bytes;
   std::uint32_t total;
 
   /// The same, counted from `base`.
   [[nodiscard]] SINQ_CUDA_BOTH constexpr SharedPlan at(std::uint32_t base) const {
     SharedPlan s = *this;
-    for (std::uint32_t* offset : {&s.maxima, &s.table, &s.steps, &s.sums, &s.x, &s.rings}) *offset += base;
+    for (std::uint32_t* offset : {&s.table, &s.maxima, &s.steps, &s.sums, &s.x, &s.rings}) *offset += base;
     return s;
   }
 };
@@ -126,14 +135,15 @@ SINQ_CUDA_BOTH constexpr SharedPlan shared_plan(const Weights& w, int columns, i
                                                 int aux_ring, int warps) {
   const auto u = [](int n) { return static_cast<std::uint32_t>(n); };
   SharedPlan s{};
-  s.maxima = 0;
-  s.table = s.maxima + u(4 * capacity);
-  s.steps = s.table + table_bytes(w);
+  s.table = 0;
+  s.maxima = s.table + table_bytes(w);
+  s.steps = s.maxima + u(4 * capacity);
   s.sums = s.steps + u(4 * capacity * chunk_units * (kUnitCols / kStepCols));
   s.x = s.sums + u(4 * capacity * chunk_units * (kUnitCols / w.period));
   s.x_stride = u(2 * kUnitCols * chunk_units + 16);
   s.rings = s.x + u(columns) * s.x_stride;
-  s.ring_bytes = u(round_units(w.bits) * (stages(w.bits) * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
+  const Rounds rounds = rounds_of(w.bits, w.paired, capacity);
+  s.ring_bytes = u(rounds.units * (rounds.stages * unit_bytes(w.bits) + factor_bytes(w)) + aux_ring);
   s.total = s.rings + u(warps) * s.ring_bytes;
   return s;
 }

@@ -152,7 +152,7 @@ void choose_factors(Quantization q, Launch&& launch) {
 template <class Launch>
 void store_matrix(const Quantization& q, Launch&& launch) {
   if (q.fitted && q.balanced) unbias_columns(q, launch);
-  launch_threads(launch, store_records_kernel<>, q.strips * q.w.groups, q);
+  launch_threads(launch, store_records_kernel<>, q.strips * q.w.records(), q);
   if (q.balanced) launch_threads(launch, store_columns_kernel<>, std::int64_t{q.w.panels} * q.w.cols, q);
   with_codes(q.w.bits, q.w.paired, [&](auto bits, auto paired) {
     launch_threads(launch, encode_kernel<bits(), paired()>, q.strips * q.w.units * kLanes, q);

@@ -8,7 +8,7 @@
 //
 //   choose           a thread per row and group: scale and zero of first choice
 //   choose_coarse    a thread per row and coarse scale, where scales are integers
-//   store_records    a thread per strip and group: scales and zeros as they are stored
+//   store_records    a thread per strip and record: scales and zeros as they are stored
 //   store_columns    a thread per column
 //   encode           a warp per unit, as in dequantize_kernel.cuh: reads the stored scales and zeros back and chooses
 //                    the codes against them (after a fit: against scales without the row's gain)
@@ -297,23 +297,30 @@ class BitWriter {
 
 SINQ_CUDA_DEVICE void store_records_block(const Quantization& q) {
   const Weights& w = q.w;
-  const std::int64_t at = global_thread();
-  if (at >= q.strips * w.groups) return;
-  const std::int64_t strip = at / w.groups;
-  const int group = static_cast<int>(at - strip * w.groups);
+  const std::int64_t at = global_thread(), records = w.records();
+  if (at >= q.strips * records) return;
+  const std::int64_t strip = at / records;
+  const int first_group = static_cast<int>(at - strip * records) * w.record_groups;
   const StripRows s = strip_rows(w, strip);
-  const RecordCursor cursor = RecordCursor::at(w, group * w.group_size);
+  const RecordCursor cursor = RecordCursor::at(w, first_group * w.group_size);
   std::uint8_t* const aux = q.aux + strip * w.aux_stride;
   if (w.header != 0 && cursor.in_block == 0) {
     BitWriter writer(aux + cursor.header_offset(w));
     for (int r = 0; r < kStripRows; ++r)
       writer.put(
-          r < s.rows ? to_half(load_global<float>(q.coarse + q.at_row(s.first + r, group / w.coarse_groups))) : 0, 16);
+          r < s.rows ? to_half(load_global<float>(q.coarse + q.at_row(s.first + r, first_group / w.coarse_groups))) : 0,
+          16);
   }
   BitWriter writer(aux + cursor.offset);
-  for (int r = 0; r < kStripRows; ++r) writer.put(r < s.rows ? scale_bits_of(q, s.first + r, group) : 0, w.scale.bits);
-  for (int r = 0; w.zero.bits != 0 && r < kStripRows; ++r)
-    writer.put(r < s.rows ? zero_bits_of(q, s.first + r, group) : 0, w.zero.bits);
+  const auto store = [&](int bits, auto&& bits_of) {  // in the order of field_bit
+    for (int k = 0; bits != 0 && k < kStripRows * w.record_groups; ++k) {
+      const int pair = k / 2, row = pair / w.record_groups + k % 2 * 8;
+      const int group = first_group + pair % w.record_groups;
+      writer.put(row < s.rows && group < w.groups ? bits_of(q, s.first + row, group) : 0, bits);
+    }
+  };
+  store(w.scale.bits, scale_bits_of);
+  store(w.zero.bits, zero_bits_of);
 }
 
 template <int = 0>
@@ -393,8 +400,9 @@ SINQ_CUDA_DEVICE ScaleZero coding_factors(const Quantization& q, int row, int gr
 
 /// The same where it was not: what a reader will see. (The operands' zero of symmetric levels is the level of code 0,
 /// order.hpp, which nearest_code takes off.)
-SINQ_CUDA_DEVICE ScaleZero read_back(const Weights& w, const std::uint8_t* aux, const RecordCursor& record, int row) {
-  const StoredFactors f = load_factors(w, aux, record, row);
+SINQ_CUDA_DEVICE ScaleZero read_back(const Weights& w, const std::uint8_t* aux, const RecordCursor& record, int row,
+                                     int group) {
+  const StoredFactors f = load_factors(w, aux, record, row, group);
   return {f.scale, w.zero.bits == 0 ? 0.0f : f.zero};
 }
 
@@ -420,8 +428,9 @@ SINQ_CUDA_DEVICE void encode_block(const Quantization& q) {
     for (int upper = 0; upper < 2; ++upper) {
       const int row = group + 8 * upper;
       if (row >= s.rows) continue;
+      const int col_group = col / w.group_size;
       const ScaleZero f =
-          q.fitted ? coding_factors(q, s.first + row, col / w.group_size) : read_back(w, aux, record, row);
+          q.fitted ? coding_factors(q, s.first + row, col_group) : read_back(w, aux, record, row, col_group);
       float v[4];
       load_numbers(q.number, q.weights, (s.first + row) * q.stride + col, w.cols - col, q.aligned, v);
       SINQ_CUDA_UNROLL

@@ -8,12 +8,10 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// Brings the units of a strip and their records into shared memory, up to kStages rounds ahead.
-template <int kBits, int kStages>
+/// Brings the units of a strip and their records into shared memory, as many rounds ahead as there are stages.
+template <int kBits, Rounds kRounds>
 class Stream {
  public:
-  static constexpr int kRoundUnits = round_units(kBits);
-
   SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
       : weights_(p.w),
         lane_(static_cast<int>(thread_index()) % kLanes),
@@ -40,11 +38,17 @@ class Stream {
   /// bytes as the average asks for, which is simpler than to follow the groups.
   SINQ_CUDA_DEVICE void issue(int stage, int units) {
     constexpr int kPieces = unit_bytes(kBits) / 16;
-    SINQ_CUDA_UNROLL
-    for (int piece = 0; piece < kRoundUnits * kPieces; piece += kLanes)
-      if (piece + lane_ < units * kPieces)
-        copy_async(slot(stage) + 16 * static_cast<std::uint32_t>(piece + lane_), codes_ + 16 * piece);
-    codes_ += kRoundUnits * unit_bytes(kBits);
+    const std::uint32_t to = slot(stage) + 16 * static_cast<std::uint32_t>(lane_);
+    if (units == kRounds.units) {
+      SINQ_CUDA_UNROLL
+      for (int piece = 0; piece < kRounds.units * kPieces; piece += kLanes)
+        copy_async(to + 16 * static_cast<std::uint32_t>(piece), codes_ + 16 * piece);
+    } else {
+      SINQ_CUDA_NO_UNROLL
+      for (int piece = 0; piece + lane_ < units * kPieces; piece += kLanes)
+        copy_async(to + 16 * static_cast<std::uint32_t>(piece), codes_ + 16 * piece);
+    }
+    codes_ += kRounds.units * unit_bytes(kBits);
     needed_ += rate_ * units;
     const int needed = needed_ >> 8;
     const int end = needed < end_ ? needed : end_;
@@ -56,9 +60,9 @@ class Stream {
   }
 
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
-    return ring_ + static_cast<std::uint32_t>(stage * kRoundUnits * unit_bytes(kBits));
+    return ring_ + static_cast<std::uint32_t>(stage * kRounds.units * unit_bytes(kBits));
   }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kStages); }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kRounds.stages); }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
   [[nodiscard]] SINQ_CUDA_DEVICE const std::uint8_t* aux() const { return aux_; }
 
@@ -75,32 +79,27 @@ class Stream {
   int issued_;  // where the lane's next piece of them begins, if it is needed
 };
 
-/// Decodes records, four periods at a time: lane 8 q + g decodes scale and zero of rows g and g + 8 in the group of
-/// period q and leaves these four floats in shared memory as they are used, 16 bytes that the four lanes of a row read
-/// at once: scale and zero, or (kFolded) what makes weights of codes, scale (times 2^24 for direct codes, which are
-/// numbers times 2^-24) and -zero scale.
-template <int kBits, bool kFolded>
+/// Decodes records, four at a time: lane 8 q + g decodes scales and zeros of rows g and g + 8 in record q (where groups
+/// are longer than a period, in the group of period q) and leaves per period four floats in shared memory as they are
+/// used, 16 bytes that the four lanes of a row read at once: scale and zero, or (kFolded) what makes weights of codes,
+/// scale (times 2^24 for direct codes, which are numbers times 2^-24) and -zero scale.
+template <int kRoundUnits, bool kFolded>
 class RecordReader {
  public:
   /// `cursor` says where this lane is and moves on as it decodes; the reader may be made anew for each round.
   SINQ_CUDA_DEVICE RecordReader(const Weights& w, RecordCursor& cursor, std::uint32_t records, std::uint32_t mask,
                                 const std::uint8_t* aux)
-      : weights_(w),
-        records_(records),
-        mask_(mask),
-        cursor_(cursor),
-        first_bit_(static_cast<int>(thread_index()) % 8 * w.scale.bits),
-        first_zero_bit_(kStripRows * w.scale.bits + static_cast<int>(thread_index()) % 8 * w.zero.bits),
-        all_halves_(w.scale.number == Number::f16 && w.zero.number == Number::f16) {
-    const int periods = periods_at_once(w);
-    stride_ = periods * w.period;
-    groups_per_stride_ = w.group_size == w.period ? periods : 0;
+      : weights_(w), records_(records), mask_(mask), cursor_(cursor) {
+    if (w.scale.number == Number::f16 && w.zero.number == Number::f16) kind_ = kHalves;
+    if (w.scale.number <= Number::signed_integer && w.zero.number <= Number::signed_integer) kind_ = kIntegers;
+    const int at_once = kRoundCols / columns_of_lane(w) < 4 ? kRoundCols / columns_of_lane(w) : 4;
+    stride_ = at_once * columns_of_lane(w);
+    if (w.group_size == w.period) records_per_advance_ = at_once;
     ahead_ = columns_ahead(w);
     if (ahead_ >= stride_) ahead_ = kRoundCols;  // not needed
     // The coarse scales of the first block may lie before what the stream brings.
     if (w.header != 0) {
-      header_at_ = cursor_.header_offset(w);
-      const std::uint8_t* const header = aux + header_at_ + 2 * row();
+      const std::uint8_t* const header = aux + cursor_.header_offset(w) + 2 * row();
       set_coarse(load_global<std::uint16_t>(header), load_global<std::uint16_t>(header + 16));
     }
   }
@@ -116,23 +115,27 @@ class RecordReader {
 
   /// The factors for every period of the columns [col, end) of a round; 0 for periods without a group.
   SINQ_CUDA_DEVICE void decode_round(int col, int end) {
-    std::uint32_t to = factors() + 16 * (thread_index() % kLanes);
+    const std::uint32_t lane_bytes = kFactorBytes * static_cast<std::uint32_t>(weights_.record_groups);
+    std::uint32_t to = factors() + thread_index() % kLanes / 8 * lane_bytes + 16 * static_cast<std::uint32_t>(row());
     SINQ_CUDA_NO_UNROLL
-    for (; col < end; col += stride_, to += 4 * 4 * kLanes) {
+    for (; col < end; col += stride_, to += 4 * lane_bytes) {
       const int mine = col + ahead_;
       if (mine >= end) continue;
-      store_shared(to, mine < weights_.cols ? fold(decode(mine)) : Words4{});
+      if (mine < weights_.cols)
+        decode(mine, to);
+      else
+        store_shared(to, Words4{});
     }
   }
 
  private:
-  static constexpr int kRoundCols = round_units(kBits) * kUnitCols;
+  static constexpr int kRoundCols = kRoundUnits * kUnitCols;
+  static constexpr std::uint32_t kFactorBytes = 4 * kLanes;  // of a period
 
-  [[nodiscard]] SINQ_CUDA_DEVICE static int periods_at_once(const Weights& w) {
-    return kRoundCols / w.period < 4 ? kRoundCols / w.period : 4;
-  }
+  /// What a lane decodes at a time: a period, or a record's.
+  [[nodiscard]] SINQ_CUDA_DEVICE static int columns_of_lane(const Weights& w) { return w.record_groups * w.period; }
   [[nodiscard]] SINQ_CUDA_DEVICE static int columns_ahead(const Weights& w) {
-    return static_cast<int>(thread_index()) % kLanes / 8 * w.period;
+    return static_cast<int>(thread_index()) % kLanes / 8 * columns_of_lane(w);
   }
   [[nodiscard]] SINQ_CUDA_DEVICE static int row() { return static_cast<int>(thread_index()) % 8; }
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t ring(int byte) const {
@@ -141,85 +144,123 @@ class RecordReader {
   [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t word(int bit) const {
     return load_shared<std::uint32_t>(ring(bit >> 3 & ~3));
   }
-  [[nodiscard]] SINQ_CUDA_DEVICE static std::uint32_t half(std::uint32_t at) {
-    return as_bits(from_half(load_shared<std::uint16_t>(at)));
-  }
 
   SINQ_CUDA_DEVICE void set_coarse(std::uint16_t upper, std::uint16_t lower) {
     factor_[0] = multiply(from_half(upper), weights_.scale.factor);
     factor_[1] = multiply(from_half(lower), weights_.scale.factor);
   }
 
-  [[nodiscard]] SINQ_CUDA_DEVICE Words4 fold(const Words4& f) const {
-    if constexpr (!kFolded) return f;
-    const float unit = weights_.paired ? 1.0f : 0x1p24f, upper = as_float(f.w[0]), lower = as_float(f.w[2]);
-    return {{as_bits(upper * unit), as_bits(-as_float(f.w[1]) * upper), as_bits(lower * unit),
-             as_bits(-as_float(f.w[3]) * lower)}};
+  /// Scales and zeros of rows g and g + 8 in a period.
+  SINQ_CUDA_DEVICE void store(std::uint32_t to, const float (&scale)[2], const float (&zero)[2]) const {
+    const float unit = weights_.paired ? 1.0f : 0x1p24f;
+    Words4 words;
+    SINQ_CUDA_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      words.w[2 * k] = as_bits(kFolded ? scale[k] * unit : scale[k]);
+      words.w[2 * k + 1] = as_bits(kFolded ? -zero[k] * scale[k] : zero[k]);
+    }
+    store_shared(to, words);
   }
 
-  SINQ_CUDA_DEVICE Words4 decode(int col) {
-    if (col >= cursor_.end_col) {
-      if (groups_per_stride_ != 0)
-        cursor_.advance(weights_, groups_per_stride_);
-      else
-        do cursor_.advance(weights_);
-        while (col >= cursor_.end_col);
-    }
-    if (all_halves_) {  // the common case, without the arithmetic of all others
-      const std::uint32_t at = ring(cursor_.offset + (first_bit_ >> 3));  // 64 bytes, of which a ring is a multiple
-      return {{half(at), half(at + 32), half(at + 16), half(at + 48)}};
-    }
-    if (weights_.header != 0 && cursor_.header_offset(weights_) != header_at_) {
-      header_at_ = cursor_.header_offset(weights_);
-      const int header = header_at_ + 2 * row();
-      set_coarse(load_shared<std::uint16_t>(ring(header)), load_shared<std::uint16_t>(ring(header + 16)));
-    }
-    const int bit = 8 * cursor_.offset + first_bit_, zero_bit = 8 * cursor_.offset + first_zero_bit_;
-    const Field &scale = weights_.scale, &zero = weights_.zero;
-    Words4 r{{0, as_bits(zero.offset), 0, as_bits(zero.offset)}};
-    r.w[0] = as_bits(decode(scale, bit, factor_[0], 0));
-    r.w[2] = as_bits(decode(scale, bit + 8 * scale.bits, factor_[1], 0));
-    if (zero.bits != 0) {
-      r.w[1] = as_bits(decode(zero, zero_bit, zero.factor, zero.offset));
-      r.w[3] = as_bits(decode(zero, zero_bit + 8 * zero.bits, zero.factor, zero.offset));
-    }
-    return r;
-  }
-
-  SINQ_CUDA_DEVICE float decode(const Field& field, int bit, float factor, float offset) const {
+  /// The fields of one kind that a lane decodes at a time, up to 64 bits: rows g and g + 8 in turn.
+  struct Fields {
+    std::uint32_t low = 0, high = 0;
+  };
+  /// `bits` bits from bit `bit` of the stream on.
+  [[nodiscard]] SINQ_CUDA_DEVICE Fields load_fields(int bit, int bits) const {
     // The word of the last bit: never one behind the record, whose bytes may still be on their way.
-    const std::uint32_t raw =
-        funnel(word(bit), word(bit + field.bits - 1), static_cast<unsigned>(bit & 31)) & low_bits(field.bits);
-    if (field.number > Number::signed_integer) return number_value(field.number, field.bits, raw) * factor + offset;
-    // Flipping the sign bit and taking it off makes a signed number of it, without a branch.
-    const std::uint32_t sign = field.number == Number::signed_integer ? 1u << (field.bits - 1) : 0;
-    return static_cast<float>(static_cast<std::int32_t>((raw ^ sign) - sign)) * factor + offset;
+    const int last = bit + bits - 1, next = bit + 32 < last ? bit + 32 : last;
+    const std::uint32_t middle = word(next);
+    const auto shift = static_cast<unsigned>(bit & 31);
+    return {funnel(word(bit), middle, shift), funnel(middle, word(last), shift)};
+  }
+  /// Takes off two integers. Flipping their sign bits leaves numbers that are too large by `sign`, without a branch.
+  SINQ_CUDA_DEVICE static void take(Fields& fields, int bits, std::uint32_t mask, std::uint32_t sign,
+                                    float (&pair)[2]) {
+    pair[0] = static_cast<float>((fields.low & mask) ^ sign);
+    pair[1] = static_cast<float>((fields.low >> bits & mask) ^ sign);
+    fields.low = funnel(fields.low, fields.high, static_cast<unsigned>(2 * bits));
+    fields.high >>= 2 * bits;
+  }
+  /// Number `k` of two, of any kind.
+  [[nodiscard]] SINQ_CUDA_DEVICE static float number_at(const Field& field, const Fields& fields, int k) {
+    const std::uint32_t raw = field.bits == 32 ? (k == 0 ? fields.low : fields.high) : fields.low >> (k * field.bits);
+    return number_value(field.number, field.bits, raw & low_bits(field.bits));
+  }
+
+  /// The factors of the lane's record, or of the group of its period, to `to`.
+  SINQ_CUDA_DEVICE void decode(int col, std::uint32_t to) {
+    const Weights& w = weights_;
+    const Field &scale = w.scale, &zero = w.zero;
+    if (col >= cursor_.end_col) {
+      do {
+        if (!cursor_.advance(w, records_per_advance_)) continue;
+        const int header = cursor_.header_offset(w) + 2 * row();
+        set_coarse(load_shared<std::uint16_t>(ring(header)), load_shared<std::uint16_t>(ring(header + 16)));
+      } while (col >= cursor_.end_col);
+    }
+    float scales[2], zeros[2] = {zero.offset, zero.offset};
+    if (kind_ == kHalves) {  // the common case, without the arithmetic of all others
+      const std::uint32_t at = ring(cursor_.offset + 4 * row());  // 64 bytes, of which a ring is a multiple
+      const auto scale_pair = load_shared<std::uint32_t>(at), zero_pair = load_shared<std::uint32_t>(at + 32);
+      SINQ_CUDA_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        scales[k] = from_half(static_cast<std::uint16_t>(scale_pair >> (16 * k)));
+        zeros[k] = from_half(static_cast<std::uint16_t>(zero_pair >> (16 * k)));
+      }
+      return store(to, scales, zeros);
+    }
+    const int fields = 2 * w.record_groups, bit = 8 * cursor_.offset, zero_bit = bit + w.zeros_bit();
+    Fields scale_fields = load_fields(bit + row() * fields * scale.bits, fields * scale.bits), zero_fields;
+    if (zero.bits != 0) zero_fields = load_fields(zero_bit + row() * fields * zero.bits, fields * zero.bits);
+    if (kind_ == kMixed) {  // one group per record
+      SINQ_CUDA_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        scales[k] = number_at(scale, scale_fields, k) * factor_[k];
+        zeros[k] = number_at(zero, zero_fields, k) * zero.factor + zero.offset;
+      }
+      return store(to, scales, zeros);
+    }
+    const std::uint32_t sign = scale.number == Number::signed_integer ? 1u << (scale.bits - 1) : 0;
+    const std::uint32_t mask = low_bits(scale.bits), zero_mask = low_bits(zero.bits);
+    const float excess[2] = {static_cast<float>(sign) * factor_[0], static_cast<float>(sign) * factor_[1]};
+    SINQ_CUDA_UNROLL
+    for (int group = 0; group < 4; ++group) {
+      if (group >= w.record_groups) return;
+      take(scale_fields, scale.bits, mask, sign, scales);
+      SINQ_CUDA_UNROLL
+      for (int k = 0; k < 2; ++k) scales[k] = scales[k] * factor_[k] - excess[k];
+      if (zero.bits != 0) {
+        take(zero_fields, zero.bits, zero_mask, 0, zeros);
+        SINQ_CUDA_UNROLL
+        for (int k = 0; k < 2; ++k) zeros[k] = zeros[k] * zero.factor + zero.offset;
+      }
+      store(to + static_cast<std::uint32_t>(group) * kFactorBytes, scales, zeros);
+    }
   }
 
   const Weights& weights_;
   std::uint32_t records_;
   std::uint32_t mask_;
   RecordCursor& cursor_;
-  int first_bit_;       // of this lane's scale, from the start of a record
-  int first_zero_bit_;  // of its zero
-  bool all_halves_;
-  int ahead_ = 0;              // columns from the first period of four to this lane's
-  int stride_ = 0;             // columns from one decoding to the next
-  int groups_per_stride_ = 0;  // where every period is a group, else 0
-  int header_at_ = 0;
+  enum : int { kHalves, kIntegers, kMixed } kind_ = kMixed;  // of scales and zeros
+  int ahead_ = 0;                                            // columns from the first period of four to this lane's
+  int stride_ = 0;                                           // columns from one decoding to the next
+  int records_per_advance_ = 1;
   float factor_[2] = {1, 1};  // of the scales of rows g and g + 8
 };
 
-/// Pairs of levels as pairs of halves, one copy per bank, so that the look-ups of a warp never collide.
+/// The table that load_levels reads: in every copy pairs of levels as pairs of halves, or with 2 bits two of them.
 template <int kBits>
 SINQ_CUDA_DEVICE void fill_table(const Product& p, const Block& b, std::uint32_t table) {
   const auto level = [&](unsigned code) {
     return p.experts != nullptr ? load_global<float>(p.experts[b.expert].levels + code)
                                 : p.members[b.member].levels[code];
   };
-  for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << (2 * kBits); k += thread_count()) {
-    const unsigned index = k / kLanes, mask = (1u << kBits) - 1;
-    const std::uint32_t low = to_half(level(index & mask)), high = to_half(level(index >> kBits));
+  for (unsigned k = thread_index(); k < static_cast<unsigned>(kLanes) << index_bits(kBits); k += thread_count()) {
+    const unsigned row = k / kLanes, mask = (1u << kBits) - 1;
+    const unsigned pair = kBits == 2 && k % 2 != 0 ? row >> 4 : row;
+    const std::uint32_t low = to_half(level(pair & mask)), high = to_half(level(pair >> kBits & mask));
     store_shared(table + 4 * k, low | high << 16);
   }
 }

@@ -16,8 +16,10 @@ SINQ_CUDA_BOTH constexpr int wgmma_stage_bytes(int tokens) {
   return tokens * 2 * kUnitCols;
 }
 
-/// Rounds of units in the ring of a warp: a round lasts thousands of cycles here, so that one ahead is enough.
-inline constexpr int kWgmmaRounds = 2;
+/// A round lasts thousands of cycles here, so that one ahead is enough.
+SINQ_CUDA_BOTH constexpr Rounds wgmma_rounds_of(int bits) {
+  return {bits == 8 ? 2 : 4, 2};
+}
 
 /// Addresses in the dynamic shared memory of a block.
 struct WgmmaShared {
@@ -45,8 +47,9 @@ SINQ_CUDA_BOTH constexpr WgmmaShared wgmma_shared(const Weights& w, int tokens, 
   s.sources = s.x + u(kWgmmaStages * wgmma_stage_bytes(tokens));
   s.table = s.sources + u(8 * tokens);
   s.rings = s.table + table_bytes(w);
-  s.columns = u(round_units(w.bits) * (kWgmmaRounds * unit_bytes(w.bits) + 4 * 4 * kLanes) + aux_ring);
-  s.ring_bytes = s.columns + u(round_units(w.bits) * 4 * kUnitCols);
+  const Rounds rounds = wgmma_rounds_of(w.bits);
+  s.columns = u(rounds.units * (rounds.stages * unit_bytes(w.bits) + factor_bytes(w)) + aux_ring);
+  s.ring_bytes = s.columns + u(rounds.units * 4 * kUnitCols);
   s.total = s.rings + u(warps) * s.ring_bytes;
   return s;
 }
