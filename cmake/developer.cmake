@@ -63,12 +63,13 @@ if(SINQ_CUDA AND TARGET sinq::cuda)
   endif()
 endif()
 
-# sinq_add_kernels(<name>): the kernels, compiled once for all programs that link <name> (sinq/kernels.hpp).
-function(sinq_add_kernels name)
+# The kernels, compiled once for all tests and programs (sinq/kernels.hpp). Where there are
+# tests, with stand-ins for instruction sets that the machine lacks, which no program takes by itself (core/cpu.hpp).
+if(SINQ_BUILD_TESTS OR SINQ_BUILD_EXAMPLES)
   file(CONFIGURE OUTPUT kernels.cpp CONTENT "#include <sinq/kernels.hpp>\n")
-  add_library(${name} STATIC ${CMAKE_CURRENT_BINARY_DIR}/kernels.cpp)
-  target_link_libraries(${name} PUBLIC sinq_developer)
-  target_compile_definitions(${name} PUBLIC SINQ_EXTERN_KERNELS)
-endfunction()
+  add_library(sinq_kernels STATIC ${CMAKE_CURRENT_BINARY_DIR}/kernels.cpp)
+  target_link_libraries(sinq_kernels PUBLIC sinq_developer)
+  target_compile_definitions(sinq_kernels PUBLIC SINQ_EXTERN_KERNELS $<$<BOOL:${SINQ_BUILD_TESTS}>:SINQ_STAND_INS>)
+endif()
 
 include(${CMAKE_CURRENT_LIST_DIR}/lint.cmake)

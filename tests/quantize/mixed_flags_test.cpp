@@ -6,19 +6,15 @@
 #include "support/objects.hpp"
 
 // Of the quantizer what matmul/mixed_flags_test.cpp asks of products: an engine may compile some files for a newer
-// processor than others. The objects are those of the programs that quantize under several flags (flags/bits.cpp).
+// processor than others. The objects are those of the programs that quantize under several flags (flags/bits.cpp),
+// without flags with the kernels of all tests.
 
 namespace {
 
 #if defined(SINQ_PLAIN_OBJECT)
 
-bool of_an_instruction_set(const std::string& function) {
-  return function.find("4core8run_avx2") != std::string::npos ||
-         function.find("4core10run_avx512") != std::string::npos;
-}
-
 TEST(MixedFlags, WithoutFlagsNewInstructionsStayInTheirFunctions) {
-  sinq::test::expect_avx_only_in(SINQ_PLAIN_OBJECT, of_an_instruction_set);
+  sinq::test::expect_avx_where_it_belongs(SINQ_PLAIN_OBJECT);
 }
 
 TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunction) {
