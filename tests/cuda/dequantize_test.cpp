@@ -5,8 +5,8 @@
 #include <sinq/cuda/dequantize_kernel.cuh>
 #include <vector>
 
-#include "formats.hpp"
 #include "simulate.hpp"
+#include "support/formats.hpp"
 #include "support/naive.hpp"
 
 namespace {
@@ -61,7 +61,11 @@ void expect_same_bits(const QuantizedMatrix& q, std::int64_t stride, std::size_t
 TEST(Dequantize, TheBitsOfTheCpu) {
   std::mt19937 random(1);
   std::vector<Format> all = test::formats();
-  for (const Format& f : test::preset_formats()) all.push_back(f);
+  for (test::NamedFormat f : test::preset_formats())
+    for (Tile tile : {Tile::stripe, Tile::square}) {
+      f.format.tile = tile;
+      all.push_back(f.format);
+    }
   for (const Format& f : all) {
     const QuantizedMatrix q = test::random_matrix(f, 1 + random() % 40, 1 + random() % 200, random);
     const std::int64_t aligned = (q.cols + 3) / 4 * 4;

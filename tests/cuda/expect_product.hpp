@@ -4,24 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
-#include "formats.hpp"
 #include "simulate.hpp"
+#include "support/formats.hpp"
 #include "support/naive.hpp"
 
 // Products against sums in double precision, and what they are made from.
 
 namespace sinq::test {
-
-template <class T>
-using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-template <class T>
-RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19937& random) {
-  return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
-}
 
 template <class T>
 inline constexpr double kOutputRounding = std::is_same_v<T, half>       ? 0x1p-11
@@ -130,11 +124,13 @@ inline void check_every_format(cuda::Kernel kernel, std::int64_t most_tokens) {
     check(f);
     if (testing::Test::HasFatalFailure()) return;
   }
-  for (const Format& f : preset_formats())
-    for (int k = 0; k < 3; ++k) {
-      check(f);
-      if (testing::Test::HasFatalFailure()) return;
-    }
+  for (NamedFormat f : preset_formats())
+    for (Tile tile : {Tile::stripe, Tile::square})
+      for (int k = 0; k < 3; ++k) {
+        f.format.tile = tile;
+        check(f.format);
+        if (testing::Test::HasFatalFailure()) return;
+      }
 }
 
 /// Tokens apart from each other, x and y beginning at odd elements, guards all round y.
@@ -159,6 +155,23 @@ void check_strides(bool with_bias, cuda::PlanOptions options = {}) {
           ASSERT_EQ(static_cast<float>(y[k]), -77.0f) << k;
         }
     }
+}
+
+/// What is seen of a kernel with a bug put in.
+struct Broken {
+  std::string failure;
+  bool wrong;  // the result differs from the sound kernel's
+};
+inline Broken with_bug(const cuda::PlanOptions& options, std::int64_t stride,
+                       const std::function<void(Executor&, detail::cuda::Product&)>& bug, std::int64_t cols, int bits) {
+  std::mt19937 random(11);
+  const QuantizedMatrix q = random_matrix({.bits = bits, .group_size = 48}, 40, cols, random);
+  const RowMajor<half> x = random_activations<half>(2, stride, random);
+  const MatrixView<const half> xs(x.data(), 2, cols, stride);
+  RowMajor<float> sound(2, 40), broken = RowMajor<float>::Zero(2, 40);
+  EXPECT_EQ((simulate<half, float>(q, xs, MatrixView<float>(sound), nullptr, options)).failure, "");
+  const auto run = simulate<half, float>(q, xs, MatrixView<float>(broken), nullptr, options, {}, bug);
+  return {run.failure, sound != broken};
 }
 
 }  // namespace sinq::test

@@ -13,6 +13,7 @@ namespace {
 
 using namespace sinq;
 using namespace sinq::detail::cuda;
+using test::Broken;
 using test::check_product;
 using test::check_strides;
 using test::Codes;
@@ -176,26 +177,11 @@ TEST(Multiply, SameBitsInAnyOrderOfExecution) {
   EXPECT_EQ(y[0], y[1]);
 }
 
-// --- bugs put in
-// ------------------------------------------------------------------------------------------------------
+// --- bugs put in --------------------------------------------------------------------------------------------------
 
-struct Broken {
-  std::string failure;
-  bool wrong;  // the result differs from the sound kernel's
-};
-
+/// Two tokens, one slice.
 Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::int64_t cols = 300, int bits = 4) {
-  std::mt19937 random(11);
-  const QuantizedMatrix q = random_matrix({.bits = bits, .group_size = 48}, 40, cols, random);
-  const RowMajor<half> x = random_activations<half>(2, cols, random);
-  RowMajor<float> sound(2, 40), broken = RowMajor<float>::Zero(2, 40);
-  const cuda::PlanOptions options{.slices = 1, .chunk_units = 2};
-  EXPECT_EQ(
-      (test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(sound), nullptr, options)).failure,
-      "");
-  const auto run =
-      test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(broken), nullptr, options, {}, bug);
-  return {run.failure, sound != broken};
+  return test::with_bug({.slices = 1, .chunk_units = 2}, cols, bug, cols, bits);
 }
 
 TEST(Bugs, EveryRemovedBarrierIsFound) {

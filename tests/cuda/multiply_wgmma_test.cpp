@@ -14,6 +14,7 @@ namespace {
 
 using namespace sinq;
 using namespace sinq::detail::cuda;
+using test::Broken;
 using test::check_product;
 using test::check_strides;
 using test::Codes;
@@ -125,69 +126,60 @@ TEST(MultiplyWgmma, SameBitsInAnyOrderOfExecution) {
   EXPECT_EQ(y[0], y[1]);
 }
 
-// --- bugs put in
-// ------------------------------------------------------------------------------------------------------
-
-struct Broken {
-  std::string failure;
-  bool wrong;  // the result differs from the sound kernel's
-};
+// --- bugs put in --------------------------------------------------------------------------------------------------
 
 /// Two warpgroups, one slice.
-Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::int64_t cols = 300, int bits = 4) {
-  std::mt19937 random(11);
-  const QuantizedMatrix q = random_matrix({.bits = bits, .group_size = 48}, 40, cols, random);
-  const std::int64_t stride = (cols + 7) / 8 * 8;
-  std::vector<half> x(static_cast<std::size_t>(2 * stride));
-  for (half& v : x) v = static_cast<half>(test::random_float(random, -1, 1));
-  const MatrixView<const half> xs(x.data(), 2, cols, stride);
-  RowMajor<float> sound(2, 40), broken = RowMajor<float>::Zero(2, 40);
-  const cuda::PlanOptions options{.kernel = kWgmma, .warps = 8, .slices = 1};
-  EXPECT_EQ((test::simulate<half, float>(q, xs, MatrixView<float>(sound), nullptr, options)).failure, "");
-  const auto run = test::simulate<half, float>(q, xs, MatrixView<float>(broken), nullptr, options, {}, bug);
-  return {run.failure, sound != broken};
+Broken with_bug_in_wgmma(const std::function<void(test::Executor&, Product&)>& bug, std::int64_t cols = 300,
+                         int bits = 4) {
+  return test::with_bug({.kernel = kWgmma, .warps = 8, .slices = 1}, (cols + 7) / 8 * 8, bug, cols, bits);
 }
 
 TEST(BugsWgmma, EveryRemovedBarrierIsFound) {
   // One after the rows are noted, one per unit, one before the results are written.
   for (int n = 0; n < 11; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }, 64 * 9).failure, "") << n;
+    EXPECT_NE(with_bug_in_wgmma([&](test::Executor& e, Product&) { e.faults.skip_barrier = n; }, 64 * 9).failure, "")
+        << n;
 }
 
 TEST(BugsWgmma, EveryRemovedWarpBarrierIsFound) {
   // What was copied is there, and decoded; from round to round: all have read it, the next is decoded; the results.
   for (int n = 0; n < 2 + 2 * 4 + 1; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 20, 3).failure, "")
+    EXPECT_NE(
+        with_bug_in_wgmma([&](test::Executor& e, Product&) { e.faults.skip_warp_barrier = n; }, 64 * 20, 3).failure, "")
         << n;
 }
 
 TEST(BugsWgmma, EveryMissingWaitIsFound) {
-  EXPECT_NE(with_bug([](test::Executor& e, Product&) { e.faults.wait_less = 1; }).failure, "");
-  EXPECT_NE(with_bug([](test::Executor& e, Product&) { e.faults.finish_less = 1; }).failure, "");
+  EXPECT_NE(with_bug_in_wgmma([](test::Executor& e, Product&) { e.faults.wait_less = 1; }).failure, "");
+  EXPECT_NE(with_bug_in_wgmma([](test::Executor& e, Product&) { e.faults.finish_less = 1; }).failure, "");
 }
 
 TEST(BugsWgmma, EveryMissingFenceIsFound) {
   for (int n : {0, 2, 3, 4})  // the second is the first that knows of the registers that it is about
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_wgmma_fence = n; }).failure, "") << n;
+    EXPECT_NE(with_bug_in_wgmma([&](test::Executor& e, Product&) { e.faults.skip_wgmma_fence = n; }).failure, "") << n;
   for (int n = 0; n < 5; ++n)
-    EXPECT_NE(with_bug([&](test::Executor& e, Product&) { e.faults.skip_proxy_fence = n; }, 64 * 5).failure, "") << n;
+    EXPECT_NE(with_bug_in_wgmma([&](test::Executor& e, Product&) { e.faults.skip_proxy_fence = n; }, 64 * 5).failure,
+              "")
+        << n;
 }
 
 TEST(BugsWgmma, ASwappedFragmentGivesWrongResults) {
-  EXPECT_TRUE(with_bug([](test::Executor& e, Product&) { e.faults.swap_operands = true; }).wrong);
+  EXPECT_TRUE(with_bug_in_wgmma([](test::Executor& e, Product&) { e.faults.swap_operands = true; }).wrong);
 }
 
 TEST(BugsWgmma, OneColumnTooManyAtTheShortGroupIsFound) {
-  const Broken b = with_bug([](test::Executor&, Product& p) { ++p.w.cols; });
+  const Broken b = with_bug_in_wgmma([](test::Executor&, Product& p) { ++p.w.cols; });
   EXPECT_NE(b.failure.find("outside x"), std::string::npos) << b.failure;
 }
 
 TEST(BugsWgmma, OneRowTooManyIsFound) {
-  EXPECT_NE(with_bug([](test::Executor&, Product& p) { ++p.members[0].rows, ++p.members[0].tile_height; }).failure, "");
+  EXPECT_NE(
+      with_bug_in_wgmma([](test::Executor&, Product& p) { ++p.members[0].rows, ++p.members[0].tile_height; }).failure,
+      "");
 }
 
 TEST(BugsWgmma, ARingThatIsTooSmallIsFound) {
-  EXPECT_NE(with_bug([](test::Executor&, Product& p) { p.aux_ring /= 8; }, 3000).failure, "");
+  EXPECT_NE(with_bug_in_wgmma([](test::Executor&, Product& p) { p.aux_ring /= 8; }, 3000).failure, "");
 }
 
 }  // namespace

@@ -11,13 +11,13 @@ namespace {
 
 using tiny::json;
 
-const std::vector<std::int32_t> kTokens = {3, 14, 15, 9, 26, 5, 35, 8, 9, 7};
+const std::vector<std::int32_t> kSome = {3, 14, 15, 9, 26, 5, 35, 8, 9, 7};
 
 engine::Matrix logits(const std::filesystem::path& directory) {
   const engine::Model model = engine::load_model(directory);
   engine::KvCache cache(model.config);
   sinq::SerialExecutor serial;
-  return model.logits(model.hidden(kTokens, cache, serial), serial);
+  return model.logits(model.hidden(kSome, cache, serial), serial);
 }
 
 /// Every kind of bias, grouped-query attention, norms on queries and keys: whatever a family has.

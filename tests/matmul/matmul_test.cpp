@@ -23,20 +23,16 @@ extern std::atomic<long> allocations;  // through operator new, counted in count
 namespace {
 
 using namespace sinq;
+using test::Codes;
 using test::formats_of_use;
 using test::IsaTest;
+using test::kCodes;
 using test::message_of;
 using test::Naive;
+using test::random_activations;
 using test::random_float;
 using test::random_matrix;
-
-template <class T>
-using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-template <class T>
-RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19937& random) {
-  return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
-}
+using test::RowMajor;
 
 /// A matrix and activations, and what products of the first of them may come out as.
 template <class X>
@@ -87,17 +83,6 @@ RowMajor<float> product(const PackedMatrix& p, const RowMajor<float>& x, const M
 
 // --- against the reference ----------------------------------------------------------------------------------------
 
-struct Codes {
-  Levels levels;
-  int bits;
-};
-constexpr Codes kCodes[] = {{Levels::uniform, 2},   {Levels::uniform, 3},   {Levels::uniform, 4},
-                            {Levels::uniform, 5},   {Levels::uniform, 6},   {Levels::uniform, 8},
-                            {Levels::symmetric, 2}, {Levels::symmetric, 3}, {Levels::symmetric, 4},
-                            {Levels::symmetric, 5}, {Levels::symmetric, 6}, {Levels::symmetric, 8},
-                            {Levels::nf4, 4},       {Levels::nf3, 3},       {Levels::table, 2},
-                            {Levels::table, 3},     {Levels::table, 4}};
-
 TEST(Reference, IsTheNaiveSum) {
   std::mt19937 random(1);
   for (const Codes& c : kCodes) {
@@ -147,25 +132,10 @@ void expect_products(const QuantizedMatrix& q, std::int64_t tokens, std::mt19937
 
 TEST_P(IsaTest, EveryFormat) {
   std::mt19937 random(2);
-  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
-  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
-  const std::int64_t groups[] = {16, 32, 48, 64, 256, kWholeRow};
-  for (const Codes& c : kCodes)
-    for (Aux scale : auxes)
-      for (Aux zero : {Aux::none, Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u8}) {
-        if ((c.levels == Levels::uniform && zero == Aux::none) || (c.levels == Levels::symmetric && zero != Aux::none))
-          continue;
-        Format f{.bits = c.bits, .levels = c.levels, .scale = scale, .zero = zero};
-        f.group_size = one_of(groups, random);
-        f.tile = any_tile(random);
-        f.col_scale = one_of(columns, random);
-        if (is_integer(scale)) {
-          f.signed_scale = either(random);
-          f.coarse_groups = up_to(4, random) - 1;
-        }
-        expect_products(random_matrix(f, up_to(40, random), up_to(1100, random), random), up_to(20, random), random);
-        if (HasFatalFailure()) return;
-      }
+  for (const Format& f : test::formats()) {
+    expect_products(random_matrix(f, up_to(40, random), up_to(1100, random), random), up_to(20, random), random);
+    if (HasFatalFailure()) return;
+  }
 }
 
 /// The formats that engines have, at a shape with a short last strip, panel, group and unit.

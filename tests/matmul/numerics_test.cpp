@@ -14,10 +14,10 @@ namespace {
 
 using namespace sinq;
 using test::random_matrix;
-using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using test::RowMajor;
 
-RowMajor product(const QuantizedMatrix& q, const RowMajor& x, Numerics numerics) {
-  RowMajor y(x.rows(), q.rows);
+RowMajor<float> product(const QuantizedMatrix& q, const RowMajor<float>& x, Numerics numerics) {
+  RowMajor<float> y(x.rows(), q.rows);
   matmul(pack(q), x, y, {.numerics = numerics});
   return y;
 }
@@ -35,7 +35,7 @@ TEST(Numerics, NothingIsMadeOfNothing) {
     for (const Format& f : kFormats)
       for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
         const QuantizedMatrix q = random_matrix(f, 33, 600, random);
-        EXPECT_TRUE((product(q, RowMajor::Zero(5, 600), numerics).array() == 0).all());
+        EXPECT_TRUE((product(q, RowMajor<float>::Zero(5, 600), numerics).array() == 0).all());
       }
   });
 }
@@ -47,9 +47,9 @@ TEST(Numerics, NotANumberAndInfinityComeOut) {
       for (Numerics numerics : {Numerics::exact, Numerics::fast})
         for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
           const QuantizedMatrix q = random_matrix(f, 20, 300, random);
-          RowMajor x = RowMajor::Ones(2, 300);
+          RowMajor<float> x = RowMajor<float>::Ones(2, 300);
           x(0, 299) = bad;
-          const RowMajor y = product(q, x, numerics);
+          const RowMajor<float> y = product(q, x, numerics);
           for (int i = 0; i < 20; ++i) {
             EXPECT_FALSE(std::isfinite(y(0, i))) << name_of(isa);
             EXPECT_TRUE(std::isfinite(y(1, i))) << name_of(isa);
@@ -65,8 +65,9 @@ TEST(Numerics, ResultsScaleWithTheActivations) {
     for (const Format& f : kFormats)
       for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
         const QuantizedMatrix q = random_matrix(f, 20, 300, random);
-        const RowMajor x = RowMajor::NullaryExpr(3, 300, [&] { return test::random_float(random, -1, 1); });
-        const RowMajor y = product(q, x, numerics);
+        const RowMajor<float> x =
+            RowMajor<float>::NullaryExpr(3, 300, [&] { return test::random_float(random, -1, 1); });
+        const RowMajor<float> y = product(q, x, numerics);
         for (float factor : {0x1p-80f, 0x1p-20f, 0x1p30f, 0x1p80f})
           EXPECT_EQ(product(q, factor * x, numerics), factor * y) << factor;
       }
@@ -83,10 +84,10 @@ TEST(Numerics, ExactKeepsTheBitsOfEveryMagnitude) {
     QuantizedMatrix q = random_matrix(f, 16, 64, random);
     for (std::int64_t i = 0; i < 16; ++i) detail::pack::write_float(Aux::f32, q.scale.data(), i, 1);
     for (float most : {1.0f, 1.9921567f, 1.9921569f, 1.99999988f, 0x1p-100f, 0x1.fp127f, 3.0e38f}) {
-      RowMajor x = RowMajor::Zero(1, 64);
+      RowMajor<float> x = RowMajor<float>::Zero(1, 64);
       x(0, 5) = most;
       x(0, 40) = most * -0x1p-21f;
-      const RowMajor y = product(q, x, Numerics::exact);
+      const RowMajor<float> y = product(q, x, Numerics::exact);
       for (int i = 0; i < 16; ++i) {
         const auto level = [&](std::int64_t j) { return test::Naive{q}.level(i, j); };
         // Both activations are multiples of half a step; the result is one float.

@@ -18,6 +18,7 @@ namespace {
 
 using namespace sinq;
 using detail::matmul::EmulatedTiles;
+using test::RowMajor;
 
 using Operand = std::array<bfloat16, 16 * 32>;
 
@@ -128,8 +129,6 @@ TEST(Tiles, OfTheMachineGiveTheSameBits) {
 }
 #endif
 
-using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
 const Format kTileFormats[] = {
     {.bits = 4, .group_size = kWholeRow},
     {.bits = 3, .group_size = 128, .tile = Tile::square},
@@ -159,12 +158,13 @@ TEST(Tiles, LargeProducts) {
     for (std::int64_t tokens : {5, 11, 96, 97, 530}) {
       const std::int64_t rows = 200 + ++k * 37 % 100, cols = tokens == 11 ? 48 : 1000 + k * 131 % 600;
       const QuantizedMatrix q = test::random_matrix(f, rows, cols, random);
-      const RowMajor x = RowMajor::NullaryExpr(tokens, cols, [&] { return test::random_float(random, -1, 1); });
+      const RowMajor<float> x =
+          RowMajor<float>::NullaryExpr(tokens, cols, [&] { return test::random_float(random, -1, 1); });
       const PackedMatrix p = pack(q);
       std::vector<std::byte> workspace(matmul_workspace(p, tokens, threads.width()));
       for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
         std::fill(workspace.begin(), workspace.end(), std::byte{0xff});  // NaN
-        RowMajor y = RowMajor::Constant(tokens, rows, NAN);
+        RowMajor<float> y = RowMajor<float>::Constant(tokens, rows, NAN);
         matmul(p, x, y, {.executor = &threads, .workspace = workspace, .numerics = numerics});
         // 530 tokens are one pass and 18 more; what is beyond a pass is computed alone.
         const std::int64_t pass = detail::matmul::token_block(numerics);
@@ -198,8 +198,9 @@ TEST(Tiles, BytesGiveTheBitsOfVectors) {
         force_isa(Isa::amx);
         using detail::matmul::TileProducts;
         if (detail::matmul::tile_products(f, q.tiling(), tokens, numerics) != TileProducts::bytes) continue;
-        const RowMajor x = RowMajor::NullaryExpr(tokens, 900, [&] { return test::random_float(random, -1, 1); });
-        RowMajor in_tiles(tokens, 50), in_vectors(tokens, 50);
+        const RowMajor<float> x =
+            RowMajor<float>::NullaryExpr(tokens, 900, [&] { return test::random_float(random, -1, 1); });
+        RowMajor<float> in_tiles(tokens, 50), in_vectors(tokens, 50);
         matmul(p, x, in_tiles, {.numerics = numerics});
         force_isa(Isa::avx512);
         matmul(p, x, in_vectors, {.numerics = numerics});

@@ -9,7 +9,7 @@
 
 namespace {
 
-namespace pack = sinq::detail::pack;
+namespace packing = sinq::detail::pack;
 
 constexpr std::uint8_t kGuard = 0xa5;
 
@@ -34,9 +34,9 @@ TEST_P(BitstreamTest, RoundTripOfEveryLength) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(count));
     for (auto& c : codes) c = static_cast<std::uint8_t>(sinq::test::random_bits(random) & ((1u << bits) - 1));
     const std::int64_t size = (count * bits + 7) / 8;
-    ASSERT_EQ(pack::stream_bytes(count, bits), size);
+    ASSERT_EQ(packing::stream_bytes(count, bits), size);
     Guarded stream(size);
-    pack::write_codes(bits, stream.data(), 0, count, codes.data());
+    packing::write_codes(bits, stream.data(), 0, count, codes.data());
     ASSERT_TRUE(stream.intact());
     for (std::int64_t k = 0; k < count; ++k)
       ASSERT_EQ(sinq::test::bits_at(stream.data(), k, bits), codes[static_cast<std::size_t>(k)])
@@ -47,7 +47,7 @@ TEST_P(BitstreamTest, RoundTripOfEveryLength) {
     const std::vector<std::uint8_t> exact(stream.data(), stream.data() + size);  // nothing behind the last byte
     for (std::int64_t first = 0; first < count; first += 8) {
       Guarded back(count - first);
-      pack::read_codes(bits, exact.data(), first, count - first, back.data());
+      packing::read_codes(bits, exact.data(), first, count - first, back.data());
       ASSERT_TRUE(back.intact());
       ASSERT_TRUE(std::equal(codes.begin() + first, codes.end(), back.data())) << first << " of " << count;
     }
@@ -57,14 +57,14 @@ TEST_P(BitstreamTest, RoundTripOfEveryLength) {
 // A part written into the middle of a stream leaves the rest alone; so does a part that is read short.
 TEST_P(BitstreamTest, PartsOfAStream) {
   const int bits = GetParam();
-  std::vector<std::uint8_t> stream(static_cast<std::size_t>(pack::stream_bytes(40, bits)), 0xff);
+  std::vector<std::uint8_t> stream(static_cast<std::size_t>(packing::stream_bytes(40, bits)), 0xff);
   const std::vector<std::uint8_t> codes = {1, 0, 3, 2, 1, 1, 0, 3, 2, 0, 1, 2, 3, 3, 2, 1};
-  pack::write_codes(bits, stream.data(), 16, 16, codes.data());
+  packing::write_codes(bits, stream.data(), 16, 16, codes.data());
   for (std::int64_t k = 0; k < 40; ++k)
     EXPECT_EQ(sinq::test::bits_at(stream.data(), k, bits),
               k >= 16 && k < 32 ? codes[static_cast<std::size_t>(k - 16)] : (1 << bits) - 1);
   Guarded some(3);
-  pack::read_codes(bits, stream.data(), 24, 3, some.data());
+  packing::read_codes(bits, stream.data(), 24, 3, some.data());
   EXPECT_TRUE(some.intact());
   EXPECT_EQ(std::vector<std::uint8_t>(some.data(), some.data() + 3), (std::vector<std::uint8_t>{2, 0, 1}));
 }
@@ -75,7 +75,7 @@ INSTANTIATE_TEST_SUITE_P(Bits, BitstreamTest, testing::Range(2, 9));  // 7 is th
 TEST(Bitstream, DocumentedPictureOfThreeBits) {
   const std::uint8_t codes[8] = {1, 2, 3, 4, 5, 6, 7, 0};
   std::uint8_t bytes[3];
-  pack::write_codes<3>(bytes, 0, 8, codes);
+  packing::write_codes<3>(bytes, 0, 8, codes);
   EXPECT_EQ(bytes[0], 0b11'010'001);   // 2 2 1 1 1 0 0 0: low bits of 3, 2, 1
   EXPECT_EQ(bytes[1], 0b0'101'100'0);  // 5 4 4 4 3 3 3 2
   EXPECT_EQ(bytes[2], 0b000'111'11);   // 7 7 7 6 6 6 5 5
@@ -84,15 +84,15 @@ TEST(Bitstream, DocumentedPictureOfThreeBits) {
 TEST(Bitstream, RowOfFourBitsHasItsFirstCodeInTheLowNibble) {
   const std::uint8_t codes[3] = {0xa, 0xb, 0xc};
   std::uint8_t bytes[2];
-  pack::write_codes(4, bytes, 0, 3, codes);
+  packing::write_codes(4, bytes, 0, 3, codes);
   EXPECT_EQ(bytes[0], 0xba);
   EXPECT_EQ(bytes[1], 0x0c);
 }
 
 TEST(Bitstream, ConstantEvaluation) {
-  static_assert(pack::spread<3>(0b000'111'110'101'100'011'010'001) == 0x00'07'06'05'04'03'02'01);
-  static_assert(pack::gather<3>(0x00'07'06'05'04'03'02'01) == 0b000'111'110'101'100'011'010'001);
-  static_assert(pack::stream_bytes(0x7fff'ffff, 8) == 0x7fff'ffff);
+  static_assert(packing::spread<3>(0b000'111'110'101'100'011'010'001) == 0x00'07'06'05'04'03'02'01);
+  static_assert(packing::gather<3>(0x00'07'06'05'04'03'02'01) == 0b000'111'110'101'100'011'010'001);
+  static_assert(packing::stream_bytes(0x7fff'ffff, 8) == 0x7fff'ffff);
 }
 
 }  // namespace

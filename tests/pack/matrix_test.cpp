@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/formats.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
 
@@ -131,43 +132,10 @@ TEST(QuantizedMatrix, LargestExtentsDoNotOverflow) {
 
 // --- decoding -----------------------------------------------------------------------------------------------------
 
-/// Every encoding of auxiliaries with every kind of levels, on shapes with a short last group, a low last panel and
-/// more groups than one round of the reader takes (64).
-std::vector<Format> formats() {
-  std::vector<Format> all;
-  struct Codes {
-    Levels levels;
-    int bits;
-  };
-  const Codes codes[] = {{Levels::uniform, 2},   {Levels::uniform, 3}, {Levels::uniform, 4},   {Levels::uniform, 5},
-                         {Levels::uniform, 6},   {Levels::uniform, 8}, {Levels::symmetric, 2}, {Levels::symmetric, 8},
-                         {Levels::symmetric, 5}, {Levels::nf4, 4},     {Levels::nf3, 3},       {Levels::table, 2},
-                         {Levels::table, 3},     {Levels::table, 4}};
-  const Aux auxes[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8};
-  const std::int64_t coarse[] = {0, 1, 3};
-  const Aux columns[] = {Aux::f16, Aux::bf16, Aux::f32, Aux::none};
-  std::size_t k = 0;
-  for (const Codes& c : codes)
-    for (Aux scale : auxes)
-      for (Aux zero : auxes) {
-        Format f{.bits = c.bits, .levels = c.levels, .group_size = 16, .scale = scale, .zero = zero};
-        if (c.levels == Levels::symmetric) f.zero = Aux::none;
-        f.col_scale = columns[k % 4];
-        f.tile = k / 4 % 2 ? Tile::square : Tile::stripe;
-        if (is_integer(scale)) {
-          f.coarse_groups = coarse[k % 3];
-          f.signed_scale = k / 3 % 2;
-        }
-        ++k;
-        all.push_back(f);
-        if (c.levels == Levels::symmetric) break;
-      }
-  return all;
-}
-
 TEST(RowReader, DecodesEveryEncodingAsDescribed) {
   std::mt19937 random(1);
-  for (const Format& f : formats()) {
+  for (Format f : test::formats()) {
+    f.group_size = 16;  // and a last one that is short; at 4 bits more of them than one round of the reader takes (64)
     const QuantizedMatrix q = random_matrix(f, 19, f.bits == 4 ? 16 * 70 + 3 : 43, random);
     ASSERT_NO_THROW(validate(q));
     const Naive naive{q};
@@ -231,7 +199,7 @@ TEST(Dequantize, IsTheFormulaOnEveryFormat) {
   std::mt19937 random(2);
   Eigen::ThreadPool pool(2);
   ThreadPoolExecutor threads(pool);
-  for (const Format& f : formats()) {
+  for (const Format& f : test::formats()) {
     const QuantizedMatrix q = random_matrix(f, 19, 43, random);
     const Naive naive{q};
     const auto restored = dequantize(q);

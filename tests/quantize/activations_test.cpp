@@ -16,7 +16,7 @@ using namespace sinq;
 using test::message_of;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-Matrix tokens(std::int64_t count, std::int64_t cols, std::uint32_t seed = 3) {
+Matrix uneven_tokens(std::int64_t count, std::int64_t cols, std::uint32_t seed = 3) {
   std::mt19937 random(seed);
   Matrix x = Matrix::NullaryExpr(count, cols, [&] { return test::random_normal(random); });
   for (std::int64_t j = 0; j < cols; ++j) x.col(j) *= test::random_float(random, 0.1f, 5);
@@ -39,7 +39,7 @@ bool same(const Activations& a, const Activations& b) {
 // magnitudes at most; so is the naive one.
 TEST(Activations, AreTheMeansOfTheTokens) {
   const std::int64_t cols = 150;  // neither a multiple of 16 nor of a block of 128
-  const Matrix x = tokens(200, cols);
+  const Matrix x = uneven_tokens(200, cols);
   Activations a(cols, kAll);
   a.add(x);
   EXPECT_EQ(a.tokens(), 200);
@@ -63,7 +63,7 @@ TEST(Activations, AreTheMeansOfTheTokens) {
 }
 
 TEST(Activations, HaveTheSameBitsHoweverTheTokensCome) {
-  const Matrix x = tokens(300, 140);
+  const Matrix x = uneven_tokens(300, 140);
   Activations at_once(140, kAll);
   at_once.add(x);
   Eigen::ThreadPool three(3);
@@ -96,7 +96,7 @@ TEST(Activations, KeepEverySecondFourthEighthToken) {
 
 // The two sums differ by the rounding of one order of adding and another.
 TEST(Activations, MergedAreThoseOfAllTokens) {
-  const Matrix x = tokens(96, 40);
+  const Matrix x = uneven_tokens(96, 40);
   Activations at_once(40, kAll);
   at_once.add(x);
   for (std::int64_t cut : {0, 32, 64, 96}) {

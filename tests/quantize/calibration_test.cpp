@@ -11,22 +11,16 @@
 #include "support/isas.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "weights.hpp"
 
 namespace {
 
 using namespace sinq;
+using test::describe;
 using test::message_of;
 using test::Naive;
+using test::weights;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-/// Gaussian weights with rows and columns of different sizes.
-Matrix weights(std::int64_t rows, std::int64_t cols, std::uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  Matrix m = Matrix::NullaryExpr(rows, cols, [&] { return 0.02f * test::random_normal(random); });
-  for (std::int64_t i = 0; i < rows; ++i) m.row(i) *= test::random_float(random, 0.3f, 3);
-  for (std::int64_t j = 0; j < cols; ++j) m.col(j) *= test::random_float(random, 0.3f, 3);
-  return m;
-}
 
 /// Tokens whose columns have different sizes and depend on each other, as in a model: a third as many directions.
 Matrix tokens(std::int64_t count, std::int64_t cols, std::uint32_t seed = 2) {
@@ -78,11 +72,6 @@ std::vector<QuantizeConfig> methods(Calibration calibration) {
                        .calibration = calibration});
       }
   return all;
-}
-
-std::string describe(const QuantizeConfig& c) {
-  return detail::core::text("rounding ", static_cast<int>(c.rounding), " refine ", static_cast<int>(c.refine),
-                            " balance ", static_cast<int>(c.balance), " calibration ", static_cast<int>(c.calibration));
 }
 
 // Weighted and fed back, the outputs lose less than without; of AWQ's grid the first point is not the identity, so it

@@ -9,27 +9,21 @@
 #include "support/isas.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "weights.hpp"
 
 namespace {
 
 using namespace sinq;
+using test::describe;
 using test::message_of;
 using test::Naive;
 using test::random_float;
 using test::random_normal;
+using test::weights;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// Gaussian weights with rows and columns of different sizes.
-Matrix weights(std::int64_t rows, std::int64_t cols, std::uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  Matrix m = Matrix::NullaryExpr(rows, cols, [&] { return 0.02f * random_normal(random); });
-  for (std::int64_t i = 0; i < rows; ++i) m.row(i) *= random_float(random, 0.3f, 3);
-  for (std::int64_t j = 0; j < cols; ++j) m.col(j) *= random_float(random, 0.3f, 3);
-  return m;
-}
-
 /// Every rounding at each of its widths, with a zero and, where that exists, without.
-std::vector<QuantizeConfig> methods() {
+std::vector<QuantizeConfig> fits() {
   std::vector<QuantizeConfig> all;
   for (int bits : kBitWidths)
     for (Rounding rounding : {Rounding::uniform, Rounding::symmetric, Rounding::nf4, Rounding::nf3, Rounding::table}) {
@@ -45,12 +39,6 @@ std::vector<QuantizeConfig> methods() {
   return all;
 }
 
-std::string describe(const QuantizeConfig& c) {
-  return detail::core::text("bits ", c.bits, " group ", c.group_size, " tile ", static_cast<int>(c.tile), " rounding ",
-                            static_cast<int>(c.rounding), " scale ", static_cast<int>(c.scale), " zero ",
-                            static_cast<int>(c.zero));
-}
-
 double square_error(const Matrix& w, const QuantizedMatrix& q) {
   return (dequantize(q) - w).cast<double>().squaredNorm();
 }
@@ -61,7 +49,7 @@ double dot(const Matrix& a, const Matrix& b) {
 
 TEST(Fit, LosesLessThanTheFirstChoice) {
   const Matrix w = weights(64, 256);
-  for (QuantizeConfig c : methods())
+  for (QuantizeConfig c : fits())
     for (Aux scale : {Aux::f16, Aux::u8})
       for (std::int64_t group : {std::int64_t{16}, std::int64_t{64}, kWholeRow}) {
         if (c.rounding == Rounding::table || c.zero == Aux::none) continue;  // there is no other way to these
@@ -136,7 +124,7 @@ TEST(Fit, CoarseScalesCostLittle) {
 
 TEST(Unbias, RowsAreAsLongAsTheWeightsAlongThem) {
   const Matrix w = weights(40, 100);
-  for (QuantizeConfig c : methods()) {
+  for (QuantizeConfig c : fits()) {
     if (c.bits == 2) continue;  // the square root of the gain
     c.balance = Balancing::none;
     c.scale = Aux::f32;
@@ -148,7 +136,7 @@ TEST(Unbias, RowsAreAsLongAsTheWeightsAlongThem) {
 
 TEST(Unbias, ColumnsAreAsLongAsTheWeightsAlongThem) {
   const Matrix w = weights(150, 40);
-  for (QuantizeConfig c : methods())
+  for (QuantizeConfig c : fits())
     for (Tile tile : {Tile::stripe, Tile::square}) {
       if (c.bits == 2) continue;
       c.tile = tile;
@@ -181,7 +169,7 @@ TEST(Fit, ShapesAndEdges) {
     for (std::int64_t group : {std::int64_t{16}, std::int64_t{256}, kWholeRow})
       for (Aux aux : {Aux::u4, Aux::u6, Aux::bf16})
         for (std::int64_t coarse : {0, 3})
-          for (QuantizeConfig c : methods()) {
+          for (QuantizeConfig c : fits()) {
             if (coarse != 0 && !is_integer(aux)) continue;
             c.group_size = group;
             c.tile = c.bits % 2 == 0 ? Tile::square : Tile::stripe;
@@ -201,7 +189,7 @@ TEST(Fit, ZeroRowsColumnsAndGroupsStayZero) {
   w.row(3).setZero();
   w.col(50).setZero();
   w.block(7, 32, 1, 32).setZero();
-  for (QuantizeConfig c : methods())
+  for (QuantizeConfig c : fits())
     for (Aux aux : {Aux::f16, Aux::u5}) {
       c.group_size = 32;
       c.scale = aux;
@@ -217,7 +205,7 @@ TEST(Fit, ZeroRowsColumnsAndGroupsStayZero) {
 TEST(Fit, ConstantGroups) {
   Matrix w(20, 64);
   for (int i = 0; i < 20; ++i) w.row(i).setConstant(0.5f + static_cast<float>(i));
-  for (QuantizeConfig c : methods())
+  for (QuantizeConfig c : fits())
     for (Balancing balance : {Balancing::sinkhorn, Balancing::none}) {
       c.balance = balance;
       // Scale, zero and column scale are off by 2^-11 each; zeros of turned codebooks are at most 2 spans from 0, which
@@ -279,7 +267,7 @@ TEST(Fit, TheSameBitsWhateverTheThreadsAndTheInstructionSet) {
   const Matrix w = weights(300, 150, 16);
   Eigen::ThreadPool six(6);
   ThreadPoolExecutor pool(six);
-  for (QuantizeConfig c : methods())
+  for (QuantizeConfig c : fits())
     for (Aux aux : {Aux::f16, Aux::u6}) {
       c.group_size = 32;
       c.tile = c.bits % 2 ? Tile::square : Tile::stripe;

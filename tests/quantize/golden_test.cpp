@@ -105,7 +105,7 @@ struct Method {
   QuantizeConfig config;
 };
 
-std::vector<Method> methods() {
+std::vector<Method> reference_methods() {
   std::vector<Method> all;
   for (int bits : kBitWidths) {
     all.push_back({"rtn." + std::to_string(bits), {.bits = bits, .balance = Balancing::none}});
@@ -127,7 +127,7 @@ double excess(const std::array<float, 256>& levels, int bits, int code, double p
 
 TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
   std::int64_t compared = 0, different = 0, ties = 0, astray = 0, groups_total = 0, groups_compared = 0;
-  for (Method& m : methods()) {
+  for (Method& m : reference_methods()) {
     const std::string base = "stripe." + m.name + ".";
     if (!has(base + "codes")) continue;
     SCOPED_TRACE(m.name);
@@ -208,7 +208,7 @@ TEST_P(GoldenTest, CodesAreTheReferencesButForRounding) {
 
 /// Where the factors are another iterate's or HQQ's limits differ, the error tells whether ours is as good.
 TEST_P(GoldenTest, ErrorIsNoLargerThanTheReferences) {
-  for (Method& m : methods()) {
+  for (Method& m : reference_methods()) {
     const std::string base = "stripe." + m.name + ".";
     if (!has(base + "codes")) continue;
     m.config.group_size = GetParam().group;

@@ -14,29 +14,21 @@
 #include "support/isas.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "weights.hpp"
 
 namespace {
 
 using namespace sinq;
+using test::describe;
 using test::message_of;
 using test::Naive;
 using test::random_float;
 using test::random_normal;
+using test::weights_and_outliers;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 WeightView view(const Matrix& m) {
   return {m.data(), DType::f32, m.rows(), m.cols(), m.cols()};
-}
-
-/// Gaussian weights with rows and columns of different sizes and a few outliers.
-Matrix weights(std::int64_t rows, std::int64_t cols, std::uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  Matrix m = Matrix::NullaryExpr(rows, cols, [&] { return 0.02f * random_normal(random); });
-  for (std::int64_t i = 0; i < rows; ++i) m.row(i) *= random_float(random, 0.3f, 3);
-  for (std::int64_t j = 0; j < cols; ++j) m.col(j) *= random_float(random, 0.3f, 3);
-  for (std::int64_t k = 0; k < rows * cols / 500; ++k)
-    m(test::random_bits(random) % rows, test::random_bits(random) % cols) *= 10;
-  return m;
 }
 
 /// Every rounding at each of its widths.
@@ -50,13 +42,6 @@ std::vector<QuantizeConfig> methods() {
   all.push_back({.bits = 4, .rounding = Rounding::nf4});
   all.push_back({.bits = 3, .rounding = Rounding::nf3});
   return all;
-}
-
-std::string describe(const QuantizeConfig& c) {
-  return detail::core::text("bits ", c.bits, " group ", c.group_size, " tile ", static_cast<int>(c.tile), " rounding ",
-                            static_cast<int>(c.rounding), " refine ", static_cast<int>(c.refine), " balance ",
-                            static_cast<int>(c.balance), " scale ", static_cast<int>(c.scale), " zero ",
-                            static_cast<int>(c.zero), " col_scale ", static_cast<int>(c.col_scale));
 }
 
 /// How far a float auxiliary may be from its value, relative.
@@ -151,7 +136,7 @@ void PrintTo(const Shape& s, std::ostream* out) {
 
 TEST_P(ShapeTest, EveryWeightIsRestoredWithinItsBound) {
   const Shape s = GetParam();
-  const Matrix w = weights(s.rows, s.cols);
+  const Matrix w = weights_and_outliers(s.rows, s.cols);
   const Aux auxes[][3] = {{Aux::f16, Aux::f16, Aux::f16}, {Aux::bf16, Aux::bf16, Aux::bf16},
                           {Aux::f32, Aux::f32, Aux::f32}, {Aux::u8, Aux::u8, Aux::f16},
                           {Aux::u6, Aux::u5, Aux::f16},   {Aux::u4, Aux::u4, Aux::f32},
@@ -187,7 +172,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ShapeTest,
                                          Shape{33, 113, 48}));
 
 TEST(Quantize, WholeRowOfAThousandWeights) {
-  const Matrix w = weights(3, 1000);
+  const Matrix w = weights_and_outliers(3, 1000);
   for (QuantizeConfig c : methods()) {
     c.group_size = kWholeRow;
     check(w, quantize(w, c), c);
@@ -195,7 +180,7 @@ TEST(Quantize, WholeRowOfAThousandWeights) {
 }
 
 TEST(Quantize, CoarseScalesOfSeveralGroups) {
-  const Matrix w = weights(9, 16 * 7 + 3);
+  const Matrix w = weights_and_outliers(9, 16 * 7 + 3);
   for (Rounding rounding : {Rounding::uniform, Rounding::symmetric})
     for (std::int64_t coarse : {0, 1, 2, 3, 8, 100}) {
       const QuantizeConfig c{
@@ -209,7 +194,7 @@ TEST(Quantize, CoarseScalesOfSeveralGroups) {
 }
 
 TEST(Quantize, SymmetricUsesEveryLevel) {
-  const Matrix w = weights(64, 256);
+  const Matrix w = weights_and_outliers(64, 256);
   for (int bits : kBitWidths)
     for (Aux aux : {Aux::f16, Aux::u8}) {
       const QuantizedMatrix q = quantize(w, {.bits = bits, .rounding = Rounding::symmetric, .scale = aux});
@@ -231,7 +216,7 @@ TEST(Quantize, SymmetricUsesEveryLevel) {
 }
 
 TEST(Quantize, HqqLowersTheNormItMinimises) {
-  const Matrix w = weights(64, 256, 3);
+  const Matrix w = weights_and_outliers(64, 256, 3);
   for (int bits : {3, 4, 5}) {  // not at 2 bits: the kept zero is one update past the error it was kept for
     const auto norm = [&](Refine refine) {
       const QuantizeConfig c{
@@ -243,7 +228,7 @@ TEST(Quantize, HqqLowersTheNormItMinimises) {
 }
 
 TEST(Quantize, BalancingHelpsWhereRowsAndColumnsAreUneven) {
-  const Matrix w = weights(128, 256, 4);
+  const Matrix w = weights_and_outliers(128, 256, 4);
   for (QuantizeConfig c : methods()) {
     QuantizeConfig plain = c;
     plain.balance = Balancing::none;
@@ -252,7 +237,7 @@ TEST(Quantize, BalancingHelpsWhereRowsAndColumnsAreUneven) {
 }
 
 TEST(Quantize, MoreBitsLoseLess) {
-  const Matrix w = weights(64, 128, 5);
+  const Matrix w = weights_and_outliers(64, 128, 5);
   for (Rounding rounding : {Rounding::uniform, Rounding::symmetric}) {
     double last = 1;
     for (int bits : kBitWidths) {
@@ -280,7 +265,7 @@ TEST(Quantize, EightBitAuxiliariesLoseLittle) {
 
 // A power of two changes the exponent of scales alone, as long as nothing is absolute: so without balancing.
 TEST(Quantize, SizeOfTheWeightsDoesNotMatter) {
-  const Matrix w = weights(20, 100, 7);
+  const Matrix w = weights_and_outliers(20, 100, 7);
   for (QuantizeConfig c : methods())
     for (Balancing balance : {Balancing::none, Balancing::sinkhorn}) {
       c.balance = balance;
@@ -373,7 +358,7 @@ TEST(Quantize, GroupsFarFromZero) {
 }
 
 TEST(Quantize, ZeroRowsAndColumnsStayZero) {
-  Matrix w = weights(40, 150, 10);
+  Matrix w = weights_and_outliers(40, 150, 10);
   w.row(0).setZero();
   w.row(39).setZero();
   w.row(7).segment(64, 64).setZero();
@@ -408,14 +393,14 @@ TEST(Quantize, ZeroRowsAndColumnsStayZero) {
 
 // A group of zeros beside tiny ones does not take the row's resolution away.
 TEST(Quantize, ZeroGroupsDoNotSetTheCoarseScale) {
-  Matrix w = 1e-5f * weights(4, 256, 11).array().sign().matrix();
+  Matrix w = 1e-5f * weights_and_outliers(4, 256, 11).array().sign().matrix();
   const double before = relative_error(w, {.scale = Aux::u8, .zero = Aux::u8});
   w.leftCols(64).setZero();
   EXPECT_LT(relative_error(w, {.scale = Aux::u8, .zero = Aux::u8}), before + 1e-3);
 }
 
 TEST(Quantize, ScalesBeyondACoarseF16AreRefused) {
-  const Matrix w = weights(3, 64, 12);
+  const Matrix w = weights_and_outliers(3, 64, 12);
   const QuantizeConfig c{.scale = Aux::u8, .zero = Aux::u8};
   for (float size : {1e-9f, 1e9f}) {
     const std::string message = message_of([&] { (void)quantize(w * size, c); });
@@ -426,7 +411,7 @@ TEST(Quantize, ScalesBeyondACoarseF16AreRefused) {
 }
 
 TEST(Quantize, ScalesOfOneRowWidenTheMatrix) {
-  Matrix w = weights(10, 64, 13);
+  Matrix w = weights_and_outliers(10, 64, 13);
   QuantizeReport report;
   (void)quantize(w, {}, {.report = &report});
   EXPECT_FALSE(report.widened);
@@ -453,7 +438,7 @@ TYPED_TEST(ElementTest, NanAndInfinityAreNamedWhateverTheThreads) {
   for (float bad : {NAN, INFINITY, -INFINITY})
     for (Executor* executor : {static_cast<Executor*>(nullptr), static_cast<Executor*>(&threads)})
       for (int round = 0; round < 3; ++round) {
-        Typed w = weights(130, 300, 14).template cast<TypeParam>();
+        Typed w = weights_and_outliers(130, 300, 14).template cast<TypeParam>();
         w(129, 100) = static_cast<TypeParam>(bad);  // tile 1, found first by row
         w(70, 64) = static_cast<TypeParam>(bad);
         w(2, 280) = static_cast<TypeParam>(bad);  // tile 4
@@ -468,7 +453,7 @@ TYPED_TEST(ElementTest, NanAndInfinityAreNamedWhateverTheThreads) {
 
 TYPED_TEST(ElementTest, IsQuantizedAsItsFloats) {
   using Typed = Eigen::Matrix<TypeParam, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const Typed w = weights(33, 100, 15).template cast<TypeParam>();
+  const Typed w = weights_and_outliers(33, 100, 15).template cast<TypeParam>();
   const Matrix floats = w.template cast<float>();
   EXPECT_EQ(quantize(w), quantize(floats));
   EXPECT_EQ(quantize(WeightView(w.data(), DTypeOf<TypeParam>::value, 33, 100)), quantize(floats));
@@ -541,7 +526,7 @@ class BackwardExecutor final : public Executor {
 };
 
 TEST(Determinism, WhateverTheThreadsAndTheInstructionSet) {
-  const Matrix w = weights(70, 300, 16);
+  const Matrix w = weights_and_outliers(70, 300, 16);
   Eigen::ThreadPool one(1), two(2), six(6);
   ThreadPoolExecutor width2(one), width3(two), width7(six);
   SerialExecutor serial;
@@ -608,7 +593,7 @@ TEST(Determinism, NansAreFoundUnderFastMath) {
 }
 
 TEST(Quantize, EigenInputs) {
-  const Matrix w = weights(37, 90, 17);
+  const Matrix w = weights_and_outliers(37, 90, 17);
   const QuantizedMatrix expected = quantize(w);
   const Eigen::MatrixXf column_major = w;
   EXPECT_EQ(quantize(column_major), expected);
@@ -631,7 +616,7 @@ TEST(Quantize, EigenInputs) {
 // --- progress, report, gate ---------------------------------------------------------------------------------------
 
 TEST(Progress, RisesToOneOnTheCallingThread) {
-  const Matrix w = weights(50, 200, 18);
+  const Matrix w = weights_and_outliers(50, 200, 18);
   Eigen::ThreadPool pool(3);
   ThreadPoolExecutor threads(pool);
   BackwardExecutor backward;
@@ -655,7 +640,7 @@ TEST(Progress, RisesToOneOnTheCallingThread) {
 }
 
 TEST(Progress, CancelsWhereverItIsAsked) {
-  const Matrix w = weights(50, 200, 19);
+  const Matrix w = weights_and_outliers(50, 200, 19);
   Eigen::ThreadPool pool(3);
   ThreadPoolExecutor threads(pool);
   for (Executor* e : std::initializer_list<Executor*>{nullptr, &threads})
@@ -699,7 +684,7 @@ TEST(Progress, IsAskedBetweenPassesWhereTheCallingThreadRunsNothing) {
 }
 
 TEST(Progress, ExceptionOfTheCallbackComesOut) {
-  const Matrix w = weights(50, 200, 20);
+  const Matrix w = weights_and_outliers(50, 200, 20);
   Eigen::ThreadPool pool(3);
   ThreadPoolExecutor threads(pool);
   for (Executor* e : std::initializer_list<Executor*>{nullptr, &threads})
@@ -709,7 +694,7 @@ TEST(Progress, ExceptionOfTheCallbackComesOut) {
 }
 
 TEST(Report, SaysWhatWasDone) {
-  const Matrix w = weights(70, 300, 21);
+  const Matrix w = weights_and_outliers(70, 300, 21);
   QuantizeReport report;
   (void)quantize(w, {}, {.report = &report});
   EXPECT_TRUE(report.balanced);
@@ -729,7 +714,7 @@ TEST(Report, SaysWhatWasDone) {
 }
 
 TEST(Report, KurtosisGate) {
-  const Matrix w = weights(70, 300, 22);
+  const Matrix w = weights_and_outliers(70, 300, 22);
   const double k = kurtosis(view(w));
   QuantizeReport report;
   EXPECT_EQ(quantize(w, {.kurtosis_gate = 1.01 * k}, {.report = &report}), quantize(w, QuantizeConfig{}));
@@ -741,7 +726,7 @@ TEST(Report, KurtosisGate) {
 // --- metrics ------------------------------------------------------------------------------------------------------
 
 TEST(Measure, IsTheNaiveSum) {
-  const Matrix w = weights(30, 100, 23);
+  const Matrix w = weights_and_outliers(30, 100, 23);
   const QuantizedMatrix q = quantize(w, {.bits = 3});
   const Eigen::MatrixXd d = (dequantize(q).cast<double>() - w.cast<double>());
   Eigen::VectorXd m = Eigen::VectorXd::LinSpaced(100, 0, 2);
@@ -758,7 +743,7 @@ TEST(Measure, IsTheNaiveSum) {
 }
 
 TEST(Measure, EdgesAndRefusals) {
-  const Matrix w = weights(4, 20, 24);
+  const Matrix w = weights_and_outliers(4, 20, 24);
   const QuantizedMatrix q = quantize(w);
   EXPECT_EQ(measure(quantize(Matrix::Zero(4, 20)), view(Matrix::Zero(4, 20))).relative_error, 0);
   EXPECT_EQ(measure(q, view(Matrix::Zero(4, 20))).relative_error, INFINITY);

@@ -21,7 +21,7 @@ TEST(Json, KeepsOrderAndValues) {
   EXPECT_EQ(parse_json("\xef\xbb\xbf{\"a\":1}", "f")["a"], 1);  // a byte order mark
 }
 
-struct Case {
+struct Refused {
   std::string text;
   const char* message;
   std::uint64_t offset;
@@ -32,12 +32,13 @@ TEST(Json, WhatIsRefused) {
   std::string deep;
   for (int k = 0; k < 65; ++k) deep += "[";
   for (int k = 0; k < 65; ++k) deep += "]";
-  for (const Case& c :
-       {Case{"", "not valid JSON", 0}, Case{"{\"a\":1,\"b\":{\"a\":1, \"a\":2}}", "\"a\" occurs twice", 19},
-        Case{"{\"a\":1,\"b\":2,\"\\u0061\":3}", "\"a\" occurs twice", 13}, Case{deep, "nested deeper than 64", 64},
-        Case{"[1] x", "not valid JSON", 4}, Case{"[1]" + nul + "2", "something follows the end", 3},
-        Case{"12" + nul, "something follows", 2}, Case{"[NaN]", "not valid JSON", 1},
-        Case{"[1e400]", "not valid JSON", 5}, Case{"{\"a\":\"\xff\"}", "ill-formed UTF-8", 6}}) {
+  for (const Refused& c :
+       {Refused{"", "not valid JSON", 0}, Refused{"{\"a\":1,\"b\":{\"a\":1, \"a\":2}}", "\"a\" occurs twice", 19},
+        Refused{"{\"a\":1,\"b\":2,\"\\u0061\":3}", "\"a\" occurs twice", 13},
+        Refused{deep, "nested deeper than 64", 64}, Refused{"[1] x", "not valid JSON", 4},
+        Refused{"[1]" + nul + "2", "something follows the end", 3}, Refused{"12" + nul, "something follows", 2},
+        Refused{"[NaN]", "not valid JSON", 1}, Refused{"[1e400]", "not valid JSON", 5},
+        Refused{"{\"a\":\"\xff\"}", "ill-formed UTF-8", 6}}) {
     const auto thrown = thrown_by([&] { (void)parse_json(c.text, "dir/config.json"); });
     EXPECT_TRUE(says(thrown, "FormatError", c.message)) << c.text;
     EXPECT_TRUE(says(thrown, "FormatError", "dir/config.json: "));

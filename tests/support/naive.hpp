@@ -102,6 +102,14 @@ inline float random_normal(std::mt19937& random) {
   return sum;
 }
 
+template <class T>
+using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+template <class T>
+RowMajor<T> random_activations(std::int64_t tokens, std::int64_t cols, std::mt19937& random) {
+  return RowMajor<T>::NullaryExpr(tokens, cols, [&] { return static_cast<T>(random_float(random, -1, 1)); });
+}
+
 /// A matrix of the given format: random codes and integers, float auxiliaries of both signs within a factor of ten.
 inline QuantizedMatrix random_matrix(const Format& format, std::int64_t rows, std::int64_t cols, std::mt19937& random) {
   QuantizedMatrix q = make_quantized_matrix(format, rows, cols);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "formats.hpp"
-
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <utility>
+#include <vector>
+
+#include "support/formats.hpp"
 
 // That the formats of the tests hold what they are meant to.
 
@@ -49,10 +51,10 @@ TEST(Formats, WhateverIsDrawnMeetsEverythingElse) {
 }
 
 TEST(Formats, ThoseOfThePresets) {
-  const std::vector<Format> all = test::preset_formats();
-  EXPECT_EQ(all.size(), 26U);
+  const std::vector<test::NamedFormat> all = test::preset_formats();
+  EXPECT_EQ(all.size(), 13U);
   for (int bits : kBitWidths)
-    EXPECT_TRUE(std::any_of(all.begin(), all.end(), [&](const Format& f) { return f.bits == bits; })) << bits;
+    EXPECT_TRUE(std::any_of(all.begin(), all.end(), [&](const auto& f) { return f.format.bits == bits; })) << bits;
 }
 
 }  // namespace
