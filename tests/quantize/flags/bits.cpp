@@ -38,8 +38,8 @@ std::vector<float> weights(std::int64_t rows, std::int64_t cols) {
 }
 
 void print_bits() {
-  const auto w = weights(140, 150);
-  const WeightView view(w.data(), DType::f32, 140, 150);
+  const auto w = weights(76, 150);
+  const WeightView view(w.data(), DType::f32, 76, 150);
   {
     const Balance b = sinkhorn(view);
     Hash h;
