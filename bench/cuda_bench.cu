@@ -157,8 +157,7 @@ void measure(benchmark::State& state, Work&& work) {
   while (state.KeepRunningBatch(rounds)) state.SetIterationTime(timer.seconds(rounds, work));
 }
 
-// --- what the memory gives
-// --------------------------------------------------------------------------------------------
+// --- what the memory gives -------------------------------------------------------------------------------------------
 
 constexpr int kCopyThreads = 256, kCopyFlight = 4;  // 16 bytes each, four under way per thread
 
@@ -220,8 +219,7 @@ void copy_by_runtime(benchmark::State& state) {
   count_bytes(state, 2 * Copy::kBytes);
 }
 
-// --- products
-// ---------------------------------------------------------------------------------------------------------
+// --- products --------------------------------------------------------------------------------------------------------
 
 struct Shape {
   std::int64_t rows, cols;
@@ -338,8 +336,7 @@ void experts(benchmark::State& state, std::int64_t tokens) {
   state.SetLabel(to_string(plan));
 }
 
-// --- weights
-// ----------------------------------------------------------------------------------------------------------
+// --- weights ---------------------------------------------------------------------------------------------------------
 
 void restore(benchmark::State& state, const Format& format, Shape s) {
   const cuda::DeviceMatrix d = matrix(format, s.rows, s.cols);
@@ -359,8 +356,7 @@ void quantize(benchmark::State& state, const QuantizeConfig& config, Shape s) {
   count_weights(state, s.rows * s.cols);
 }
 
-// --- which of them
-// ----------------------------------------------------------------------------------------------------
+// --- which of them ---------------------------------------------------------------------------------------------------
 
 /// One that fails leaves the others alone.
 void add(const std::string& name, std::function<void(benchmark::State&)> run) {

@@ -254,8 +254,7 @@ TEST(Executor, FindsACopyThatIsUsedTooEarly) {
   EXPECT_EQ(failure({.skip_warp_barrier = 0}), "thread 0 reads shared byte 496, which nobody wrote");
 }
 
-// --- products of a warpgroup
-// ------------------------------------------------------------------------------------------
+// --- products of a warpgroup -----------------------------------------------------------------------------------------
 
 enum class Bug { none, fence, proxy_fence, barrier, wait, commit, early_read, writes_a, writes_b, touches_d, odd_warp };
 

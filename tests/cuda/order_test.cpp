@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <numeric>
 #include <set>
+#include <sinq/core/thread_pool.hpp>
 #include <sinq/cuda/order.hpp>
 
 #include "support/message_of.hpp"
@@ -16,19 +19,21 @@ TEST(Order, EveryBitOfAUnitBelongsToOneBitOfOneCode) {
   for (int bits : kBitWidths)
     for (bool paired : {false, true}) {
       if (paired && bits > 4) continue;
-      std::set<int> places;
-      for (int row = 0; row < kStripRows; ++row)
-        for (int col = 0; col < kUnitCols; ++col) {
-          int covered = 0;
-          for_pieces(bits, paired, row, col, [&](int word, int bit, int low, int count) {
-            EXPECT_LE(bit + count, 32);
-            covered |= ((1 << count) - 1) << low;
-            for (int b = 0; b < count; ++b) EXPECT_TRUE(places.insert(32 * word + bit + b).second);
-          });
-          EXPECT_EQ(covered, (1 << bits) - 1);
-        }
-      EXPECT_EQ(static_cast<int>(places.size()), 8 * unit_bytes(bits));
-      EXPECT_EQ(*places.rbegin(), 8 * unit_bytes(bits) - 1);
+      with_codes(bits, paired, [&](auto b, auto p) {
+        std::set<std::vector<std::uint8_t>> units;  // each with one bit
+        for (std::size_t at = 0; at < kStripRows * kUnitCols; ++at)
+          for (int bit = 0; bit < bits; ++bit) {
+            std::vector<std::uint8_t> codes(kStripRows * kUnitCols), back(codes.size()), unit(unit_bytes(b()));
+            codes[at] = static_cast<std::uint8_t>(1 << bit);
+            put_units<b(), p()>(codes.data(), 1, unit.data());
+            EXPECT_EQ(std::accumulate(unit.begin(), unit.end(), 0,
+                                      [](int n, std::uint8_t v) { return n + std::popcount(v); }),
+                      1);
+            EXPECT_TRUE(units.insert(unit).second);
+            get_units<b(), p()>(unit.data(), 1, back.data());
+            EXPECT_EQ(back, codes);
+          }
+      });
     }
 }
 
@@ -72,6 +77,18 @@ TEST(Order, ThereAndBackForEveryFormat) {
           ASSERT_EQ(from_kernel_order(f, q.table, order, to_kernel_order(q, order)), q)
               << "bits " << bits << " levels " << static_cast<int>(levels) << " group " << f.group_size;
         }
+}
+
+TEST(Order, ThreadsMakeNoDifference) {
+  std::mt19937 random(3);
+  const Format f{.bits = 3, .group_size = 16, .tile = Tile::square, .scale = Aux::u5, .zero = Aux::u6};
+  const QuantizedMatrix q = test::random_matrix(f, 200, 300, random);
+  const KernelOrder order = kernel_order(f, q.table, q.rows, q.cols);
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  const std::vector<std::uint8_t> memory = to_kernel_order(q, order, &threads);
+  EXPECT_EQ(memory, to_kernel_order(q, order));
+  EXPECT_EQ(from_kernel_order(f, q.table, order, memory, &threads), q);
 }
 
 TEST(Order, WhatALaneDecodesLiesTogether) {

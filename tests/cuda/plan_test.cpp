@@ -176,8 +176,7 @@ TEST(Plan, AWorkspaceThatDoesNotServeIsNamed) {
   EXPECT_EQ(odd.substr(odd.rfind(": ")), ": must be aligned to 16 bytes") << odd;
 }
 
-// --- with cuBLASLt
-// ------------------------------------------------------------------------------------------------------
+// --- with cuBLASLt ---------------------------------------------------------------------------------------------------
 
 TEST(BlasPlan, RestoresFromManyTokensOn) {
   const Weights w = weights(8192, 8192);

@@ -114,10 +114,8 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, 
   require(x.cols == w.cols(), "x.cols", x.cols, "must equal the cols of the matrix");
   require(y.cols == w.rows(), "y.cols", y.cols, "must equal the rows of the matrix");
   require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
-  require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
-  require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
-  require(x.data != nullptr, "x.data", "null", "must not be null");
-  require(y.data != nullptr, "y.data", "null", "must not be null");
+  detail::core::require_view(x, "x");
+  detail::core::require_view(y, "y");
   require(handle != nullptr, "handle", "null", "must not be null");
   require_workspace(workspace, plan.workspace_bytes, 256);
   std::byte* const blas_workspace = workspace.data() + plan.workspace_bytes - plan.blas_bytes;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "codes.hpp"
 #include "instructions.cuh"
-#include "layout.hpp"
 
 // Bits -> numbers, inside a kernel.
 
@@ -116,44 +116,6 @@ SINQ_CUDA_DEVICE void load_words(std::uint32_t unit, int lane, std::uint32_t (&w
   if constexpr (kBits % 2 != 0)
     words[kBits - 1] =
         load_shared<std::uint32_t>(unit + 4 * static_cast<std::uint32_t>(word_in_unit(kBits, lane, kBits - 1)));
-}
-
-/// The direct codes of a column pair as two subnormal halves: a mask, or two and a shift where there is a second plane.
-/// All places are known at compile time once the loops around are unrolled.
-template <int kBits>
-SINQ_CUDA_DEVICE std::uint32_t direct_operand(const std::uint32_t (&words)[kBits], int pair, int upper) {
-  const BitPlace main = main_place(kBits, pair, upper);
-  const int shift = main.bit - 8 * upper;
-  const std::uint32_t main_mask = ((1u << main_bits(kBits)) - 1) * 0x0001'0001u;
-  std::uint32_t operand = words[main.word] >> (8 * upper) & main_mask << shift;
-  if constexpr (second_bits(kBits) != 0) {
-    const SecondPlace second = second_place(kBits, pair, upper);
-    const std::uint32_t mask = (((1u << second_bits(kBits)) - 1) * 0x0001'0001u) << (shift + main_bits(kBits));
-    const std::uint32_t word = words[second.word];
-    operand |= (second.shift >= 0 ? word >> second.shift : word << -second.shift) & mask;
-  }
-  return operand;
-}
-
-/// Where a table of levels has what paired codes stand for: two instructions or one, since the index is masked where it
-/// has the weight of a row.
-template <int kBits>
-SINQ_CUDA_DEVICE std::uint32_t table_row(const std::uint32_t (&words)[kBits], int pair, int upper) {
-  if (kBits == 3 && 2 * pair + upper == 15) {
-    constexpr int kBit = (30 + kRowBit) % 32, kUp = kRowBit - kBit;
-    return (words[0] << kUp & 3u << kRowBit) | (words[1] << (kUp + 2) & 12u << kRowBit) |
-           (words[kBits - 1] << (kUp + 4) & 48u << kRowBit);
-  }
-  const BitPlace place = index_place(kBits, pair, upper, 0);
-  const std::uint32_t word = words[place.word];
-  return funnel(word, word, static_cast<unsigned>(place.bit - kRowBit) & 31u) & ((1u << index_bits(kBits)) - 1)
-                                                                                    << kRowBit;
-}
-
-/// The index of a column pair of paired codes.
-template <int kBits>
-SINQ_CUDA_DEVICE std::uint32_t pair_index(const std::uint32_t (&words)[kBits], int pair, int upper) {
-  return table_row<kBits>(words, pair, upper) >> kRowBit & ((1u << (2 * kBits)) - 1);
 }
 
 /// The levels of a column pair as pairs of halves, rows g and g + 8. Each lane has its own bank, or, with 2 bits, each

@@ -39,10 +39,9 @@ template <class T>
 void dequantize(const DeviceMatrix& w, MatrixView<T> out, cudaStream_t stream = nullptr) {
   using detail::core::require;
   detail::cuda::require_here(w.device(), detail::cuda::here());
-  require(out.data != nullptr, "out.data", "null", "must not be null");
   require(out.rows == w.rows(), "out.rows", out.rows, "must equal the rows of the matrix");
   require(out.cols == w.cols(), "out.cols", out.cols, "must equal the cols of the matrix");
-  require(out.stride >= out.cols || out.rows == 1, "out.stride", out.stride, "must be at least out.cols");
+  detail::core::require_view(out, "out");
   detail::cuda::restore(w.weights(), 0, out, stream);
 }
 

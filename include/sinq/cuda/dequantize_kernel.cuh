@@ -19,16 +19,6 @@ struct Restoration {
   std::int64_t first_row = 0;    // where `out` begins
 };
 
-/// Code of a column pair, first or second column.
-template <int kBits, bool kPaired>
-SINQ_CUDA_DEVICE std::uint32_t code_at(const std::uint32_t (&words)[kBits], int pair, int upper, int second) {
-  if constexpr (kPaired)
-    return pair_index<kBits>(words, pair, upper) >> (second * kBits) & ((1u << kBits) - 1);
-  else
-    return direct_operand<kBits>(words, pair, upper) >> (operand_shift(kBits, pair) + 16 * second) &
-           ((1u << kBits) - 1);
-}
-
 template <int kBits, bool kPaired>
 SINQ_CUDA_DEVICE void dequantize_block(const Restoration& r) {
   const Weights& w = r.w;

@@ -117,13 +117,15 @@ namespace cuda {
 /// read it (layout.hpp). Constant once made: any number of streams may multiply by it at once.
 class DeviceMatrix {
  public:
-  /// Checks `q` (InvalidArgument), reorders it on the host, allocates and copies. The copy is in `stream`'s order; `q`
-  /// is not needed any more when the constructor returns. CudaError if the device refuses.
-  explicit DeviceMatrix(const QuantizedMatrix& q, cudaStream_t stream = nullptr) : format_(q.format), table_(q.table) {
+  /// Checks `q` (InvalidArgument), reorders it on the host (on the executor's threads, if there is one), allocates and
+  /// copies. The copy is in `stream`'s order; `q` is not needed any more when the constructor returns. CudaError if the
+  /// device refuses.
+  explicit DeviceMatrix(const QuantizedMatrix& q, cudaStream_t stream = nullptr, Executor* executor = nullptr)
+      : format_(q.format), table_(q.table) {
     using namespace detail::cuda;
     validate(q);
     order_ = kernel_order(q.format, q.table, q.rows, q.cols);
-    const std::vector<std::uint8_t> bytes = to_kernel_order(q, order_);
+    const std::vector<std::uint8_t> bytes = to_kernel_order(q, order_, executor);
     allocate();
     // From pageable memory, which the runtime has copied away before it returns.
     check(cudaMemcpyAsync(memory(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
@@ -146,13 +148,13 @@ class DeviceMatrix {
   [[nodiscard]] std::int64_t bytes() const noexcept { return order_.bytes; }
 
   /// The canonical form, bit for bit as it was (bits behind the last entry of a row are zero). Waits for `stream`.
-  [[nodiscard]] QuantizedMatrix download(cudaStream_t stream = nullptr) const {
+  [[nodiscard]] QuantizedMatrix download(cudaStream_t stream = nullptr, Executor* executor = nullptr) const {
     using namespace detail::cuda;
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(order_.bytes));
     check(cudaMemcpyAsync(bytes.data(), memory_.get(), bytes.size(), cudaMemcpyDeviceToHost, stream),
           "cudaMemcpyAsync");
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    return from_kernel_order(format_, table_, order_, bytes);
+    return from_kernel_order(format_, table_, order_, bytes, executor);
   }
 
   /// What the kernels see. For the library.

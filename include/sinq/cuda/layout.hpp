@@ -106,15 +106,6 @@ SINQ_CUDA_BOTH constexpr int unit_bytes(int bits) {
   return 4 * kLanes * bits;
 }
 
-/// Where the code of (row, column) of a unit lies: lane, column pair, upper half of the rows or not, column of the
-/// pair.
-struct CodePlace {
-  int lane, pair, upper, second;
-};
-SINQ_CUDA_BOTH constexpr CodePlace code_place(int row, int col) {
-  return {row % 8 * 4 + col % kStepCols / 4, col / kStepCols * 2 + col % 4 / 2, row / 8, col % 2};
-}
-
 /// How a stored number becomes a value.
 enum class Number : std::uint8_t { unsigned_integer, signed_integer, f16, bf16, f32 };
 

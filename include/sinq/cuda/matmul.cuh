@@ -16,15 +16,13 @@ void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, M
   using core::require;
   require(x.cols == problem.w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
   require(y.cols == problem.rows, "y.cols", y.cols, "must equal the rows of the matrix");
-  require(x.stride >= x.cols || x.rows <= 1, "x.stride", x.stride, "must be at least x.cols");
-  require(y.stride >= y.cols || y.rows <= 1, "y.stride", y.stride, "must be at least y.cols");
+  core::require_view(x, "x");
+  core::require_view(y, "y");
   require(y.rows == plan.tokens, "y.rows", y.rows, "the plan is for another number of tokens");
   require_fitting(plan, problem, NumberOf<X>::value);
   require_possible(plan, here.device);
   require_workspace(workspace, plan.workspace_bytes, 16);
   if (plan.tokens == 0) return;
-  require(x.data != nullptr, "x.data", "null", "must not be null");
-  require(y.data != nullptr, "y.data", "null", "must not be null");
   p.x = x.data;
   p.y = y.data;
   p.bias = bias;

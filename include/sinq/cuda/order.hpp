@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "../pack.hpp"
-#include "layout.hpp"
+#include "codes.hpp"
 
 // Canonical order <-> kernel order, on the host. Nothing is lost or added but padding, so the way back gives the same
 // bytes (bits behind the last entry of a row, which mean nothing, come back as zero).
@@ -106,92 +106,20 @@ struct KernelOrder {
   return order;
 }
 
-/// Number `k` of `bits` bits (at most 32) of a little-endian bit stream that begins at bit `first`.
-inline std::uint32_t get_bits(const std::uint8_t* stream, std::int64_t first, int bits) noexcept {
-  std::uint64_t word = 0;
-  const std::int64_t last = (first + bits + 7) / 8;
-  for (std::int64_t at = first / 8; at < last; ++at) word |= std::uint64_t{stream[at]} << (8 * (at - first / 8));
-  return static_cast<std::uint32_t>(word >> (first % 8) & ((std::uint64_t{1} << bits) - 1));
-}
-
-/// Writes into bits that are zero.
-inline void put_bits(std::uint8_t* stream, std::int64_t first, int bits, std::uint32_t value) noexcept {
-  const std::uint64_t word = std::uint64_t{value} << (first % 8);
-  const std::int64_t last = (first + bits + 7) / 8;
-  for (std::int64_t at = first / 8; at < last; ++at)
-    stream[at] |= static_cast<std::uint8_t>(word >> (8 * (at - first / 8)));
-}
-
-/// Calls visit(word, bit, low, count) for each piece of the code at (row, col) of a unit: bits [low, low + count) of
-/// the code lie at `bit` of the unit's word `word`.
+/// Calls visit(strip, first_row, rows, codes) for every strip, on the executor's threads; `codes` are room for those of
+/// a strip, 16 rows of whole units, one byte each.
 template <class Visitor>
-void for_pieces(int bits, bool paired, int row, int col, Visitor&& visit) {
-  const CodePlace at = code_place(row, col);
-  if (!paired) {
-    const int half = 16 * at.second;
-    const BitPlace first = main_place(bits, at.pair, at.upper);
-    visit(word_in_unit(bits, at.lane, first.word), first.bit + half, 0, main_bits(bits));
-    if (second_bits(bits) == 0) return;
-    const SecondPlace second = second_place(bits, at.pair, at.upper);
-    visit(word_in_unit(bits, at.lane, second.word), second.bit + half, main_bits(bits), second_bits(bits));
-  } else {
-    for (int b = 0; b < bits; ++b) {
-      const BitPlace place = index_place(bits, at.pair, at.upper, at.second * bits + b);
-      visit(word_in_unit(bits, at.lane, place.word), place.bit, b, 1);
-    }
-  }
-}
-
-/// The pieces of all 1024 codes of a unit, worked out once per matrix.
-class UnitMap {
- public:
-  struct Piece {
-    std::uint16_t word;
-    std::uint8_t bit, low, count;
-  };
-
-  UnitMap(int bits, bool paired) {
-    first_.reserve(kStripRows * kUnitCols + 1);
-    for (int row = 0; row < kStripRows; ++row)
-      for (int col = 0; col < kUnitCols; ++col) {
-        first_.push_back(static_cast<std::uint32_t>(pieces_.size()));
-        for_pieces(bits, paired, row, col, [&](int word, int bit, int low, int count) {
-          pieces_.push_back({static_cast<std::uint16_t>(word), static_cast<std::uint8_t>(bit),
-                             static_cast<std::uint8_t>(low), static_cast<std::uint8_t>(count)});
-        });
-      }
-    first_.push_back(static_cast<std::uint32_t>(pieces_.size()));
-  }
-
-  void put(std::uint32_t* unit, int row, int col, std::uint32_t code) const noexcept {
-    each(row, col, [&](const Piece& p) { unit[p.word] |= (code >> p.low & ((1u << p.count) - 1)) << p.bit; });
-  }
-  [[nodiscard]] std::uint32_t get(const std::uint32_t* unit, int row, int col) const noexcept {
-    std::uint32_t code = 0;
-    each(row, col, [&](const Piece& p) { code |= (unit[p.word] >> p.bit & ((1u << p.count) - 1)) << p.low; });
-    return code;
-  }
-
- private:
-  template <class Visitor>
-  void each(int row, int col, Visitor&& visit) const noexcept {
-    const std::size_t k = static_cast<std::size_t>(row) * kUnitCols + static_cast<std::size_t>(col);
-    for (std::uint32_t at = first_[k]; at < first_[k + 1]; ++at) visit(pieces_[at]);
-  }
-
-  std::vector<std::uint32_t> first_;
-  std::vector<Piece> pieces_;
-};
-
-/// Calls visit(strip, first_row, rows) for every strip.
-template <class Visitor>
-void for_strips(const Weights& w, Visitor&& visit) {
-  std::int64_t strip = 0;
-  for (std::int64_t begin = 0; begin < w.rows; begin += w.tile_height) {
-    const std::int64_t end = std::min<std::int64_t>(begin + w.tile_height, w.rows);
-    for (std::int64_t row = begin; row < end; row += kStripRows)
-      visit(strip++, row, std::min<std::int64_t>(kStripRows, end - row));
-  }
+void for_strips(const Weights& w, Executor* executor, Visitor&& visit) {
+  SerialExecutor serial;
+  Executor& threads = executor ? *executor : serial;
+  const std::size_t size = static_cast<std::size_t>(w.units) * (kStripRows * kUnitCols);
+  std::vector<std::uint8_t> codes(size * static_cast<std::size_t>(threads.width()));
+  threads.run(strips_of(w), [&](std::int64_t strip, int worker) {
+    const std::int64_t panel = strip / w.panel_strips, in_panel = (strip - panel * w.panel_strips) * kStripRows;
+    const std::int64_t row = panel * w.tile_height + in_panel;
+    const std::int64_t rows = std::min({std::int64_t{kStripRows}, w.tile_height - in_panel, w.rows - row});
+    visit(strip, row, rows, codes.data() + size * static_cast<std::size_t>(worker));
+  });
 }
 
 /// Moves the auxiliaries between a row's canonical streams and the records of its strip:
@@ -215,28 +143,67 @@ void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int r
   }
 }
 
+/// Calls visit(pair, upper, second, place) with compile-time constants for a lane's 32 codes of a unit; `place` is
+/// where the code lies among those of the unit, 16 rows of `cols` bytes.
+template <class Visitor>
+void for_codes(int lane, std::size_t cols, Visitor&& visit) {
+  const auto first = static_cast<std::size_t>(lane / 4) * cols + static_cast<std::size_t>(4 * (lane % 4));
+  [&]<int... k>(std::integer_sequence<int, k...>) {
+    const auto one = [&]<int n>(std::integral_constant<int, n>) {
+      constexpr int kPair = n / 4, kUpper = n / 2 % 2, kSecond = n % 2;
+      visit(kPair, kUpper, kSecond, first + 8 * kUpper * cols + kPair / 2 * kStepCols + kPair % 2 * 2 + kSecond);
+    };
+    (one(std::integral_constant<int, k>{}), ...);
+  }
+  (std::make_integer_sequence<int, 32>{});
+}
+
+/// A strip's codes, 16 rows of one byte each, into units of words, or back.
+template <int kBits, bool kPaired>
+void put_units(const std::uint8_t* codes, int units, std::uint8_t* to) {
+  const auto cols = static_cast<std::size_t>(units) * kUnitCols;
+  for (int unit = 0; unit < units; ++unit, codes += kUnitCols, to += unit_bytes(kBits))
+    for (int lane = 0; lane < kLanes; ++lane) {
+      std::uint32_t words[kBits] = {};
+      for_codes(lane, cols, [&](int pair, int upper, int second, std::size_t place) {
+        put_code<kBits, kPaired>(words, pair, upper, second, codes[place]);
+      });
+      for (int k = 0; k < kBits; ++k) std::memcpy(to + 4 * word_in_unit(kBits, lane, k), &words[k], 4);
+    }
+}
+template <int kBits, bool kPaired>
+void get_units(const std::uint8_t* from, int units, std::uint8_t* codes) {
+  const auto cols = static_cast<std::size_t>(units) * kUnitCols;
+  for (int unit = 0; unit < units; ++unit, codes += kUnitCols, from += unit_bytes(kBits))
+    for (int lane = 0; lane < kLanes; ++lane) {
+      std::uint32_t words[kBits];
+      for (int k = 0; k < kBits; ++k) std::memcpy(&words[k], from + 4 * word_in_unit(kBits, lane, k), 4);
+      for_codes(lane, cols, [&](int pair, int upper, int second, std::size_t place) {
+        codes[place] = static_cast<std::uint8_t>(code_at<kBits, kPaired>(words, pair, upper, second));
+      });
+    }
+}
+
 /// A valid matrix in kernel order.
-[[nodiscard]] inline std::vector<std::uint8_t> to_kernel_order(const QuantizedMatrix& q, const KernelOrder& order) {
+[[nodiscard]] inline std::vector<std::uint8_t> to_kernel_order(const QuantizedMatrix& q, const KernelOrder& order,
+                                                               Executor* executor = nullptr) {
   const Weights& w = order.weights;
   const pack::Extents e = pack::extents(q.format, q.tiling());
-  const UnitMap map(w.bits, w.paired);
+  const std::int64_t stride = std::int64_t{w.units} * kUnitCols;
   std::vector<std::uint8_t> memory(static_cast<std::size_t>(order.bytes));
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(q.cols));
-  std::vector<std::uint32_t> units(static_cast<std::size_t>(w.units) * static_cast<std::size_t>(kLanes * w.bits));
-  for_strips(w, [&](std::int64_t strip, std::int64_t first_row, std::int64_t rows) {
-    std::fill(units.begin(), units.end(), 0);
+  for_strips(w, executor, [&](std::int64_t strip, std::int64_t first_row, std::int64_t rows, std::uint8_t* codes) {
+    std::fill_n(codes, kStripRows * stride, std::uint8_t{0});
     std::uint8_t* aux = memory.data() + order.aux_at + strip * w.aux_stride;
     for (int r = 0; r < rows; ++r) {
       const std::int64_t row = first_row + r;
-      pack::read_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes.data());
-      for (int j = 0; j < w.cols; ++j)
-        map.put(units.data() + static_cast<std::ptrdiff_t>(kLanes) * w.bits * (j / kUnitCols), r, j % kUnitCols,
-                codes[static_cast<std::size_t>(j)]);
+      pack::read_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes + r * stride);
       move_auxiliaries(q.format, w, row, r, [&](auto array, std::int64_t from, std::int64_t to, int bits) {
-        put_bits(aux, to, bits, get_bits((q.*array).data(), from, bits));
+        pack::put_entry(aux, to, bits, pack::get_entry((q.*array).data(), from, bits));
       });
     }
-    std::memcpy(memory.data() + strip * w.units * unit_bytes(w.bits), units.data(), 4 * units.size());
+    with_codes(w.bits, w.paired, [&](auto bits, auto paired) {
+      put_units<bits(), paired()>(codes, w.units, memory.data() + strip * w.units * unit_bytes(w.bits));
+    });
   });
   const std::int64_t element = bits_of(q.format.col_scale) / 8;
   for (std::int64_t p = 0; p < w.panels && element != 0; ++p)
@@ -248,25 +215,23 @@ void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int r
 /// The way back.
 [[nodiscard]] inline QuantizedMatrix from_kernel_order(const Format& format, const LevelTable& table,
                                                        const KernelOrder& order,
-                                                       const std::vector<std::uint8_t>& memory) {
+                                                       const std::vector<std::uint8_t>& memory,
+                                                       Executor* executor = nullptr) {
   const Weights& w = order.weights;
   QuantizedMatrix q = make_quantized_matrix(format, w.rows, w.cols);
   q.table = table;
   const pack::Extents e = pack::extents(format, q.tiling());
-  const UnitMap map(w.bits, w.paired);
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(q.cols));
-  std::vector<std::uint32_t> units(static_cast<std::size_t>(w.units) * static_cast<std::size_t>(kLanes * w.bits));
-  for_strips(w, [&](std::int64_t strip, std::int64_t first_row, std::int64_t rows) {
-    std::memcpy(units.data(), memory.data() + strip * w.units * unit_bytes(w.bits), 4 * units.size());
+  const std::int64_t stride = std::int64_t{w.units} * kUnitCols;
+  for_strips(w, executor, [&](std::int64_t strip, std::int64_t first_row, std::int64_t rows, std::uint8_t* codes) {
+    with_codes(w.bits, w.paired, [&](auto bits, auto paired) {
+      get_units<bits(), paired()>(memory.data() + strip * w.units * unit_bytes(w.bits), w.units, codes);
+    });
     const std::uint8_t* aux = memory.data() + order.aux_at + strip * w.aux_stride;
     for (int r = 0; r < rows; ++r) {
       const std::int64_t row = first_row + r;
-      for (int j = 0; j < w.cols; ++j)
-        codes[static_cast<std::size_t>(j)] = static_cast<std::uint8_t>(
-            map.get(units.data() + static_cast<std::ptrdiff_t>(kLanes) * w.bits * (j / kUnitCols), r, j % kUnitCols));
-      pack::write_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes.data());
+      pack::write_codes(w.bits, q.codes.data() + row * e.code_row, 0, q.cols, codes + r * stride);
       move_auxiliaries(format, w, row, r, [&](auto array, std::int64_t to, std::int64_t from, int bits) {
-        put_bits((q.*array).data(), to, bits, get_bits(aux, from, bits));
+        pack::put_entry((q.*array).data(), to, bits, pack::get_entry(aux, from, bits));
       });
     }
   });

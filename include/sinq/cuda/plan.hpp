@@ -423,30 +423,6 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
   return p;
 }
 
-/// Calls visit(bits, paired) with compile-time constants.
-template <class Visitor>
-void with_codes(int bits, bool paired, Visitor&& visit) {
-  const auto of = [&](auto b) {
-    if constexpr (b() <= 4)
-      if (paired) return visit(b, std::true_type{});
-    visit(b, std::false_type{});
-  };
-  switch (bits) {
-    case 2:
-      return of(std::integral_constant<int, 2>{});
-    case 3:
-      return of(std::integral_constant<int, 3>{});
-    case 4:
-      return of(std::integral_constant<int, 4>{});
-    case 5:
-      return of(std::integral_constant<int, 5>{});
-    case 6:
-      return of(std::integral_constant<int, 6>{});
-    default:
-      return of(std::integral_constant<int, 8>{});
-  }
-}
-
 /// Calls visit(tokens) with a compile-time constant, for the wgmma kernel.
 template <class Visitor>
 void with_wgmma_tokens(int tiles, Visitor&& visit) {

@@ -22,10 +22,7 @@ class Quantizing {
         config_(config),
         stream_(std::move(stream)),
         q_(quantization_of(config, weights.rows, weights.cols, number)) {
-    using core::require;
-    require(weights.data != nullptr, "weights.data", "null", "must not be null");
-    require(weights.stride >= weights.cols || weights.rows == 1, "weights.stride", weights.stride,
-            "must be at least weights.cols");
+    core::require_view(weights, "weights");
     require_workspace(workspace, place(q_, nullptr), 256);
     (void)place(q_, reinterpret_cast<std::uint8_t*>(workspace.data()));
     q_.weights = weights.data;

@@ -360,25 +360,6 @@ SINQ_CUDA_DEVICE std::uint32_t nearest_code(const Quantization& q, float positio
   }
 }
 
-/// Puts a code among a lane's words, which were zero (layout.hpp).
-template <int kBits, bool kPaired>
-SINQ_CUDA_DEVICE void put_code(std::uint32_t (&words)[kBits], int pair, int upper, int second, std::uint32_t code) {
-  if constexpr (!kPaired) {
-    const BitPlace main = main_place(kBits, pair, upper);
-    words[main.word] |= (code & ((1u << main_bits(kBits)) - 1)) << (main.bit + 16 * second);
-    if constexpr (second_bits(kBits) != 0) {
-      const SecondPlace high = second_place(kBits, pair, upper);
-      words[high.word] |= code >> main_bits(kBits) << (high.bit + 16 * second);
-    }
-  } else {
-    SINQ_CUDA_UNROLL
-    for (int b = 0; b < kBits; ++b) {
-      const BitPlace place = index_place(kBits, pair, upper, second * kBits + b);
-      words[place.word] |= (code >> b & 1u) << place.bit;
-    }
-  }
-}
-
 /// A lane's words of a unit, with the widest stores.
 template <int kBits>
 SINQ_CUDA_DEVICE void store_words(std::uint8_t* unit, int lane, const std::uint32_t (&words)[kBits]) {

@@ -319,7 +319,9 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
         progress.finished_pass();
         widened = true;
         start();
-        (void)quantize::fit_rows(weights, config.fit, factors, importance, feedback, threads, progress, q);  // f32 fits
+        if (!quantize::fit_rows(weights, config.fit, factors, importance, feedback, threads, progress, q) &&
+            !progress.cancelled())
+          core::raise<InvalidArgument>("sinq: a fitted scale is beyond f32: weights this large need balance = none");
       }
     } else if (feedback) {
       quantize::encode_rows_with_feedback(weights, t, factors, plan, threads, progress, q);
