@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -133,16 +134,16 @@ class ThreadProducts {
   void note(const void* registers, std::size_t count) {
     std::vector<std::uint32_t>& content = at_fence_[registers];
     content.resize(count);
-    std::memcpy(content.data(), registers, 4 * count);
+    if (count != 0) std::memcpy(content.data(), registers, 4 * count);
   }
   /// Whether registers that products have named before hold something else than at the last fence.
   [[nodiscard]] bool differs(const void* registers, std::size_t count) const {
     const auto found = at_fence_.find(registers);
-    return found != at_fence_.end() && std::memcmp(found->second.data(), registers, 4 * count) != 0;
+    return found != at_fence_.end() && count != 0 && std::memcmp(found->second.data(), registers, 4 * count) != 0;
   }
   [[nodiscard]] static bool poisoned(const float* d, std::size_t count) {
     for (std::size_t k = 0; k < count; ++k)
-      if (std::memcmp(d + k, &kPoison, 4) != 0) return false;
+      if (std::bit_cast<std::uint32_t>(d[k]) != kPoison) return false;
     return true;
   }
 
