@@ -177,7 +177,7 @@ TEST(Multiply, SameBitsInAnyOrderOfExecution) {
   EXPECT_EQ(y[0], y[1]);
 }
 
-// --- bugs put in --------------------------------------------------------------------------------------------------
+// --- bugs put in ----------------------------------------------------------------------------------------------------
 
 /// Two tokens, one slice.
 Broken with_bug(const std::function<void(test::Executor&, Product&)>& bug, std::int64_t cols = 300, int bits = 4) {

@@ -126,7 +126,7 @@ TEST(MultiplyWgmma, SameBitsInAnyOrderOfExecution) {
   EXPECT_EQ(y[0], y[1]);
 }
 
-// --- bugs put in --------------------------------------------------------------------------------------------------
+// --- bugs put in ----------------------------------------------------------------------------------------------------
 
 /// Two warpgroups, one slice.
 Broken with_bug_in_wgmma(const std::function<void(test::Executor&, Product&)>& bug, std::int64_t cols = 300,

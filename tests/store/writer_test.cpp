@@ -61,7 +61,7 @@ TEST(Writer, TheGlobalLocaleGroupsNoDigits) {
   const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Grouped));
   const std::string grouped = written(dir / "grouped");
   std::locale::global(before);
-  EXPECT_EQ(grouped == expected, true);
+  EXPECT_TRUE(grouped == expected);
 }
 
 TEST(Writer, NoTensors) {

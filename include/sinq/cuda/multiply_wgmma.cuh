@@ -134,9 +134,9 @@ SINQ_CUDA_DEVICE void choose_pairs(std::uint32_t (&words)[kBits], bool odd) {
     SINQ_CUDA_UNROLL
     for (int k = 0; k < kBits; k += 2) words[k] = odd ? words[k + 1] : words[k];
   } else if constexpr (!kPaired || kBits != 3) {
-    const unsigned shift = odd ? (kPaired ? 4 * kBits : main_bits(kBits)) : 0;
+    const int shift = odd ? (kPaired ? 4 * kBits : main_bits(kBits)) : 0;
     SINQ_CUDA_UNROLL
-    for (int k = 0; k < kBits; ++k) words[k] = funnel(words[k], words[k], shift);
+    for (int k = 0; k < kBits; ++k) words[k] = rotated(words[k], shift);
   }
 }
 

@@ -143,19 +143,15 @@ void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int r
   }
 }
 
-/// Calls visit(pair, upper, second, place) with compile-time constants for a lane's 32 codes of a unit; `place` is
-/// where the code lies among those of the unit, 16 rows of `cols` bytes.
+/// Calls visit(pair, upper, second, place) for a lane's 32 codes of a unit. All are constants but `place`, where the
+/// code lies among those of the unit, 16 rows of `cols` bytes.
 template <class Visitor>
 void for_codes(int lane, std::size_t cols, Visitor&& visit) {
   const auto first = static_cast<std::size_t>(lane / 4) * cols + static_cast<std::size_t>(4 * (lane % 4));
-  [&]<int... k>(std::integer_sequence<int, k...>) {
-    const auto one = [&]<int n>(std::integral_constant<int, n>) {
-      constexpr int kPair = n / 4, kUpper = n / 2 % 2, kSecond = n % 2;
-      visit(kPair, kUpper, kSecond, first + 8 * kUpper * cols + kPair / 2 * kStepCols + kPair % 2 * 2 + kSecond);
-    };
-    (one(std::integral_constant<int, k>{}), ...);
-  }
-  (std::make_integer_sequence<int, 32>{});
+  const auto all = [&]<int... k>(std::integer_sequence<int, k...>) {
+    (visit(k / 4, k / 2 % 2, k % 2, first + k / 2 % 2 * 8 * cols + k / 8 * kStepCols + k / 4 % 2 * 2 + k % 2), ...);
+  };
+  all(std::make_integer_sequence<int, 32>{});
 }
 
 /// A strip's codes, 16 rows of one byte each, into units of words, or back.

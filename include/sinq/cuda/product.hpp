@@ -75,7 +75,7 @@ struct Rounds {
 };
 
 /// What a round costs whatever it does (waiting, bringing more, decoding) its units share, so the narrow codes, which
-/// instructions bind and not memory, have the longest. The ring has 5 to 8 KB, so that 16 warps per multiprocessor have
+/// instructions bind and not memory, have the longest. The ring has 4 to 8 KB, so that 16 warps per multiprocessor have
 /// 40 KB and more under way while they work on one round (4.8 TB/s over 132 multiprocessors with a latency of 0.8 us
 /// are 29 KB). Beside a table of levels, or with more columns of operand B than a tile's, long rounds would leave
 /// activations too little room.

@@ -243,11 +243,12 @@ class RecordReader {
   std::uint32_t records_;
   std::uint32_t mask_;
   RecordCursor& cursor_;
-  enum : int { kHalves, kIntegers, kMixed } kind_ = kMixed;  // of scales and zeros
-  int ahead_ = 0;                                            // columns from the first period of four to this lane's
-  int stride_ = 0;                                           // columns from one decoding to the next
+  int ahead_ = 0;   // columns from the first of those that are decoded at a time to this lane's
+  int stride_ = 0;  // columns from one decoding to the next
   int records_per_advance_ = 1;
   float factor_[2] = {1, 1};  // of the scales of rows g and g + 8
+  // What scales and zeros are.
+  enum : int { kHalves, kIntegers, kMixed } kind_ = kMixed;
 };
 
 /// The table that load_levels reads: in every copy pairs of levels as pairs of halves, or with 2 bits two of them.

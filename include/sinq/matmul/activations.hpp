@@ -45,10 +45,10 @@ inline constexpr std::int64_t kMostPlanes = 3;
 /// tokens hold for the same columns must not lie in the same set of a cache, or reading four of them in turn takes half
 /// as long again (Zen 3).
 ///
-///   values   whole_units(cols) floats, zeros behind the last column; or as many times `planes` bytes, x' ~= integer *
-///   step
-///            with the integer's digits to base 256, lowest first: [four][plane][4 columns], with the columns that a
-///            four of codes holds (pack/strip_order.hpp); or twice as many, as digits or words (job.hpp)
+///   values   whole_units(cols) floats, zeros behind the last column; or as many times `planes` bytes, with
+///            x' ~= integer * step and the integer's digits to base 256, lowest first: [four][plane][4 columns], with
+///            the columns that a four of codes holds (pack/strip_order.hpp); or twice as many, as digits or words
+///            (job.hpp)
 ///   step     of every segment; unused where the values are floats
 ///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
 ///            [segment][plane], 0 behind the last segment
