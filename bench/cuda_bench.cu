@@ -298,7 +298,7 @@ void side_by_side(benchmark::State& state, std::int64_t tokens) {
     return std::array<const cuda::DeviceMatrix*, 3>{&copies[first], &copies[first + 1], &copies[first + 2]};
   };
   const auto first = three(0);
-  const cuda::Plan plan = cuda::plan(first, tokens, cuda::device_facts());
+  const cuda::SideBySidePlan plan = cuda::plan(first, tokens, cuda::device_facts());
   const Vectors<__half> v(tokens, kCols, tokens, kAll);
   const Buffer workspace(sized(plan.workspace_bytes));
   std::size_t next = 0;

@@ -7,7 +7,7 @@
 //   plan           problem + device facts -> grid, shared memory, workspace; plain C++, printable   (plan.hpp)
 //   matmul         y = x W^T + bias for any number of tokens: one kernel on the tensor cores        (multiply.cuh),
 //                  and on Hopper another for more than 64 tokens                              (multiply_wgmma.cuh);
-//                  several matrices with one input, or the experts of a mixture (experts.cuh), in one launch
+//                  several matrices with one input; the experts of a mixture                          (experts.cuh);
 //                  many tokens with cuBLASLt, which whoever includes it links: sinq/cuda/blas.cuh
 //   dequantize     the weights as half, bfloat16 or float                            (dequantize_kernel.cuh)
 //   quantize       weights on the device -> DeviceMatrix, the CPU's bits. Not included here, since an engine that only

@@ -409,21 +409,23 @@ cuda::PlanOptions same_order(cuda::PlanOptions options, const cuda::Plan& plan) 
 TEST_F(Groups, SideBySideIsWhatEachMatrixGivesAlone) {
   std::mt19937 random(1);
   const cuda::DeviceMatrix q(test::random_matrix({}, 200, 777, random), stream_),
-      k(test::random_matrix({}, 17, 777, random), stream_), v(test::random_matrix({}, 64, 777, random), stream_);
+      k(test::random_matrix({}, 17, 777, random), stream_),
+      v(test::random_matrix({.bits = 5, .group_size = 16}, 64, 777, random), stream_);
   const cuda::DeviceMatrix* all[] = {&q, &k, &v};
   for (const cuda::PlanOptions& options : both_kernels()) {
     const std::int64_t tokens = options.kernel == cuda::Kernel::wgmma ? 140 : 3;
     OnDevice<__half> x(random_numbers<__half>(tokens * 777, random));
     OnDevice<float> bias(random_numbers<float>(281, random)), y(static_cast<std::size_t>(tokens * 281));
-    const cuda::Plan plan = cuda::plan<__half>(all, tokens, cuda::device_facts(), options);
+    const cuda::SideBySidePlan plan = cuda::plan<__half>(all, tokens, cuda::device_facts(), options);
     OnDevice<std::uint8_t> workspace(static_cast<std::size_t>(plan.workspace_bytes));
     cuda::matmul(plan, all, MatrixView<const __half>(x.data(), tokens, 777), MatrixView<float>(y.data(), tokens, 281),
                  workspace.memory(), stream_, static_cast<const float*>(bias.data()));
     const std::vector<float> together = y.read();
+    ASSERT_EQ(plan.launches.size(), 2);
     std::int64_t first = 0;
     for (const cuda::DeviceMatrix* m : all) {
       const std::vector<float> expected =
-          alone(*m, x.data(), tokens, bias.data() + first, same_order(options, plan), stream_);
+          alone(*m, x.data(), tokens, bias.data() + first, same_order(options, plan.launches[m == &v]), stream_);
       for (std::int64_t t = 0; t < tokens; ++t)
         ASSERT_EQ(std::memcmp(together.data() + t * 281 + first, expected.data() + t * m->rows(),
                               static_cast<std::size_t>(4 * m->rows())),
@@ -481,6 +483,19 @@ TEST_F(Groups, WrongOnesAreNamed) {
             "sinq: cols = 71: matrices of one product have the same columns");
   EXPECT_EQ(test::message_of([&] { cuda::DeviceExperts experts(all, stream_); }),
             "sinq: cols = 71: experts have the same columns");
+  const cuda::DeviceMatrix* two[] = {&a, &a};
+  const cuda::SideBySidePlan plan = cuda::plan(two, 1, cuda::device_facts(), {.slices = 1});
+  OnDevice<__half> x(70), y(40);
+  const auto message = [&](const cuda::SideBySidePlan& p, cuda::DeviceMatrices matrices, std::int64_t rows) {
+    return test::message_of([&] {
+      cuda::matmul(p, matrices, MatrixView<const __half>(x.data(), 1, 70), MatrixView<__half>(y.data(), 1, rows), {},
+                   stream_);
+    });
+  };
+  EXPECT_EQ(message(plan, two, 40), "nothing was thrown");
+  EXPECT_EQ(message(plan, two, 39), "sinq: y.cols = 39: must equal the rows of all matrices");
+  EXPECT_EQ(message({}, two, 40), "sinq: plan.launches.size() = 0: was made for other matrices");
+  EXPECT_NE(message(plan, std::span(two).first(1), 20).find("was made for another matrix"), std::string::npos);
 }
 
 }  // namespace

@@ -34,6 +34,22 @@ struct Group {
   void show(test::Executor& run) {
     for (Resident& r : resident) r.show(run);
   }
+  struct Launch {
+    Problem problem;
+    std::int64_t first_row;
+  };
+  [[nodiscard]] std::vector<Launch> launches() const {
+    std::vector<Launch> all;
+    for_launches(pointers, [&](const Problem& problem, std::int64_t first_row) {
+      all.push_back({problem, first_row});
+    });
+    return all;
+  }
+  [[nodiscard]] Problem only_launch() const {
+    const std::vector<Launch> all = launches();
+    EXPECT_EQ(all.size(), 1);
+    return all.front().problem;
+  }
 };
 
 Format format_of(const Codes& c, unsigned k) {
@@ -65,7 +81,7 @@ TEST(SideBySide, EveryKindOfCodesIsWhatEachMatrixGivesAlone) {
                                        matrices[1].table[static_cast<std::size_t>(n - 1)])
                             : std::int8_t{0};
       Group group(matrices);
-      const Problem problem = side_by_side(group.pointers);
+      const Problem problem = group.only_launch();
       const RowMajor<half> x = random_activations<half>(tokens, cols, random);
       const RowMajor<float> bias = random_activations<float>(1, problem.rows, random);
       RowMajor<float> y = RowMajor<float>::Constant(tokens, problem.rows, NAN);
@@ -93,7 +109,7 @@ TEST(SideBySide, OfManyTokensAsWell) {
   Group group({random_matrix({.tile = Tile::square}, 70, 100, random),
                random_matrix({.tile = Tile::square}, 16, 100, random),
                random_matrix({.tile = Tile::square}, 150, 100, random)});
-  const Problem problem = side_by_side(group.pointers);
+  const Problem problem = group.only_launch();
   const RowMajor<half> x = random_activations<half>(70, 100, random);
   RowMajor<float> y = RowMajor<float>::Constant(70, problem.rows, NAN);
   test::Executor run;
@@ -109,26 +125,69 @@ TEST(SideBySide, OfManyTokensAsWell) {
   }
 }
 
-TEST(SideBySide, OnlyMatricesOfOneKind) {
+/// The values of a preset have another format than its queries and keys.
+TEST(SideBySide, NeighboursOfOneFormatShareALaunch) {
+  std::mt19937 random(9);
+  const Format a{.bits = 3, .group_size = 16}, b{.bits = 4, .group_size = 32, .tile = Tile::square};
+  std::vector<QuantizedMatrix> matrices;
+  for (const Format& f : {a, a, b, a}) matrices.push_back(random_matrix(f, 20 + random() % 30, 200, random));
+  for (int k = 0; k < 9; ++k) matrices.push_back(random_matrix(b, 5, 200, random));
+  Group group(matrices);
+  const std::vector<Group::Launch> launches = group.launches();
+  std::vector<int> members;
+  for (const Group::Launch& l : launches) members.push_back(l.problem.member_count);
+  EXPECT_EQ(members, (std::vector{2, 1, 1, 8, 1}));
+
+  const std::int64_t rows = launches.back().first_row + launches.back().problem.rows;
+  const RowMajor<half> x = random_activations<half>(3, 200, random);
+  const RowMajor<float> bias = random_activations<float>(1, rows, random);
+  RowMajor<float> y = RowMajor<float>::Constant(3, rows, NAN);
+  const cuda::PlanOptions options{.slices = 2};
+  const cuda::SideBySidePlan plan = make_side_by_side_plan(group.pointers, 3, Number::f16, {}, options);
+  ASSERT_EQ(plan.launches.size(), launches.size());
+  test::Simulation all;
+  for (std::size_t k = 0; k < launches.size(); ++k) {
+    const auto& [problem, first] = launches[k];
+    test::Executor run;
+    group.show(run);
+    all = test::simulate<half, float>(run, problem, {}, MatrixView<const half>(x),
+                                      MatrixView<float>(y.data() + first, 3, problem.rows, rows), bias.data() + first,
+                                      options);
+    ASSERT_EQ(all.failure, "");
+    EXPECT_EQ(plan.launches[k], all.plan);
+    EXPECT_LE(all.plan.workspace_bytes, plan.workspace_bytes);
+  }
+  EXPECT_EQ(plan.workspace_bytes, plan.launches[0].workspace_bytes);  // it has the most rows
+  std::int64_t first = 0;
+  for (const QuantizedMatrix& q : group.q) {
+    const MatrixView<float> part(y.data() + first, 3, q.rows, rows);
+    expect_product<half, float>(q, MatrixView<const half>(x), part, bias.data() + first, all);
+    first += q.rows;
+  }
+  EXPECT_EQ(first, rows);
+}
+
+TEST(SideBySide, WrongOnesAreNamed) {
   std::mt19937 random(2);
   const QuantizedMatrix q = random_matrix({}, 20, 100, random);
   const auto message = [&](std::vector<QuantizedMatrix> matrices) {
     Group group(std::move(matrices));
-    return test::message_of([&] { (void)side_by_side(group.pointers); });
+    return test::message_of([&] { (void)group.launches(); });
   };
   EXPECT_EQ(message({q, random_matrix({}, 31, 100, random)}), "nothing was thrown");
-  EXPECT_EQ(message({}), "sinq: matrices = 0: allowed are 1 to 8");
-  EXPECT_EQ(message(std::vector<QuantizedMatrix>(9, q)), "sinq: matrices = 9: allowed are 1 to 8");
-  EXPECT_EQ(message({q, random_matrix({}, 20, 101, random)}),
-            "sinq: cols = 101: matrices of one product have the same columns");
-  EXPECT_EQ(message({q, q, random_matrix({.bits = 3}, 20, 100, random)}),
-            "sinq: matrices = 2: this one has another format than the first");
+  EXPECT_EQ(message({}), "sinq: matrices.size() = 0: must be positive");
+  for (int bits : {4, 3})
+    EXPECT_EQ(message({q, random_matrix({.bits = bits}, 20, 101, random)}),
+              "sinq: cols = 101: matrices of one product have the same columns");
+  const std::vector<Resident*> with_null{nullptr};
+  EXPECT_EQ(test::message_of([&] { for_launches(with_null, [](const Problem&, std::int64_t) {}); }),
+            "sinq: matrices = 0: this one is null");
 }
 
 TEST(SideBySide, APlanForOneOfThemDoesNotFitAll) {
   std::mt19937 random(3);
   Group group({random_matrix({}, 20, 100, random), random_matrix({}, 20, 100, random)});
-  const Problem problem = side_by_side(group.pointers);
+  const Problem problem = group.only_launch();
   EXPECT_NO_THROW(require_fitting(make_plan(problem, 2, Number::f16, {}, {}), problem, Number::f16));
   EXPECT_NE(test::message_of([&] {
               require_fitting(make_plan(group.resident[0].weights(), 2, Number::f16, {}, {}), problem, Number::f16);

@@ -77,7 +77,8 @@ void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, Ma
   p.experts = w.members();
   p.offsets = routing.offsets;
   p.token_list = routing.tokens;
-  multiply<X, Y>(plan, w.problem(), p, x, y, workspace, stream, bias, current);
+  require_product(plan, w.problem(), x, y, workspace, current);
+  multiply(plan, w.problem(), p, x, y, workspace, stream, bias, current);
 }
 
 }  // namespace sinq::inline SINQ_ABI::cuda

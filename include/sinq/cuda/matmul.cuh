@@ -9,10 +9,10 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::cuda {
 
-/// The checks of a product and its launch.
+/// InvalidArgument unless everything fits.
 template <class X, class Y>
-void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, MatrixView<const X> x, MatrixView<Y> y,
-              std::span<std::byte> workspace, cudaStream_t stream, const Y* bias, const Here& here) {
+void require_product(const sinq::cuda::Plan& plan, const Problem& problem, MatrixView<const X> x, MatrixView<Y> y,
+                     std::span<std::byte> workspace, const Here& here) {
   using core::require;
   require(x.cols == problem.w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
   require(y.cols == problem.rows, "y.cols", y.cols, "must equal the rows of the matrix");
@@ -22,6 +22,11 @@ void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, M
   require_fitting(plan, problem, NumberOf<X>::value);
   require_possible(plan, here.device);
   require_workspace(workspace, plan.workspace_bytes, 16);
+}
+
+template <class X, class Y>
+void multiply(const sinq::cuda::Plan& plan, const Problem& problem, Product p, MatrixView<const X> x, MatrixView<Y> y,
+              std::span<std::byte> workspace, cudaStream_t stream, const Y* bias, const Here& here) {
   if (plan.tokens == 0) return;
   p.x = x.data;
   p.y = y.data;
@@ -75,28 +80,48 @@ void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<const X> x, Matr
   detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
   const Here current = here();
   require_here(w.device(), current);
-  multiply(plan, w.weights(), {}, x, y, workspace, stream, bias, current);
+  const Problem problem = w.weights();
+  require_product(plan, problem, x, y, workspace, current);
+  multiply(plan, problem, {}, x, y, workspace, stream, bias, current);
 }
 
-/// Several matrices (up to 8) with one input, as query, key and value or gate and up have: one launch, as if they lay
-/// below each other. InvalidArgument unless they have the same format and columns.
+/// Several matrices with one input, as query, key and value or gate and up have: neighbours of one format in one
+/// launch, as if they lay below each other. InvalidArgument unless they have the same columns.
 using DeviceMatrices = std::span<const DeviceMatrix* const>;
 template <class X = __half>
-[[nodiscard]] Plan plan(DeviceMatrices matrices, std::int64_t tokens, const Device& device,
-                        const PlanOptions& options = {}) {
-  using namespace detail::cuda;
-  return make_plan(side_by_side(matrices), tokens, NumberOf<X>::value, device, options);
+[[nodiscard]] SideBySidePlan plan(DeviceMatrices matrices, std::int64_t tokens, const Device& device,
+                                  const PlanOptions& options = {}) {
+  return detail::cuda::make_side_by_side_plan(matrices, tokens, detail::cuda::NumberOf<X>::value, device, options);
 }
 
-/// y is tokens x (rows of all matrices), the outputs of the first matrix first, and so is the bias.
+/// y is tokens x (rows of all matrices), the outputs of the first matrix first, and so is the bias. Nothing is launched
+/// unless all of it fits.
 template <class X, class Y>
-void matmul(const Plan& plan, DeviceMatrices matrices, MatrixView<const X> x, MatrixView<Y> y,
+void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<const X> x, MatrixView<Y> y,
             std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
   using namespace detail::cuda;
-  detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  using detail::core::require;
+  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  detail::core::require_view(y, "y");
+  const auto for_all = [&](auto&& visit) {
+    std::size_t k = 0;
+    for_launches(matrices, [&](const Problem& problem, std::int64_t row) {
+      require(k < plan.launches.size(), "plan.launches.size()", plan.launches.size(), "was made for other matrices");
+      visit(plan.launches[k++], problem, row, MatrixView<Y>(y.data + row, y.rows, problem.rows, y.stride));
+    });
+    require(k == plan.launches.size(), "plan.launches.size()", plan.launches.size(), "was made for other matrices");
+  };
   const Here current = here();
   for (const DeviceMatrix* w : matrices) require_here(w->device(), current);
-  multiply(plan, side_by_side(matrices), {}, x, y, workspace, stream, bias, current);
+  std::int64_t rows = 0;
+  for_all([&](const Plan& launch, const Problem& problem, std::int64_t, MatrixView<Y> part) {
+    require_product(launch, problem, x, part, workspace, current);
+    rows += problem.rows;
+  });
+  require(y.cols == rows, "y.cols", y.cols, "must equal the rows of all matrices");
+  for_all([&](const Plan& launch, const Problem& problem, std::int64_t row, MatrixView<Y> part) {
+    multiply(launch, problem, {}, x, part, workspace, stream, bias != nullptr ? bias + row : nullptr, current);
+  });
 }
 
 }  // namespace cuda

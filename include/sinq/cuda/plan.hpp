@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "order.hpp"
@@ -73,6 +74,21 @@ struct Plan {
                             p.workspace_bytes, " bytes workspace");
 }
 
+/// How several matrices with one input will be run.
+struct SideBySidePlan {
+  std::vector<Plan> launches;        // one after the other, each for neighbours of one format (up to 8)
+  std::int64_t workspace_bytes = 0;  // of the launch that needs most
+
+  friend bool operator==(const SideBySidePlan&, const SideBySidePlan&) = default;
+};
+
+/// One line per launch, for logs.
+[[nodiscard]] inline std::string to_string(const SideBySidePlan& p) {
+  std::string lines;
+  for (const Plan& launch : p.launches) lines += (lines.empty() ? "" : "\n") + to_string(launch);
+  return lines;
+}
+
 /// With cuBLASLt at hand (blas.cuh) a product of many tokens may restore the weights and leave the rest to it.
 enum class Path : std::uint8_t { automatic, fused, restored };
 
@@ -125,6 +141,9 @@ struct Problem {
 
   Problem(const Weights& alone) : w(alone) { add(alone); }
 
+  [[nodiscard]] bool takes(const Weights& below) const {
+    return member_count < kMostMembers && below.cols == w.cols && rows <= kMostRows - below.rows;
+  }
   void add(const Weights& below) {
     members[member_count++] = member_of(below, rows);
     rows += below.rows;
@@ -137,23 +156,26 @@ struct Problem {
   }
 };
 
-/// Several matrices below each other. InvalidArgument unless they are stored alike and have the same columns.
-/// `Matrices` is an array of pointers to something with weights() and format().
-template <class Matrices>
-[[nodiscard]] Problem side_by_side(const Matrices& matrices) {
+/// Several matrices with one input, their rows below each other in y: calls visit(problem, its first row in y) for each
+/// launch, that is for neighbours of one format, as many as its argument takes. InvalidArgument unless all have the
+/// same columns. `Matrices` is an array of pointers to something with weights() and format().
+template <class Matrices, class Visitor>
+void for_launches(const Matrices& matrices, Visitor&& visit) {
   using core::require;
-  require(!matrices.empty() && matrices.size() <= kMostMembers, "matrices", matrices.size(), "allowed are 1 to 8");
-  const Weights first = matrices[0]->weights();
-  Problem problem(first);
-  for (std::size_t k = 1; k < matrices.size(); ++k) {
-    const Weights w = matrices[k]->weights();
-    require(w.cols == first.cols, "cols", w.cols, "matrices of one product have the same columns");
-    require(matrices[k]->format() == matrices[0]->format(), "matrices", k,
-            "this one has another format than the first");
-    require(problem.rows <= kMostRows - w.rows, "rows", w.rows, "the GPU kernels take up to 2^26 in all");
-    problem.add(w);
+  require(!matrices.empty(), "matrices.size()", 0, "must be positive");
+  for (std::size_t k = 0; k < matrices.size(); ++k) require(matrices[k] != nullptr, "matrices", k, "this one is null");
+  const int cols = matrices[0]->weights().cols;
+  std::int64_t first_row = 0;
+  for (std::size_t first = 0, end = 0; first < matrices.size(); first = end) {
+    Problem problem(matrices[first]->weights());
+    for (end = first + 1; end < matrices.size() && problem.takes(matrices[end]->weights()) &&
+                          matrices[end]->format() == matrices[first]->format();
+         ++end)
+      problem.add(matrices[end]->weights());
+    require(problem.w.cols == cols, "cols", problem.w.cols, "matrices of one product have the same columns");
+    visit(std::as_const(problem), first_row);
+    first_row += problem.rows;
   }
-  return problem;
 }
 
 /// Experts of one shape and format.
@@ -322,6 +344,18 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   require(p.shared_bytes <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
           "too little shared memory for this plan");
   p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * problem.rows;
+  return p;
+}
+
+template <class Matrices>
+[[nodiscard]] sinq::cuda::SideBySidePlan make_side_by_side_plan(const Matrices& matrices, std::int64_t tokens,
+                                                                Number x_number, const sinq::cuda::Device& device,
+                                                                const sinq::cuda::PlanOptions& options) {
+  sinq::cuda::SideBySidePlan p;
+  for_launches(matrices, [&](const Problem& problem, std::int64_t) {
+    p.launches.push_back(make_plan(problem, tokens, x_number, device, options));
+    p.workspace_bytes = std::max(p.workspace_bytes, p.launches.back().workspace_bytes);
+  });
   return p;
 }
 
