@@ -16,12 +16,13 @@
 
 #include "warpgroup.hpp"
 
-#if defined(__has_feature)
+// Eigen defines __has_feature for compilers that have none.
+#if defined(__SANITIZE_ADDRESS__)
+#define SINQ_TEST_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define SINQ_TEST_ADDRESS_SANITIZER 1
 #endif
-#elif defined(__SANITIZE_ADDRESS__)
-#define SINQ_TEST_ADDRESS_SANITIZER 1
 #endif
 #if defined(SINQ_TEST_ADDRESS_SANITIZER)
 #include <sanitizer/common_interface_defs.h>

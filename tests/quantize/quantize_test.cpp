@@ -24,6 +24,7 @@ using test::message_of;
 using test::Naive;
 using test::random_float;
 using test::random_normal;
+using test::weights;
 using test::weights_and_outliers;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
