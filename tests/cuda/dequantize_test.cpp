@@ -24,27 +24,17 @@ void expect_same_bits(const QuantizedMatrix& q, std::int64_t stride, std::size_t
   const T guard = static_cast<T>(-77.0f);
   std::fill(first, first + q.rows * stride, guard);
 
-  Restoration r;
-  r.w = order.place(memory.data());
-  r.out = first;
-  r.stride = stride;
-  r.number = test::kNumber<T>;
-  r.aligned = offset % 4 == 0 && stride % 4 == 0;
-  r.strips = order.strips;
+  const Weights w = order.place(memory.data());
   test::Executor run;
   run.constant("matrix", memory.data(), static_cast<std::size_t>(order.bytes));
   for (std::int64_t i = 0; i < q.rows; ++i) run.writable("out", first + i * stride, static_cast<std::size_t>(q.cols));
   // In one piece, or where panels allow it two strips at a time.
-  const std::int64_t step = r.w.panels == 1 || r.w.tile_height % kStripRows == 0 ? 2 : order.strips;
-  for (r.first_strip = 0; r.first_strip < order.strips; r.first_strip += step) {
-    r.strips = std::min(step, order.strips - r.first_strip);
-    r.first_row = step == order.strips ? 0 : r.first_strip * kStripRows;
-    r.out = first + r.first_row * stride;
-    const auto blocks = static_cast<unsigned>((r.strips * r.w.units + 3) / 4);
-    with_codes(r.w.bits, r.w.paired, [&](auto bits, auto paired) {
-      run.launch({blocks}, 128, 0, [&] { dequantize_kernel<bits(), paired()>(r); });
-    });
-  }
+  const std::int64_t step = w.panels == 1 || w.tile_height % kStripRows == 0 ? 2 * kStripRows : q.rows;
+  for (std::int64_t row = 0; row < q.rows; row += step)
+    restore(w, row, MatrixView<T>(first + row * stride, std::min(step, q.rows - row), q.cols, stride), test::kNumber<T>,
+            [&](auto kernel, unsigned x, unsigned y, unsigned threads, unsigned shared_bytes, const Restoration& r) {
+              run.launch({x, y}, threads, shared_bytes, [&] { kernel(r); });
+            });
   ASSERT_EQ(run.first_failure(), "");
 
   const auto expected = dequantize<T>(q);

@@ -122,8 +122,8 @@ TEST(Order, TakesNoMoreThanTheCanonicalForm) {
 }
 
 TEST(Order, TooLargeIsNamed) {
-  EXPECT_EQ(test::message_of([] { (void)kernel_order({}, {}, 16, (1 << 24) + 1); }),
-            "sinq: cols = 16777217: the GPU kernels take up to 2^24");
+  EXPECT_EQ(test::message_of([] { (void)kernel_order({}, {}, 16, (1 << 19) + 1); }),
+            "sinq: cols = 524289: the GPU kernels take up to 2^19");
   EXPECT_EQ(test::message_of([] { (void)kernel_order({}, {}, (1 << 26) + 1, 16); }),
             "sinq: rows = 67108865: the GPU kernels take up to 2^26");
 }

@@ -4,6 +4,7 @@
 #include <sinq/cuda/order.hpp>
 #include <sinq/cuda/plan.hpp>
 
+#include "support/formats.hpp"
 #include "support/message_of.hpp"
 
 namespace {
@@ -26,7 +27,6 @@ TEST(Plan, CoversTheProblemWithinTheDevice) {
           for (std::int64_t rows : {1, 17, 1000, 8192})
             for (std::int64_t cols : {1, 65, 288, 4096, 28672})
               for (std::int64_t tokens : {1, 4, 5, 16, 33, 100, 4096}) {
-                if (tokens > 64 && device != cuda::Device{}) continue;
                 const Weights w = weights(rows, cols, {.bits = bits, .group_size = group, .tile = tile});
                 const cuda::Plan p = make_plan(w, tokens, Number::f16, device, {});
                 EXPECT_GE(p.slices * p.slice_units, w.units);
@@ -50,11 +50,10 @@ TEST(Plan, OneTokenOfALargeMatrixFillsTheDeviceOnce) {
   EXPECT_GE(blocks, 132 * 3 / 2);
   EXPECT_EQ(p.workspace_bytes, std::int64_t{4} * p.slices * 8192);
   EXPECT_EQ(p.chunk_units, p.slice_units) << "all activations of a slice at once";
-  EXPECT_EQ(
-      to_string(p),
-      "tokens 1: 64 x 4 x 1 blocks of 256 threads, 8 operand columns of 2 halves per activation, 4 slices of 2048 "
-      "columns in chunks of 2048, " +
-          std::to_string(p.shared_bytes) + " bytes shared, 131072 bytes workspace");
+  EXPECT_EQ(to_string(p),
+            "tokens 1: 64 x 4 x 1 blocks of 256 threads, 8 operand columns, 2 per f16 activation, 4 slices of 2048 "
+            "columns in chunks of 2048, " +
+                std::to_string(p.shared_bytes) + " bytes shared, 131072 bytes workspace");
 }
 
 TEST(Plan, OptionsOverride) {
@@ -90,13 +89,44 @@ TEST(Plan, ManyTokensGoToWgmmaWhereItIs) {
   const cuda::Plan p = make_plan(w, 512, Number::bf16, {}, {});
   EXPECT_EQ(p.grid_x * p.grid_y * p.grid_z, 128) << "one wave";
   EXPECT_EQ(p.workspace_bytes, 0);
-  EXPECT_EQ(
-      to_string(p),
-      "tokens 512: wgmma, 64 x 1 x 2 blocks of 256 threads, 256 operand columns of 1 half per activation, 1 slices "
-      "of 8192 columns in chunks of 64, " +
-          std::to_string(p.shared_bytes) + " bytes shared, 0 bytes workspace");
+  EXPECT_EQ(to_string(p),
+            "tokens 512: wgmma, 64 x 1 x 2 blocks of 256 threads, 256 operand columns, 1 per bf16 activation, 1 slices "
+            "of 8192 columns in chunks of 64, " +
+                std::to_string(p.shared_bytes) + " bytes shared, 0 bytes workspace");
   EXPECT_NO_THROW(require_fitting(p, w, Number::bf16));
-  EXPECT_NE(message_of([&] { require_fitting(p, w, Number::f32); }), "nothing was thrown");
+  EXPECT_EQ(message_of([&] { require_fitting(p, w, Number::f16); }),
+            "sinq: plan.x_type = bf16: x has another one (plan<X> takes it)");
+}
+
+TEST(Plan, WeightsOfALargeRangeAreNotRoundedToHalves) {
+  for (Aux scale : {Aux::f16, Aux::bf16, Aux::f32, Aux::u8}) {
+    const Weights w = weights(8192, 8192, {.scale = scale});
+    const bool large = scale == Aux::bf16 || scale == Aux::f32;
+    EXPECT_EQ(make_plan(w, 4096, Number::f16, {}, {}).kernel, large ? cuda::Kernel::mma : cuda::Kernel::wgmma);
+    EXPECT_EQ(make_plan(w, 4096, Number::bf16, {}, {}).kernel, cuda::Kernel::wgmma);
+    EXPECT_EQ(make_blas_plan(w, 4096, Number::f16, true, {}, {}).path,
+              large ? cuda::Path::fused : cuda::Path::restored);
+    EXPECT_EQ(make_plan(w, 1, Number::f16, {}, {.kernel = cuda::Kernel::wgmma}).kernel, cuda::Kernel::wgmma);
+  }
+}
+
+/// Turing has 64 KB for a block, an Ada 99.
+TEST(Plan, EveryFormatFitsSmallDevices) {
+  std::vector<Format> all = test::formats();
+  for (const test::NamedFormat& f : test::preset_formats()) all.push_back(f.format);
+  for (int kilobytes : {64, 99}) {
+    const cuda::Device device{.multiprocessors = 40,
+                              .shared_per_multiprocessor = kilobytes << 10,
+                              .shared_per_block = kilobytes << 10,
+                              .wgmma = false};
+    for (const Format& f : all)
+      for (std::int64_t tokens : {1, 16, 33, 64, 4096})
+        for (Number x : {Number::f16, Number::f32}) {
+          const Weights w = weights(4096, 4096, f);
+          ASSERT_NO_THROW(require_fitting(make_plan(w, tokens, x, device, {}), w, x))
+              << f.bits << " bits, groups of " << f.group_size << ", tokens " << tokens;
+        }
+  }
 }
 
 TEST(Plan, WgmmaHasTwoWarpgroupsWhereTheyFit) {
@@ -125,10 +155,13 @@ TEST(Plan, WrongValuesAreNamed) {
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::mma, .tiles = 16}), "sinq: tiles = 16: mma has up to 8");
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma}, {.wgmma = false}),
             "sinq: kernel = wgmma: needs activations in half or bfloat16, a Hopper, and code for sm_90a");
-  EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to cols / 64, and 0 to choose");
-  EXPECT_EQ(message(1, {.chunk_units = 3}), "sinq: chunk_units = 3: allowed are 1 to cols / 64, and 0 to choose");
-  EXPECT_EQ(message(1, {}, {.shared_per_multiprocessor = 4096, .shared_per_block = 4096}),
-            "sinq: device.shared_per_block = 4096: too little shared memory for this plan");
+  EXPECT_EQ(message(1, {.slices = 3}), "sinq: slices = 3: allowed are 1 to the number of 64 columns, and 0 to choose");
+  EXPECT_EQ(message(1, {.chunk_units = 3}),
+            "sinq: chunk_units = 3: allowed are 1 to the number of 64 columns, and 0 to choose");
+  const std::string too_small = message(1, {}, {.shared_per_multiprocessor = 4096, .shared_per_block = 4096});
+  EXPECT_TRUE(too_small.starts_with("sinq: device.shared_per_block = 4096: the plan takes ")) << too_small;
+  EXPECT_EQ(message(4'000'000, {.kernel = cuda::Kernel::mma, .tiles = 1}),
+            "sinq: tokens = 4000000: with these options up to 524280");
 }
 
 TEST(Plan, OneOfAnotherMatrixDoesNotFit) {

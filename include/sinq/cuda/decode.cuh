@@ -58,6 +58,12 @@ SINQ_CUDA_DEVICE void store_number(Number number, void* array, std::int64_t inde
     store_global(at, number == Number::f16 ? to_half(value) : to_bfloat16(value));
 }
 
+/// Two floats as halves or bfloat16, the first in the lower bits.
+SINQ_CUDA_DEVICE std::uint32_t two_shorts(Number number, float low, float high) {
+  return number == Number::f16 ? to_half(low) | static_cast<std::uint32_t>(to_half(high)) << 16
+                               : to_bfloat16(low) | static_cast<std::uint32_t>(to_bfloat16(high)) << 16;
+}
+
 /// Four consecutive elements; the first `count` exist, the others become 0. `aligned`: to the size of four.
 SINQ_CUDA_DEVICE void load_numbers(Number number, const void* array, std::int64_t index, int count, bool aligned,
                                    float (&v)[4]) {
@@ -89,11 +95,7 @@ SINQ_CUDA_DEVICE void store_numbers(Number number, void* array, std::int64_t ind
   } else {
     Words4 words;
     SINQ_CUDA_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float low = v[2 * i], high = v[2 * i + 1];
-      words.w[i] = number == Number::f16 ? to_half(low) | static_cast<std::uint32_t>(to_half(high)) << 16
-                                         : to_bfloat16(low) | static_cast<std::uint32_t>(to_bfloat16(high)) << 16;
-    }
+    for (int i = 0; i < 4; ++i) words.w[i] = two_shorts(number, v[2 * i], v[2 * i + 1]);
     store_global(at, words);
   }
 }

@@ -8,24 +8,12 @@
 namespace sinq::inline SINQ_ABI {
 namespace detail::cuda {
 
-/// Rows [first, first + out.rows): all, or whole strips whose panels end with a strip.
 template <class T>
 void restore(const Weights& w, std::int64_t first, MatrixView<T> out, cudaStream_t stream) {
-  constexpr int kThreads = 256;
-  Restoration r;
-  r.w = w;
-  r.out = out.data;
-  r.stride = out.stride;
-  r.number = NumberOf<T>::value;
-  r.aligned = reinterpret_cast<std::uintptr_t>(out.data) % (4 * sizeof(T)) == 0 && out.stride % 4 == 0;
-  r.first_strip = first / kStripRows;
-  r.first_row = first;
-  r.strips = first == 0 && out.rows == w.rows ? strips_of(w) : (out.rows + kStripRows - 1) / kStripRows;
-  const std::int64_t blocks = (r.strips * w.units * kLanes + kThreads - 1) / kThreads;
-  core::require(blocks <= 0x7fff'ffff, "rows", out.rows, "too many blocks");
-  with_codes(w.bits, w.paired, [&](auto bits, auto paired) {
-    launch(dequantize_kernel<bits(), paired()>, {static_cast<unsigned>(blocks), 1, 1}, kThreads, 0, stream, r);
-  });
+  restore(w, first, out, NumberOf<T>::value,
+          [&](auto kernel, unsigned x, unsigned y, unsigned threads, unsigned shared_bytes, const Restoration& r) {
+            launch(kernel, {x, y, 1}, static_cast<int>(threads), static_cast<int>(shared_bytes), stream, r);
+          });
 }
 
 }  // namespace detail::cuda

@@ -6,7 +6,7 @@
 // The product, for any number of tokens: one kernel, on the tensor cores from the first token on.
 //
 //   block   up to 8 warps on consecutive strips of one panel  x  a slice of the columns  x  up to 64 operand columns
-//   warp    walks along its strip, 16 rows x 64 columns per round:
+//   warp    walks along its strip, in rounds of two to eight units of 16 rows x 64 columns:
 //
 //     global --cp.async--> ring of units in shared memory --> words --> operands A (decode.cuh)
 //     records (scales, zeros) the same way                                  |
@@ -30,7 +30,7 @@
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
 /// 2^-exponent for a token whose largest scaled activation has the bits `maximum`: brings it below 2^14. A sum of
-/// products with 2^8 levels and 2^24 columns stays below 2^46. Clamped so that the power and its inverse are normal
+/// products with 2^8 levels and 2^19 columns stays below 2^41. Clamped so that the power and its inverse are normal
 /// numbers.
 SINQ_CUDA_DEVICE int token_exponent(std::uint32_t maximum) {
   const int exponent = static_cast<int>(maximum >> 23) - 127 - 13;
@@ -168,17 +168,9 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       shared_plan(p.w, full, kCapacity, p.chunk_units, p.aux_ring, static_cast<int>(thread_count()) / kLanes)
           .at(shared_base());
 
-  // The weights are on their way before anything else happens. Groups of copies are counted, so each round makes one,
-  // if an empty one.
-  Stream<kBits, kRounds> stream(p, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
-  if (b.rows > 0) {
-    stream.start();
-    for (int k = 0; k < kRounds.stages; ++k) {
-      const int left = b.end_unit - b.first_unit - k * kRounds.units;
-      if (left > 0) stream.issue(k, left < kRounds.units ? left : kRounds.units);
-      copy_commit();
-    }
-  }
+  // The weights are on their way before anything else happens.
+  Stream<kBits, kRounds> stream(p.w, p.aux_ring, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
+  if (b.rows > 0) stream.fill(b);
   if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
   find_maxima(p, b, s);
   RecordCursor cursor = RecordReader<kRounds.units, false>::start(p.w, b.first_unit * kUnitCols);
@@ -263,10 +255,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       for (int u = 0; u < units; ++u) add_unit(p.w.period, p.w.has_zero());
     }
     warp_barrier();  // all lanes have read what is overwritten now
-    const int ahead = left - kRounds.stages * kRounds.units;
-    if (ahead > 0) stream.issue(stage, ahead < kRounds.units ? ahead : kRounds.units);
+    stream.next(stage, left);
     stage = stage + 1 == kRounds.stages ? 0 : stage + 1;
-    copy_commit();
   }
 
   SINQ_CUDA_UNROLL

@@ -270,7 +270,7 @@ SINQ_CUDA_DEVICE void multiply_wgmma_block(const Product& p) {
   const std::uint32_t ring = s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes;
 
   // One group of copies per unit; the first holds the first rounds of weights as well.
-  Stream<kBits, kRounds> stream(p, b, ring);
+  Stream<kBits, kRounds> stream(p.w, p.aux_ring, b, ring);
   stream.start();
   SINQ_CUDA_UNROLL
   for (int round = 0; round < kRounds.stages; ++round) {

@@ -11,8 +11,9 @@
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
-/// The largest matrix the kernels take: offsets within a strip are 32-bit numbers.
-inline constexpr std::int64_t kMostCols = std::int64_t{1} << 24;
+/// The largest matrix the kernels take. They count the bytes of a strip's records in 32 bits, times 256 (stream.cuh):
+/// groups of 16 with scales and zeros of 32 bits have 128 bytes each, 2^30 / 256 in 2^19 columns.
+inline constexpr std::int64_t kMostCols = std::int64_t{1} << 19;
 inline constexpr std::int64_t kMostRows = std::int64_t{1} << 26;
 
 /// A matrix in kernel order is one piece of memory: codes, auxiliaries, column scales.
@@ -45,11 +46,11 @@ struct KernelOrder {
   }
 }
 
-/// Sizes and constants for a matrix of a valid format. InvalidArgument beyond 2^26 rows or 2^24 columns.
+/// Sizes and constants for a matrix of a valid format. InvalidArgument beyond 2^26 rows or 2^19 columns.
 [[nodiscard]] inline KernelOrder kernel_order(const Format& f, const LevelTable& table, std::int64_t rows,
                                               std::int64_t cols) {
   core::require(rows <= kMostRows, "rows", rows, "the GPU kernels take up to 2^26");
-  core::require(cols <= kMostCols, "cols", cols, "the GPU kernels take up to 2^24");
+  core::require(cols <= kMostCols, "cols", cols, "the GPU kernels take up to 2^19");
   const Tiling t = tiling(rows, cols, f.group_size, f.tile);
   KernelOrder order;
   Weights& w = order.weights;

@@ -32,7 +32,8 @@ struct Device {
 
 /// `mma` (multiply.cuh): any device, any type of activations; multiplies by the codes as they are, for any number of
 /// tokens. `wgmma` (multiply_wgmma.cuh): Hopper, activations in half or bfloat16, to whose type weights are rounded;
-/// for more than 64 tokens.
+/// for more than 64 tokens. Halves end at 65504 and have fewer digits below 6e-5, so `automatic` never rounds weights
+/// to them whose scales are stored in a type with a larger range.
 enum class Kernel : std::uint8_t { automatic, mma, wgmma };
 
 /// What the caller wants to decide; 0 and `automatic`: the plan decides.
@@ -49,6 +50,7 @@ struct PlanOptions {
 /// device stay the same.
 struct Plan {
   Kernel kernel = Kernel::mma;
+  DType x_type = DType::f16;  // of the activations
   int tokens = 0;
   int pieces = 0;
   int tiles = 0;
@@ -68,7 +70,7 @@ struct Plan {
 [[nodiscard]] inline std::string to_string(const Plan& p) {
   return detail::core::text("tokens ", p.tokens, p.kernel == Kernel::wgmma ? ": wgmma, " : ": ", p.grid_x, " x ",
                             p.grid_y, " x ", p.grid_z, " blocks of ", p.threads, " threads, ", 8 * p.tiles,
-                            " operand columns of ", p.pieces, p.pieces == 1 ? " half" : " halves", " per activation, ",
+                            " operand columns, ", p.pieces, " per ", name_of(p.x_type), " activation, ",
                             p.slices, " slices of ", p.slice_units * detail::cuda::kUnitCols, " columns in chunks of ",
                             p.chunk_units * detail::cuda::kUnitCols, ", ", p.shared_bytes, " bytes shared, ",
                             p.workspace_bytes, " bytes workspace");
@@ -119,6 +121,10 @@ struct BlasPlan {
 }  // namespace cuda
 
 namespace detail::cuda {
+
+[[nodiscard]] constexpr DType dtype_of(Number number) noexcept {
+  return number == Number::f32 ? DType::f32 : number == Number::f16 ? DType::f16 : DType::bf16;
+}
 
 /// Blocks that should run on a multiprocessor at once, so that one computes while another stages its activations. With
 /// 64 columns the accumulators take half of the registers.
@@ -198,8 +204,13 @@ template <class Matrices>
 /// From how many tokens on wgmma pays: the other kernel passes over the weights for every 64.
 inline constexpr std::int64_t kWgmmaFrom = 65;
 
+/// Whether weights in the type of the activations are as good as the matrix, but for their last digits.
+[[nodiscard]] constexpr bool in_range(const Weights& w, Number x_number) noexcept {
+  return x_number != Number::f16 || (w.scale.number != Number::f32 && w.scale.number != Number::bf16);
+}
+
 /// Which kernel, for `together` tokens that meet the same weights. InvalidArgument if the one asked for cannot.
-[[nodiscard]] inline sinq::cuda::Kernel choose_kernel(std::int64_t together, Number x_number,
+[[nodiscard]] inline sinq::cuda::Kernel choose_kernel(const Weights& w, std::int64_t together, Number x_number,
                                                       const sinq::cuda::Device& device,
                                                       const sinq::cuda::PlanOptions& options) {
   using core::require;
@@ -215,7 +226,8 @@ inline constexpr std::int64_t kWgmmaFrom = 65;
   require(!of_wgmma || !of_mma, "kernel", "wgmma", "has 16 or 32 tiles, and no pieces and chunk_units to choose");
   require(options.tiles <= 8 || options.kernel != Kernel::mma, "tiles", options.tiles, "mma has up to 8");
   if (options.kernel != Kernel::automatic) return options.kernel;
-  return of_wgmma || (possible && !of_mma && together >= kWgmmaFrom) ? Kernel::wgmma : Kernel::mma;
+  const bool pays = possible && in_range(w, x_number) && together >= kWgmmaFrom;
+  return of_wgmma || (pays && !of_mma) ? Kernel::wgmma : Kernel::mma;
 }
 
 /// Tokens and warps per block, shared memory.
@@ -247,22 +259,29 @@ inline void plan_mma_block(const Problem& problem, std::int64_t together, Number
   // A second half is free as long as it fits into the columns that a tile has anyway.
   p.pieces = options.pieces != 0 ? options.pieces : x_number == Number::f32 || together <= 4 ? 2 : 1;
   const std::int64_t columns = together * p.pieces;
-  p.tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
-  const Rounds rounds = rounds_of(w.bits, w.paired, 8 * p.tiles);
-  p.aux_ring = aux_ring_bytes(w, (rounds.stages + 1) * rounds.units);
-  const int full = columns_of_full_block(p);
-  // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
-  // memory.
   int strips = 1;
   for (const Member& m : problem.all()) strips = std::max(strips, m.panel_strips);
+  // Eight warps share the activations; fewer where the panels have fewer strips, or the device too little shared
+  // memory; and fewer columns of operand B, if that is too little for one warp.
   int warps = options.warps;
-  for (int most = 8; options.warps == 0 && most >= 1; most /= 2) {
-    const int panel_blocks = (strips + most - 1) / most;
-    warps = (strips + panel_blocks - 1) / panel_blocks;
-    if (shared_plan(w, full, 8 * p.tiles, rounds.units, p.aux_ring, warps).total <=
-        static_cast<unsigned>(device.shared_per_block))
-      break;
-  }
+  const auto fits = [&](int tiles) {
+    const Rounds rounds = rounds_of(w.bits, w.paired, 8 * tiles);
+    p.tiles = tiles;
+    p.aux_ring = aux_ring_bytes(w, (rounds.stages + 1) * rounds.units);
+    const auto enough = [&] {
+      return shared_plan(w, columns_of_full_block(p), 8 * tiles, rounds.units, p.aux_ring, warps).total <=
+             static_cast<unsigned>(device.shared_per_block);
+    };
+    if (options.warps != 0) return enough();
+    for (int most = 8; most >= 1; most /= 2) {
+      const int panel_blocks = (strips + most - 1) / most;
+      warps = (strips + panel_blocks - 1) / panel_blocks;
+      if (enough()) return true;
+    }
+    return false;
+  };
+  int tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
+  while (!fits(tiles) && tiles > 1 && options.tiles == 0) tiles /= 2;
   p.threads = kLanes * warps;
 }
 
@@ -301,16 +320,17 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
           options.tiles, "allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
   require(options.warps >= 0, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
   require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
-          "allowed are 1 to cols / 64, and 0 to choose");
+          "allowed are 1 to the number of 64 columns, and 0 to choose");
   require(options.chunk_units >= 0 && options.chunk_units <= w.units, "chunk_units", options.chunk_units,
-          "allowed are 1 to cols / 64, and 0 to choose");
+          "allowed are 1 to the number of 64 columns, and 0 to choose");
 
   sinq::cuda::Plan p;
   p.tokens = static_cast<int>(tokens);
   // Experts share the tokens, some more popular than others: blocks for twice the average.
   const std::int64_t together =
       problem.experts == 0 ? tokens : std::min(tokens, (2 * tokens + problem.experts - 1) / problem.experts);
-  p.kernel = choose_kernel(together, x_number, device, options);
+  p.kernel = choose_kernel(w, together, x_number, device, options);
+  p.x_type = dtype_of(x_number);
   if (tokens == 0) return p;  // nothing is launched
   const bool wgmma = p.kernel == sinq::cuda::Kernel::wgmma;
   if (wgmma)
@@ -323,7 +343,10 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   const std::int64_t token_blocks = problem.experts == 0
                                         ? (tokens + block_tokens - 1) / block_tokens
                                         : tokens / block_tokens + std::min<std::int64_t>(tokens, problem.experts);
-  require(token_blocks <= 65535, "tokens", tokens, "more than 65535 blocks of tokens");
+  if (token_blocks > 65535) {
+    const std::string limit = core::text("with these options up to ", 65535 * block_tokens);
+    require(false, "tokens", tokens, limit.c_str());
+  }
   p.grid_z = static_cast<int>(token_blocks);
 
   const std::int64_t slots = std::int64_t{device.multiprocessors} * blocks_per_multiprocessor(p.tiles);
@@ -341,8 +364,10 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   p.slices = (w.units + p.slice_units - 1) / p.slice_units;  // none is empty
   p.grid_y = p.slices;
   if (!wgmma) plan_mma_chunks(w, device, options, p);
-  require(p.shared_bytes <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
-          "too little shared memory for this plan");
+  if (p.shared_bytes > device.shared_per_block) {
+    const std::string limit = core::text("the plan takes ", p.shared_bytes);
+    require(false, "device.shared_per_block", device.shared_per_block, limit.c_str());
+  }
   p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * problem.rows;
   return p;
 }
@@ -363,6 +388,8 @@ template <class Matrices>
 /// the rest.
 inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem, Number x_number) {
   const Weights& w = problem.w;
+  core::require(plan.x_type == dtype_of(x_number), "plan.x_type", name_of(plan.x_type),
+                "x has another one (plan<X> takes it)");
   sinq::cuda::Device any;
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;
   const int warps = plan.threads / kLanes;
@@ -445,7 +472,7 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
   sinq::cuda::BlasPlan p;
   p.fused = make_plan(w, tokens, x_number, device, options.fused);
   p.workspace_bytes = p.fused.workspace_bytes;
-  const bool many = restorable && tokens >= many_tokens(p.fused.kernel);
+  const bool many = restorable && in_range(w, x_number) && tokens >= many_tokens(p.fused.kernel);
   if (options.path == Path::fused || (options.path == Path::automatic && !many) || tokens == 0) return p;
   p.path = Path::restored;
   p.restored_cols = (std::int64_t{w.cols} + 7) / 8 * 8;  // rows begin at multiples of 16 bytes

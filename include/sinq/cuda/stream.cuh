@@ -12,19 +12,43 @@ namespace sinq::inline SINQ_ABI::detail::cuda {
 template <int kBits, Rounds kRounds>
 class Stream {
  public:
-  SINQ_CUDA_DEVICE Stream(const Product& p, const Block& b, std::uint32_t ring)
-      : weights_(p.w),
-        lane_(static_cast<int>(thread_index()) % kLanes),
+  SINQ_CUDA_DEVICE Stream(const Weights& w, int aux_ring, const Block& b, std::uint32_t ring)
+      : lane_(static_cast<int>(thread_index()) % kLanes),
         ring_(ring),
-        mask_(static_cast<std::uint32_t>(p.aux_ring) - 1),
-        rate_(p.w.aux_rate),
-        end_(p.w.aux_stride) {
-    const RecordCursor first = RecordCursor::at(p.w, b.first_unit * kUnitCols);
+        mask_(static_cast<std::uint32_t>(aux_ring) - 1),
+        rate_(w.aux_rate),
+        end_(w.aux_stride) {
+    const RecordCursor first = RecordCursor::at(w, b.first_unit * kUnitCols);
     codes_ = b.codes + std::int64_t{b.first_unit} * unit_bytes(kBits) + 16 * lane_;
     aux_ = b.aux;
     issued_ = (first.offset & ~15) + 16 * lane_;
-    needed_ = 256 * (first.offset + aux_lead(p.w));
+    needed_ = 256 * (first.offset + aux_lead(w));
   }
+
+  /// Starts to bring what the first rounds of [first_unit, end_unit) need. Groups of copies are counted, so each round
+  /// makes one, if an empty one.
+  SINQ_CUDA_DEVICE void fill(const Block& b) {
+    start();
+    for (int k = 0; k < kRounds.stages; ++k) {
+      const int left = b.end_unit - b.first_unit - k * kRounds.units;
+      if (left > 0) issue(k, left < kRounds.units ? left : kRounds.units);
+      copy_commit();
+    }
+  }
+  /// The round at `stage` has been used, before which `left` units were left: starts to bring the one that follows
+  /// those under way.
+  SINQ_CUDA_DEVICE void next(int stage, int left) {
+    const int ahead = left - kRounds.stages * kRounds.units;
+    if (ahead > 0) issue(stage, ahead < kRounds.units ? ahead : kRounds.units);
+    copy_commit();
+  }
+
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
+    return ring_ + static_cast<std::uint32_t>(stage * kRounds.units * unit_bytes(kBits));
+  }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kRounds.stages); }
+  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
+  [[nodiscard]] SINQ_CUDA_DEVICE const std::uint8_t* aux() const { return aux_; }
 
   /// Starts to bring the records that the average does not account for.
   SINQ_CUDA_DEVICE void start() {
@@ -38,6 +62,7 @@ class Stream {
   /// bytes as the average asks for, which is simpler than to follow the groups.
   SINQ_CUDA_DEVICE void issue(int stage, int units) {
     constexpr int kPieces = unit_bytes(kBits) / 16;
+    static_assert(kRounds.units * kPieces % kLanes == 0, "all lanes bring as much of a round");
     const std::uint32_t to = slot(stage) + 16 * static_cast<std::uint32_t>(lane_);
     if (units == kRounds.units) {
       SINQ_CUDA_UNROLL
@@ -59,15 +84,7 @@ class Stream {
     issued_ = issued_ < next ? next : issued_;
   }
 
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t slot(int stage) const {
-    return ring_ + static_cast<std::uint32_t>(stage * kRounds.units * unit_bytes(kBits));
-  }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t records() const { return slot(kRounds.stages); }
-  [[nodiscard]] SINQ_CUDA_DEVICE std::uint32_t mask() const { return mask_; }
-  [[nodiscard]] SINQ_CUDA_DEVICE const std::uint8_t* aux() const { return aux_; }
-
  private:
-  const Weights& weights_;
   int lane_;
   const std::uint8_t* codes_;  // of the next unit, this lane's first piece
   const std::uint8_t* aux_;

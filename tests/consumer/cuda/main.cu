@@ -24,7 +24,7 @@ float product_on_the_device(const sinq::QuantizedMatrix& q) {
   cudaStream_t stream = nullptr;
 
   sinq::cuda::DeviceMatrix w(q, stream);  // a copy in the device's memory, in the order of its kernels
-  const sinq::cuda::Plan plan = sinq::cuda::plan(w, x.rows, sinq::cuda::device_facts());
+  const sinq::cuda::Plan plan = sinq::cuda::plan<__half>(w, x.rows, sinq::cuda::device_facts());  // x in half
   std::byte* workspace = nullptr;
   cudaMalloc(&workspace, plan.workspace_bytes);
   sinq::cuda::matmul(plan, w, x, y, std::span(workspace, plan.workspace_bytes), stream);  // half, bfloat16 or float
