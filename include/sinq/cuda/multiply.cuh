@@ -42,16 +42,42 @@ SINQ_CUDA_DEVICE float power_of_two(int exponent) {
 
 // --- activations ----------------------------------------------------------------------------------------------------
 
-/// x times col_scale of four columns.
-SINQ_CUDA_DEVICE void load_scaled(const Product& p, const Block& b, int token, int col, float (&v)[4]) {
+/// Which activations a thread takes: a warp takes a token and then others, lane by lane four columns; where there are
+/// fewer tokens than warps, several share one.
+struct TokenWalk {
+  int first_token;
+  int tokens;      // at once
+  int first_four;  // this lane's
+  int fours;       // at once
+
+  SINQ_CUDA_DEVICE explicit TokenWalk(int all_tokens) {
+    const int warps = static_cast<int>(thread_count()) / kLanes, warp = static_cast<int>(thread_index()) / kLanes;
+    const int per_token = all_tokens < warps ? warps / all_tokens : 1;
+    tokens = warps / per_token;
+    first_token = warp / per_token;
+    first_four = (warp - first_token * per_token) * kLanes + static_cast<int>(thread_index()) % kLanes;
+    fours = per_token * kLanes;
+  }
+};
+
+/// The activations of a token of the block.
+SINQ_CUDA_DEVICE const void* row_of_x(const Product& p, const Block& b, int token) {
   std::int64_t from = b.first_token + token;
   if (p.token_list != nullptr) from = load_global<std::int32_t>(p.token_list + from);
-  load_numbers(p.x_number, p.x, from * p.x_stride + col, p.w.cols - col, p.x_aligned, v);
+  return static_cast<const std::uint8_t*>(p.x) + from * p.x_stride * size_of(p.x_number);
+}
+
+/// x times col_scale of four columns; `col_scale` is the panel's.
+SINQ_CUDA_DEVICE void load_scaled(const Product& p, const void* x, const void* col_scale, int col, float (&v)[4]) {
+  load_numbers(p.x_number, x, col, p.w.cols - col, p.x_aligned, v);
   if (!p.w.has_col_scale) return;
   float scale[4];
-  load_numbers(p.w.col_number, b.col_scale, std::int64_t{b.panel} * p.w.units * kUnitCols + col, 4, true, scale);
+  load_numbers(p.w.col_number, col_scale, col, 4, true, scale);
   SINQ_CUDA_UNROLL
   for (int i = 0; i < 4; ++i) v[i] = multiply(v[i], scale[i]);
+}
+SINQ_CUDA_DEVICE const void* col_scale_of(const Product& p, const Block& b) {
+  return b.col_scale + std::int64_t{b.panel} * p.w.units * kUnitCols * size_of(p.w.col_number);
 }
 
 /// Largest magnitude per token over the columns of the slice. Ends without a barrier.
@@ -59,20 +85,36 @@ SINQ_CUDA_DEVICE void find_maxima(const Product& p, const Block& b, const Shared
   for (unsigned k = thread_index(); k < static_cast<unsigned>(b.tokens); k += thread_count())
     store_shared(s.maxima + 4 * k, std::uint32_t{0});
   barrier();
-  const int fours = (b.end_unit - b.first_unit) * (kUnitCols / 4);
-  for (int k = static_cast<int>(thread_index()); k < fours * b.tokens; k += static_cast<int>(thread_count())) {
-    const int token = k / fours, col = b.first_unit * kUnitCols + 4 * (k - token * fours);
-    if (col >= p.w.cols) continue;
-    float v[4];
-    load_scaled(p, b, token, col, v);
+  const TokenWalk walk(b.tokens);
+  const void* const col_scale = col_scale_of(p, b);
+  const int lane = static_cast<int>(thread_index()) % kLanes;
+  const int end = b.end_unit * kUnitCols < p.w.cols ? b.end_unit * kUnitCols : p.w.cols;
+  SINQ_CUDA_NO_UNROLL
+  for (int token = walk.first_token; token < b.tokens; token += walk.tokens) {
+    const void* const x = row_of_x(p, b, token);
     std::uint32_t largest = 0;
-    SINQ_CUDA_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const std::uint32_t magnitude = as_bits(v[i]) & 0x7fff'ffffu;
-      largest = magnitude > largest ? magnitude : largest;
+    SINQ_CUDA_NO_UNROLL
+    for (int col = b.first_unit * kUnitCols + 4 * walk.first_four; col < end; col += 4 * walk.fours) {
+      float v[4];
+      load_scaled(p, x, col_scale, col, v);
+      SINQ_CUDA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t magnitude = as_bits(v[i]) & 0x7fff'ffffu;
+        largest = magnitude > largest ? magnitude : largest;
+      }
     }
-    raise_shared(s.maxima + 4 * static_cast<std::uint32_t>(token), largest);
+    SINQ_CUDA_UNROLL
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      const std::uint32_t other = shuffle(largest, lane ^ distance);
+      largest = other > largest ? other : largest;
+    }
+    if (lane == 0) raise_shared(s.maxima + 4 * static_cast<std::uint32_t>(token), largest);
   }
+}
+
+/// Whether sums of activations are read: the loops of longer periods have no test for zeros (multiply_block).
+SINQ_CUDA_DEVICE bool uses_sums(const Weights& w) {
+  return w.has_zero() || w.period != kStepCols;
 }
 
 /// The activations of units [first, first + units) as halves, in the order of the operands, and their sums. A thread
@@ -81,45 +123,56 @@ template <int kBits, bool kPaired, int kCapacity>
 SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const SharedPlan& s, int first, int units) {
   const int fours = units * (kUnitCols / 4), steps = units * (kUnitCols / kStepCols);
   const int lane = static_cast<int>(thread_index()) % kLanes;
+  const TokenWalk walk(b.tokens);
+  const void* const col_scale = col_scale_of(p, b);
+  const bool sums = uses_sums(p.w);
   barrier();
-  // Whole warps stay in the loop, since the lanes of a step add up their sums.
-  for (int k = static_cast<int>(thread_index()); k - lane < fours * b.tokens; k += static_cast<int>(thread_count())) {
-    const bool exists = k < fours * b.tokens;
-    const int token = exists ? k / fours : 0, four = exists ? k - token * fours : 0;
-    const int step = four / 4, t = four % 4;
-    float v[4] = {}, sum[2] = {};
-    std::uint16_t halves[2][4];
-    if (exists) load_scaled(p, b, token, first * kUnitCols + 4 * four, v);
-    const float up =
-        power_of_two(-token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * static_cast<std::uint32_t>(token))));
-    SINQ_CUDA_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2);
-      const float scaled = multiply(multiply(v[i], up), power_of_two(-shift));
-      halves[0][i] = to_half(scaled);
-      const float high = from_half(halves[0][i]);
-      halves[1][i] = to_half(scaled - high);
-      sum[0] += high * power_of_two(shift);
-      sum[1] += from_half(halves[1][i]) * power_of_two(shift);
-    }
-    SINQ_CUDA_UNROLL
-    for (int piece = 0; piece < 2; ++piece) {
-      sum[piece] += shuffle(sum[piece], lane ^ 1);
-      sum[piece] += shuffle(sum[piece], lane ^ 2);
-      if (!exists || piece >= p.pieces) continue;
-      const std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces + piece);
-      Words2 words;
+  SINQ_CUDA_NO_UNROLL
+  for (int token = walk.first_token; token < b.tokens; token += walk.tokens) {
+    const void* const x = row_of_x(p, b, token);
+    const int up = -token_exponent(load_shared<std::uint32_t>(s.maxima + 4 * static_cast<std::uint32_t>(token)));
+    // Whole warps stay in the loop, since the lanes of a step add up their sums.
+    SINQ_CUDA_NO_UNROLL
+    for (int four = walk.first_four; four - lane < fours; four += walk.fours) {
+      const bool exists = four < fours;
+      const int step = four / 4, t = four % 4;
+      float v[4] = {};
+      if (exists) load_scaled(p, x, col_scale, first * kUnitCols + 4 * four, v);
       SINQ_CUDA_UNROLL
-      for (int i = 0; i < 2; ++i)
-        words.w[i] = halves[piece][2 * i] | static_cast<std::uint32_t>(halves[piece][2 * i + 1]) << 16;
-      // The lane's four columns of a step follow those of the step before: 64 columns as [t][step][4].
-      store_shared(s.x + column * s.x_stride +
-                       2 * static_cast<std::uint32_t>(step / 4 * kUnitCols + kStepCols * t + step % 4 * 4),
-                   words);
-      if (t == 0) store_shared(s.steps + 4 * (static_cast<std::uint32_t>(step * kCapacity) + column), sum[piece]);
+      for (int i = 0; i < 4; ++i)
+        v[i] = multiply(v[i], power_of_two(up - (kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2))));
+      std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces);
+      SINQ_CUDA_NO_UNROLL
+      for (int piece = 0; piece < p.pieces; ++piece, ++column) {
+        float sum = 0;
+        Words2 words;
+        SINQ_CUDA_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const std::uint32_t two = two_shorts(Number::f16, v[2 * i], v[2 * i + 1]);
+          words.w[i] = two;
+          const float low = from_half(static_cast<std::uint16_t>(two)), high = from_half(two >> 16);
+          const float undo = power_of_two(kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i));
+          sum += low * undo;
+          sum += high * undo;
+          v[2 * i] -= low;
+          v[2 * i + 1] -= high;
+        }
+        if (sums) {
+          sum += shuffle(sum, lane ^ 1);
+          sum += shuffle(sum, lane ^ 2);
+          if (exists && t == 0)
+            store_shared(s.steps + 4 * (static_cast<std::uint32_t>(step * kCapacity) + column), sum);
+        }
+        // The lane's four columns of a step follow those of the step before: 64 columns as [t][step][4].
+        if (exists)
+          store_shared(s.x + column * s.x_stride +
+                           2 * static_cast<std::uint32_t>(step / 4 * kUnitCols + kStepCols * t + step % 4 * 4),
+                       words);
+      }
     }
   }
   barrier();
+  if (!sums) return;
   const int per_period = p.w.period / kStepCols;
   for (int k = static_cast<int>(thread_index()); k < steps / per_period * kCapacity;
        k += static_cast<int>(thread_count())) {
@@ -237,6 +290,7 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
       x_at += 2 * kUnitCols;
     };
     // With the fewest tokens a weight has the fewest instructions: each period gets a loop without tests for others.
+    // With 16 columns registers suffice for one of these loops, with more for none.
     if constexpr (kTiles == 1) {
       const auto add_units = [&](int period, bool zero) {  // constants where it is called
         SINQ_CUDA_UNROLL_2
@@ -250,6 +304,9 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
         add_units(kStepCols, true);
       else
         add_units(kStepCols, false);
+    } else if (kTiles == 2 && p.w.period == kUnitCols) {
+      SINQ_CUDA_NO_UNROLL
+      for (int u = 0; u < units; ++u) add_unit(kUnitCols, true);
     } else {
       SINQ_CUDA_NO_UNROLL
       for (int u = 0; u < units; ++u) add_unit(p.w.period, p.w.has_zero());
