@@ -85,7 +85,7 @@ TEST(SideBySide, EveryKindOfCodesIsWhatEachMatrixGivesAlone) {
       const RowMajor<half> x = random_activations<half>(tokens, cols, random);
       const RowMajor<float> bias = random_activations<float>(1, problem.rows, random);
       RowMajor<float> y = RowMajor<float>::Constant(tokens, problem.rows, NAN);
-      const cuda::PlanOptions options{.slices = slices};
+      const cuda::PlanOptions options{.strips = 1 + static_cast<int>(k % 3), .slices = slices};
       test::Executor run;
       group.show(run);
       const auto all = test::simulate<half, float>(run, problem, {}, MatrixView<const half>(x), MatrixView<float>(y),
@@ -96,7 +96,7 @@ TEST(SideBySide, EveryKindOfCodesIsWhatEachMatrixGivesAlone) {
         expect_product<half, float>(q, MatrixView<const half>(x), part, bias.data() + first, all);
         RowMajor<float> alone(tokens, q.rows);
         (void)test::simulate<half, float>(q, MatrixView<const half>(x), MatrixView<float>(alone), bias.data() + first,
-                                          {.slices = slices, .chunk_units = all.plan.chunk_units});
+                                          {.strips = 1, .slices = slices, .chunk_units = all.plan.chunk_units});
         ASSERT_EQ(y.middleCols(first, q.rows), alone) << to_string(all.plan);
         first += q.rows;
       }
@@ -258,7 +258,7 @@ TEST(Experts, EveryKindOfCodes) {
   for (const Codes& c : kCodes) {
     ++k;
     check_experts(format_of(c, k), {2, 0, 5, 1}, 1 + k * 7 % 40, 70 + k * 31 % 100, k % 3, random,
-                  {.slices = 1 + static_cast<int>(k % 2)});
+                  {.strips = 1 + static_cast<int>(k % 3), .slices = 1 + static_cast<int>(k % 2)});
     if (HasFatalFailure()) return;
   }
 }

@@ -120,6 +120,23 @@ TEST(Multiply, EveryCut) {
       }
 }
 
+/// The last strips of a block may not exist, nor its last warps; chunks are staged again for each strip.
+TEST(Multiply, StripsInTurn) {
+  std::mt19937 random(13);
+  for (int tiles : {1, 2, 8})
+    for (int strips : {2, 3, 8})
+      for (int slices : {1, 2})
+        for (int chunk : {1, 0}) {
+          const Format f{.bits = 4,
+                         .levels = slices == 1 ? Levels::uniform : Levels::nf4,
+                         .group_size = 48,
+                         .tile = chunk == 1 ? Tile::stripe : Tile::square};
+          check_product(random_matrix(f, 75, 300, random), 4 * tiles + 1, random,
+                        {.tiles = tiles, .warps = 2, .strips = strips, .slices = slices, .chunk_units = chunk});
+          if (HasFatalFailure()) return;
+        }
+}
+
 TEST(Multiply, LongStreamsWrapTheirRings) {
   std::mt19937 random(7);
   for (int bits : kBitWidths)

@@ -32,7 +32,7 @@ TEST(Plan, CoversTheProblemWithinTheDevice) {
                 EXPECT_GE(p.slices * p.slice_units, w.units);
                 EXPECT_LT((p.slices - 1) * p.slice_units, w.units) << "an empty slice";
                 EXPECT_GE(std::int64_t{p.grid_z} * (8 * p.tiles / p.pieces), tokens);
-                EXPECT_GE(p.grid_x * (p.threads / 32), strips_of(w));
+                EXPECT_GE(p.grid_x * (p.threads / 32) * p.strips, strips_of(w));
                 EXPECT_LE(p.threads, 256);
                 EXPECT_LE(p.shared_bytes, device.shared_per_block);
                 EXPECT_GE(p.chunk_units, 1);
@@ -51,9 +51,20 @@ TEST(Plan, OneTokenOfALargeMatrixFillsTheDeviceOnce) {
   EXPECT_EQ(p.workspace_bytes, std::int64_t{4} * p.slices * 8192);
   EXPECT_EQ(p.chunk_units, p.slice_units) << "all activations of a slice at once";
   EXPECT_EQ(to_string(p),
-            "tokens 1: 64 x 4 x 1 blocks of 256 threads, 8 operand columns, 2 per f16 activation, 4 slices of 2048 "
+            "tokens 1: 64 x 4 x 1 blocks of 256 threads, 1 strip per warp, 8 operand columns, 2 per f16 activation, 4 "
+            "slices of 2048 "
             "columns in chunks of 2048, " +
                 std::to_string(p.shared_bytes) + " bytes shared, 131072 bytes workspace");
+}
+
+TEST(Plan, WarpsMultiplySeveralStripsWhereStagingActivationsCosts) {
+  const Weights w = weights(8192, 8192);
+  for (std::int64_t tokens : {1, 2, 16}) {
+    const cuda::Plan p = make_plan(w, tokens, Number::f16, {}, {});
+    EXPECT_EQ(p.strips > 1, tokens == 16) << to_string(p);
+    EXPECT_EQ(p.chunk_units, p.slice_units) << "staged once";
+  }
+  EXPECT_EQ(make_plan(w, 16, Number::f16, {}, {.strips = 3}).grid_x, 22);
 }
 
 TEST(Plan, OptionsOverride) {
@@ -90,7 +101,8 @@ TEST(Plan, ManyTokensGoToWgmmaWhereItIs) {
   EXPECT_EQ(p.grid_x * p.grid_y * p.grid_z, 128) << "one wave";
   EXPECT_EQ(p.workspace_bytes, 0);
   EXPECT_EQ(to_string(p),
-            "tokens 512: wgmma, 64 x 1 x 2 blocks of 256 threads, 256 operand columns, 1 per bf16 activation, 1 slices "
+            "tokens 512: wgmma, 64 x 1 x 2 blocks of 256 threads, 1 strip per warp, 256 operand columns, 1 per bf16 "
+            "activation, 1 slices "
             "of 8192 columns in chunks of 64, " +
                 std::to_string(p.shared_bytes) + " bytes shared, 0 bytes workspace");
   EXPECT_NO_THROW(require_fitting(p, w, Number::bf16));
@@ -148,10 +160,12 @@ TEST(Plan, WrongValuesAreNamed) {
   EXPECT_EQ(message(-1, {}), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
   EXPECT_EQ(message(1, {.pieces = 3}), "sinq: pieces = 3: allowed are 1, 2, and 0 to choose");
   EXPECT_EQ(message(1, {.tiles = 3}), "sinq: tiles = 3: allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
+  EXPECT_EQ(message(1, {.strips = 9}), "sinq: strips = 9: allowed are 1 to 8, and 0 to choose");
+  EXPECT_EQ(message(1, {.tiles = 4, .strips = 2}), "sinq: strips = 2: is 1 with 4 tiles");
   EXPECT_EQ(message(1, {.warps = 9}), "sinq: warps = 9: allowed are 1 to 8, and 0 to choose");
   EXPECT_EQ(message(65, {.warps = 2}), "sinq: warps = 2: allowed with wgmma are 4, 8, and 0 to choose");
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma, .tiles = 8}),
-            "sinq: kernel = wgmma: has 16 or 32 tiles, and no pieces and chunk_units to choose");
+            "sinq: kernel = wgmma: has 16 or 32 tiles, and no pieces, strips and chunk_units to choose");
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::mma, .tiles = 16}), "sinq: tiles = 16: mma has up to 8");
   EXPECT_EQ(message(1, {.kernel = cuda::Kernel::wgmma}, {.wgmma = false}),
             "sinq: kernel = wgmma: needs activations in half or bfloat16, a Hopper, and code for sm_90a");

@@ -63,15 +63,19 @@ SINQ_CUDA_DEVICE void locate_expert(const Product& p, int z, int block_tokens, B
   b.tokens = rest < block_tokens ? rest : block_tokens;
 }
 
+/// What the warp multiplies in turn `turn` of `p.strips`.
+///
 /// A block's strips belong to one panel, whose activations it shares, or (kAcross) to any panels of one matrix; then a
 /// warp behind the last strip repeats that strip, and has no rows to write.
 template <bool kAcross>
-SINQ_CUDA_DEVICE Block locate(const Product& p, int block_tokens) {
+SINQ_CUDA_DEVICE Block locate(const Product& p, int block_tokens, int turn = 0) {
   const Index3 at = block_index();
   const int warps = static_cast<int>(thread_count()) / kLanes, warp = static_cast<int>(thread_index()) / kLanes;
+  const int block_strips = warps * p.strips;
   Block b{};
   int x = static_cast<int>(at.x);
-  while (x >= p.members[b.member].blocks(warps, kAcross)) x -= p.members[b.member++].blocks(warps, kAcross);
+  while (x >= p.members[b.member].blocks(block_strips, kAcross))
+    x -= p.members[b.member++].blocks(block_strips, kAcross);
   const Member& m = p.members[b.member];
   int strip = 0;  // of its panel
   bool exists = true;
@@ -81,9 +85,9 @@ SINQ_CUDA_DEVICE Block locate(const Product& p, int block_tokens) {
     b.panel = (exists ? wanted : last) / m.panel_strips;
     strip = (exists ? wanted : last) - b.panel * m.panel_strips;
   } else {
-    const int panel_blocks = m.blocks(warps, false) / m.panels;
+    const int panel_blocks = m.blocks(block_strips, false) / m.panels;
     b.panel = x / panel_blocks;
-    strip = (x - b.panel * panel_blocks) * warps + warp;
+    strip = (x - b.panel * panel_blocks) * block_strips + turn * warps + warp;
   }
   const int first_row = b.panel * m.tile_height + strip * kStripRows;
   const int left_in_panel = m.tile_height - strip * kStripRows;

@@ -5,7 +5,8 @@
 
 // The product, for any number of tokens: one kernel, on the tensor cores from the first token on.
 //
-//   block   up to 8 warps on consecutive strips of one panel  x  a slice of the columns  x  up to 64 operand columns
+//   block   up to 8 warps, each on one strip or on several in turn, all of one panel  x  a slice of the columns
+//           x  up to 64 operand columns
 //   warp    walks along its strip, in rounds of two to eight units of 16 rows x 64 columns:
 //
 //     global --cp.async--> ring of units in shared memory --> words --> operands A (decode.cuh)
@@ -17,7 +18,10 @@
 // Why tensor cores even for one token: with 4-bit codes 4.8 TB/s are 9e12 weights/s, which leaves an H200 3.3
 // instructions per weight and lane. Conversion to float and a multiply-add are already 3; a mask per two weights and
 // one mma per eight are 0.75. The seven columns of B that one token leaves idle cost nothing, which is why 1 to 8
-// tokens take equally long and need no instantiations of their own.
+// tokens need no instantiations of their own.
+//
+// What tokens do cost is staging them, in every block again: a token takes as many instructions as a tenth of the
+// block's weights. So with several tokens a warp multiplies several strips in turn (plan.hpp).
 //
 // Operand B. Activation times column scale is computed in float; per token a power of two brings the largest of the
 // slice to [2^13, 2^14), and the result becomes one half, or two (`pieces`): the half nearest to it and the half
@@ -205,12 +209,13 @@ SINQ_CUDA_DEVICE void make_operand(const std::uint32_t (&words)[kBits], int step
   }
 }
 
-/// `kTiles` tiles of eight columns of operand B.
+/// A warp's strip in turn `turn`. The first turn stages the activations; if all of the slice's fit, the next ones find
+/// them. A turn knows nothing of those before: there is no register to spare for what it could.
 template <int kBits, bool kPaired, int kTiles>
-SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
+SINQ_CUDA_DEVICE void multiply_strip(const Product& p, int turn) {
   constexpr int kCapacity = 8 * kTiles;
   constexpr Rounds kRounds = rounds_of(kBits, kPaired, kCapacity);
-  const Block b = locate<false>(p, kCapacity / p.pieces);
+  const Block b = locate<false>(p, kCapacity / p.pieces, turn);
   if (b.tokens == 0) return;  // more blocks than the experts' tokens need
   const int lane = static_cast<int>(thread_index()) % kLanes, warp = static_cast<int>(thread_index()) / kLanes;
   const int group = lane / 4, t = lane % 4;
@@ -224,8 +229,10 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
   // The weights are on their way before anything else happens.
   Stream<kBits, kRounds> stream(p.w, p.aux_ring, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
   if (b.rows > 0) stream.fill(b);
-  if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
-  find_maxima(p, b, s);
+  if (turn == 0) {
+    if constexpr (kPaired) fill_table<kBits>(p, b, s.table);
+    find_maxima(p, b, s);
+  }
   RecordCursor cursor = RecordReader<kRounds.units, false>::start(p.w, b.first_unit * kUnitCols);
   RecordReader<kRounds.units, false> records(p.w, cursor, stream.records(), stream.mask(),
                                              b.rows > 0 ? stream.aux() : p.members[0].aux);
@@ -238,7 +245,8 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     const int left = b.end_unit - unit, units = left < kRounds.units ? left : kRounds.units;
     if (left_in_chunk <= 0) {
       left_in_chunk = left < p.chunk_units ? left : p.chunk_units;
-      stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left_in_chunk);
+      if (turn == 0 || p.chunk_units < p.slice_units)
+        stage_activations<kBits, kPaired, kCapacity>(p, b, s, unit, left_in_chunk);
       x_at = s.x + static_cast<std::uint32_t>(group) * s.x_stride + static_cast<std::uint32_t>(32 * t);
       sum_at = s.sums + static_cast<std::uint32_t>(8 * t);
     }
@@ -333,6 +341,17 @@ SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
     else
       store_number(p.y_number, p.y, at * p.y_stride + row,
                    p.bias != nullptr ? value + load_bias(p, b.expert, row) : value);
+  }
+}
+
+/// `kTiles` tiles of eight columns of operand B.
+template <int kBits, bool kPaired, int kTiles>
+SINQ_CUDA_DEVICE void multiply_block(const Product& p) {
+  if constexpr (takes_turns(kTiles)) {
+    SINQ_CUDA_NO_UNROLL
+    for (int turn = 0; turn < p.strips; ++turn) multiply_strip<kBits, kPaired, kTiles>(p, turn);
+  } else {
+    multiply_strip<kBits, kPaired, kTiles>(p, 0);
   }
 }
 

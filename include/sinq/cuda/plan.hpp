@@ -41,7 +41,8 @@ struct PlanOptions {
   Kernel kernel = Kernel::automatic;
   int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits); mma only
   int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8; wgmma: 16 or 32
-  int warps = 0;        // per block, 16 rows each: 1 to 8; wgmma: 4 or 8
+  int warps = 0;        // per block, strips of 16 rows each: 1 to 8; wgmma: 4 or 8
+  int strips = 0;       // that a warp multiplies, one after the other: 1 to 8; mma only
   int slices = 0;       // the columns of the matrix are cut into
   int chunk_units = 0;  // times 64 columns whose activations lie in shared memory at once; mma only
 };
@@ -54,6 +55,7 @@ struct Plan {
   int tokens = 0;
   int pieces = 0;
   int tiles = 0;
+  int strips = 0;
   int slices = 0;
   int slice_units = 0;
   int chunk_units = 0;
@@ -68,12 +70,12 @@ struct Plan {
 
 /// One line, for logs.
 [[nodiscard]] inline std::string to_string(const Plan& p) {
-  return detail::core::text("tokens ", p.tokens, p.kernel == Kernel::wgmma ? ": wgmma, " : ": ", p.grid_x, " x ",
-                            p.grid_y, " x ", p.grid_z, " blocks of ", p.threads, " threads, ", 8 * p.tiles,
-                            " operand columns, ", p.pieces, " per ", name_of(p.x_type), " activation, ",
-                            p.slices, " slices of ", p.slice_units * detail::cuda::kUnitCols, " columns in chunks of ",
-                            p.chunk_units * detail::cuda::kUnitCols, ", ", p.shared_bytes, " bytes shared, ",
-                            p.workspace_bytes, " bytes workspace");
+  return detail::core::text(
+      "tokens ", p.tokens, p.kernel == Kernel::wgmma ? ": wgmma, " : ": ", p.grid_x, " x ", p.grid_y, " x ", p.grid_z,
+      " blocks of ", p.threads, " threads, ", p.strips, p.strips == 1 ? " strip" : " strips", " per warp, ",
+      8 * p.tiles, " operand columns, ", p.pieces, " per ", name_of(p.x_type), " activation, ", p.slices, " slices of ",
+      p.slice_units * detail::cuda::kUnitCols, " columns in chunks of ", p.chunk_units * detail::cuda::kUnitCols, ", ",
+      p.shared_bytes, " bytes shared, ", p.workspace_bytes, " bytes workspace");
 }
 
 /// How several matrices with one input will be run.
@@ -155,9 +157,9 @@ struct Problem {
     rows += below.rows;
   }
   [[nodiscard]] std::span<const Member> all() const { return {members, static_cast<std::size_t>(member_count)}; }
-  [[nodiscard]] int blocks(int warps, bool across) const {
+  [[nodiscard]] int blocks(int at_once, bool across) const {
     int sum = 0;
-    for (const Member& m : all()) sum += m.blocks(warps, across);
+    for (const Member& m : all()) sum += m.blocks(at_once, across);
     return sum;
   }
 };
@@ -217,13 +219,15 @@ inline constexpr std::int64_t kWgmmaFrom = 65;
   using sinq::cuda::Kernel;
   const bool possible = device.wgmma && x_number != Number::f32;
   // Whoever decides about the blocks of a kernel means that kernel.
-  const bool of_mma = options.pieces != 0 || options.chunk_units != 0 || (options.tiles != 0 && options.tiles <= 8);
+  const bool of_mma = options.pieces != 0 || options.strips != 0 || options.chunk_units != 0 ||
+                      (options.tiles != 0 && options.tiles <= 8);
   const bool of_wgmma = options.tiles > 8 || options.kernel == Kernel::wgmma;
   require(options.kernel <= Kernel::wgmma, "kernel", static_cast<int>(options.kernel),
           "allowed are automatic, mma and wgmma");
   require(!of_wgmma || possible, "kernel", "wgmma",
           "needs activations in half or bfloat16, a Hopper, and code for sm_90a");
-  require(!of_wgmma || !of_mma, "kernel", "wgmma", "has 16 or 32 tiles, and no pieces and chunk_units to choose");
+  require(!of_wgmma || !of_mma, "kernel", "wgmma",
+          "has 16 or 32 tiles, and no pieces, strips and chunk_units to choose");
   require(options.tiles <= 8 || options.kernel != Kernel::mma, "tiles", options.tiles, "mma has up to 8");
   if (options.kernel != Kernel::automatic) return options.kernel;
   const bool pays = possible && in_range(w, x_number) && together >= kWgmmaFrom;
@@ -283,41 +287,85 @@ inline void plan_mma_block(const Problem& problem, std::int64_t together, Number
   int tiles = options.tiles != 0 ? options.tiles : columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : 8;
   while (!fits(tiles) && tiles > 1 && options.tiles == 0) tiles /= 2;
   p.threads = kLanes * warps;
+  core::require(options.strips <= 1 || takes_turns(p.tiles), "strips", options.strips, "is 1 with 4 tiles");
 }
 
-/// As many activations at once as leave room for the blocks that should share a multiprocessor (each with 1 KB of the
-/// system's).
+/// Bytes of shared memory that a block may take: as much as leaves room for those that should share a multiprocessor
+/// (each with 1 KB of the system's).
+[[nodiscard]] inline std::int64_t room_of_block(const sinq::cuda::Device& device, int tiles) noexcept {
+  return std::min<std::int64_t>(device.shared_per_block,
+                                device.shared_per_multiprocessor / blocks_per_multiprocessor(tiles) - 1024);
+}
+
+/// With the activations of `units` units at once.
+[[nodiscard]] inline std::int64_t shared_bytes(const Weights& w, const sinq::cuda::Plan& p, int units) noexcept {
+  return shared_plan(w, columns_of_full_block(p), 8 * p.tiles, units, p.aux_ring, p.threads / kLanes).total;
+}
+
+/// Strips per warp and slices of the columns. In units of one strip, a block's time is the length of its slice for each
+/// strip and about six more (filling the pipeline, writing results); for each token a tenth of it to stage activations
+/// (13 instructions of some 130, bench/results/cuda-sass.md), which all strips share if they fit; and for each token
+/// and strip two tenths of a unit to write and read the sum of a slice (128 bytes, where a unit has some 550). The
+/// model knows no more than that; the options override it.
+inline void plan_split(const Problem& problem, const sinq::cuda::Device& device, const sinq::cuda::PlanOptions& options,
+                       sinq::cuda::Plan& p) {
+  constexpr int kOverhead = 6;
+  const int all_units = problem.w.units;
+  const bool wgmma = p.kernel == sinq::cuda::Kernel::wgmma;
+  const std::int64_t slots = std::int64_t{device.multiprocessors} * blocks_per_multiprocessor(p.tiles);
+  const std::int64_t tokens = wgmma ? 0 : columns_of_full_block(p) / p.pieces;
+  const auto grid_x = [&](int strips) { return problem.blocks(p.threads / kLanes * strips, wgmma); };
+  const auto cost = [&](int strips, int slices) {
+    const int units = (all_units + slices - 1) / slices;
+    const std::int64_t blocks = std::int64_t{grid_x(strips)} * p.grid_z * slices;
+    const std::int64_t waves = (blocks + slots - 1) / slots;
+    const std::int64_t strip = 10 * (units + kOverhead) + (slices > 1 ? 2 * tokens : 0);
+    return waves * (strips * strip + tokens * units) + (slices > 1 ? 10 * kOverhead : 0);
+  };
+  p.strips = options.strips != 0 ? options.strips : 1;
+  p.slices = options.slices != 0 ? options.slices : 1;
+  for (int strips = 1; strips <= 8; strips *= 2)
+    for (int slices = 1; slices <= std::min(all_units, 64); ++slices) {
+      const bool allowed = (options.strips == 0 || strips == p.strips) && (options.slices == 0 || slices == p.slices);
+      if (!allowed || cost(strips, slices) >= cost(p.strips, p.slices)) continue;
+      const bool fits = strips == 1 || (!wgmma && takes_turns(p.tiles) &&
+                                        shared_bytes(problem.w, p, (all_units + slices - 1) / slices) <=
+                                            room_of_block(device, p.tiles));
+      if (fits) p.strips = strips, p.slices = slices;
+    }
+  p.grid_x = grid_x(p.strips);
+  p.slice_units = (all_units + p.slices - 1) / p.slices;
+  p.slices = (all_units + p.slice_units - 1) / p.slice_units;  // none is empty
+  p.grid_y = p.slices;
+}
+
+/// As many activations at once as there is room for.
 inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, const sinq::cuda::PlanOptions& options,
                             sinq::cuda::Plan& p) {
-  const std::int64_t room = std::min<std::int64_t>(
-      device.shared_per_block, device.shared_per_multiprocessor / blocks_per_multiprocessor(p.tiles) - 1024);
-  const auto shared = [&](int chunk) {
-    return std::int64_t{
-        shared_plan(w, columns_of_full_block(p), 8 * p.tiles, chunk, p.aux_ring, p.threads / kLanes).total};
-  };
   const int round = rounds_of(w.bits, w.paired, 8 * p.tiles).units;
   const auto rounds = [&](int units) {  // up to whole rounds
     return std::min((units + round - 1) / round * round, p.slice_units);
   };
   p.chunk_units = rounds(options.chunk_units != 0 ? options.chunk_units : p.slice_units);
-  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round && shared(p.chunk_units) > room; ++parts)
+  for (int parts = 2; options.chunk_units == 0 && p.chunk_units > round &&
+                      shared_bytes(w, p, p.chunk_units) > room_of_block(device, p.tiles);
+       ++parts)
     p.chunk_units = rounds((p.slice_units + parts - 1) / parts);
-  p.shared_bytes = static_cast<int>(shared(p.chunk_units));
+  p.shared_bytes = static_cast<int>(shared_bytes(w, p, p.chunk_units));
 }
 
-/// The plan for `tokens` tokens. A slice costs about six units more than its length: filling the pipeline,
-/// staging activations, writing results. The model knows no more than that; the options override it.
+/// The plan for `tokens` tokens.
 [[nodiscard]] inline sinq::cuda::Plan make_plan(const Problem& problem, std::int64_t tokens, Number x_number,
                                                 const sinq::cuda::Device& device,
                                                 const sinq::cuda::PlanOptions& options) {
   using core::require;
-  constexpr int kOverhead = 6;
   const Weights& w = problem.w;
   require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
   require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");
   require(options.tiles >= 0 && options.tiles <= 32 && (options.tiles & (options.tiles - 1)) == 0, "tiles",
           options.tiles, "allowed are 1, 2, 4, 8, with wgmma 16, 32, and 0 to choose");
+  require(options.strips >= 0 && options.strips <= 8, "strips", options.strips, "allowed are 1 to 8, and 0 to choose");
   require(options.warps >= 0, "warps", options.warps, "allowed are 1 to 8, and 0 to choose");
   require(options.slices >= 0 && options.slices <= w.units && options.slices <= 65535, "slices", options.slices,
           "allowed are 1 to the number of 64 columns, and 0 to choose");
@@ -337,7 +385,6 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
     plan_wgmma_block(problem, together, device, options, p);
   else
     plan_mma_block(problem, together, x_number, device, options, p);
-  p.grid_x = problem.blocks(p.threads / kLanes, wgmma);
   // Only the device knows how many tokens an expert has: each that has any may leave one block unfilled.
   const std::int64_t block_tokens = 8 * p.tiles / p.pieces;
   const std::int64_t token_blocks = problem.experts == 0
@@ -349,20 +396,7 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   }
   p.grid_z = static_cast<int>(token_blocks);
 
-  const std::int64_t slots = std::int64_t{device.multiprocessors} * blocks_per_multiprocessor(p.tiles);
-  const std::int64_t blocks = std::int64_t{p.grid_x} * p.grid_z;
-  const auto cost = [&](int slices) {
-    const int units = (w.units + slices - 1) / slices;
-    const std::int64_t waves = (blocks * slices + slots - 1) / slots;
-    return waves * (units + kOverhead) + (slices > 1 ? kOverhead : 0);
-  };
-  p.slices = 1;
-  for (int slices = 2; slices <= std::min(w.units, 64); ++slices)
-    if (cost(slices) < cost(p.slices)) p.slices = slices;
-  if (options.slices != 0) p.slices = options.slices;
-  p.slice_units = (w.units + p.slices - 1) / p.slices;
-  p.slices = (w.units + p.slice_units - 1) / p.slice_units;  // none is empty
-  p.grid_y = p.slices;
+  plan_split(problem, device, options, p);
   if (!wgmma) plan_mma_chunks(w, device, options, p);
   if (p.shared_bytes > device.shared_per_block) {
     const std::string limit = core::text("the plan takes ", p.shared_bytes);
@@ -395,9 +429,9 @@ inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem
   const int warps = plan.threads / kLanes;
   const bool wgmma = plan.kernel == sinq::cuda::Kernel::wgmma;
   sinq::cuda::PlanOptions same{.kernel = plan.kernel, .tiles = plan.tiles, .warps = warps, .slices = plan.slices};
-  if (!wgmma) same.pieces = plan.pieces, same.chunk_units = plan.chunk_units;
-  const bool chosen =
-      plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && warps > 0 && plan.slices > 0 && plan.chunk_units > 0);
+  if (!wgmma) same.pieces = plan.pieces, same.strips = plan.strips, same.chunk_units = plan.chunk_units;
+  const bool chosen = plan.tokens == 0 || (plan.pieces > 0 && plan.tiles > 0 && plan.strips > 0 && warps > 0 &&
+                                           plan.slices > 0 && plan.chunk_units > 0);
   const bool possible = plan.tokens >= 0 && warps <= 8 && plan.slices <= w.units && plan.chunk_units <= w.units &&
                         plan.kernel != sinq::cuda::Kernel::automatic && !(wgmma && x_number == Number::f32);
   const bool fits = chosen && possible && plan == make_plan(problem, plan.tokens, x_number, any, same);
@@ -439,6 +473,7 @@ inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product&
   product.expert_count = problem.experts;
   product.tokens = plan.tokens;
   product.pieces = plan.pieces;
+  product.strips = plan.strips;
   product.slices = plan.slices;
   product.slice_units = plan.slice_units;
   product.chunk_units = plan.chunk_units;

@@ -25,9 +25,9 @@ struct Member {
     const int last = rows - (panels - 1) * tile_height;
     return (panels - 1) * panel_strips + (last + kStripRows - 1) / kStripRows;
   }
-  /// Blocks that multiply it, each of `warps` strips of one panel, or of any.
-  [[nodiscard]] SINQ_CUDA_BOTH constexpr int blocks(int warps, bool across) const {
-    return across ? (strips() + warps - 1) / warps : panels * ((panel_strips + warps - 1) / warps);
+  /// Blocks that multiply it, each `at_once` strips of one panel, or of any.
+  [[nodiscard]] SINQ_CUDA_BOTH constexpr int blocks(int at_once, bool across) const {
+    return across ? (strips() + at_once - 1) / at_once : panels * ((panel_strips + at_once - 1) / at_once);
   }
 };
 
@@ -63,6 +63,7 @@ struct Product {
   bool x_aligned = false;  // every token begins at a multiple of 16 bytes
   int tokens = 0;
   int pieces = 1;       // halves per activation
+  int strips = 1;       // that a warp multiplies, one after the other
   int slices = 1;       // the columns are cut into
   int slice_units = 0;  // units per slice
   int chunk_units = 0;  // units whose activations are in shared memory at once; whole rounds, or the slice
@@ -84,6 +85,12 @@ SINQ_CUDA_BOTH constexpr Rounds rounds_of(int bits, bool paired, int columns) {
   if (bits > 4) return {4, 2};
   if (paired || columns > 8) return {4, bits == 2 ? 4 : 3};
   return {8, bits == 2 ? 3 : 2};
+}
+
+/// Whether a warp may multiply several strips, one after the other. With 32 columns of operand B the two blocks that
+/// share a multiprocessor have no register left to count them.
+SINQ_CUDA_BOTH constexpr bool takes_turns(int tiles) {
+  return tiles != 4;
 }
 
 /// By how many bytes the records that are needed may be ahead of the average: the record of a group is needed with its
