@@ -71,6 +71,7 @@ SINQ_CUDA_DEVICE void refine_block(const Quantization& q) {
   }
   error = fold_lanes(error);
   sum = fold_lanes(sum);
+  warp_barrier();  // all have read what is written now
   if (!exists || lane != 0) return;
   store_global(q.round_error + at, error);
   if (scale >= quantize::kHqqLeastScale) store_global(q.round_zero + at, divide(sum, static_cast<float>(cols)));
