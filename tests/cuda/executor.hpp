@@ -33,8 +33,8 @@
 //
 //   shared memory   an access out of bounds, misaligned, or of bytes nobody wrote; two accesses to one byte, one of
 //                   them a write, by threads that no barrier orders; use of bytes that a copy still writes
-//   global memory   an access outside all buffers that the test named, misaligned, or of bytes nobody wrote; a byte
-//                   that one block writes and another one touches in the same launch
+//   global memory   the same, out of bounds being outside all buffers that the test named; a byte that one block writes
+//                   and another one touches in the same launch
 //   meeting points  lanes that meet at different instructions; threads that wait for ever
 //   wgmma           whatever the code around a product forgets (warpgroup.hpp); an operand that no fence has shown to
 //   the
@@ -94,12 +94,12 @@ class Executor final : public detail::cuda::Machine {
   template <class T>
   void constant(const std::string& name, const T* data, std::size_t count) {
     auto* bytes = reinterpret_cast<std::byte*>(const_cast<std::remove_const_t<T>*>(data));
-    buffers_.push_back({name, bytes, count * sizeof(T), false, {}});
+    buffers_.push_back({name, bytes, count * sizeof(T), {}});
   }
   template <class T>
   void writable(const std::string& name, T* data, std::size_t count) {
-    buffers_.push_back({name, reinterpret_cast<std::byte*>(data), count * sizeof(T), true,
-                        std::vector<std::int64_t>(count * sizeof(T), -1)});
+    buffers_.push_back(
+        {name, reinterpret_cast<std::byte*>(data), count * sizeof(T), std::vector<Shadow>(count * sizeof(T))});
   }
 
   template <class T>
@@ -112,8 +112,8 @@ class Executor final : public detail::cuda::Machine {
     std::memset(to, 0, bytes);
     const auto* const first = static_cast<const std::byte*>(to);
     for (Buffer& b : buffers_)
-      for (std::size_t k = 0; k < b.writers.size(); ++k)
-        if (b.data + k >= first && b.data + k < first + bytes) b.writers[k] = 0;
+      for (std::size_t k = 0; k < b.shadow.size(); ++k)
+        if (b.data + k >= first && b.data + k < first + bytes) b.shadow[k] = {.writer = 0};
   }
 
   [[nodiscard]] const std::vector<std::string>& failures() const { return failures_; }
@@ -128,12 +128,11 @@ class Executor final : public detail::cuda::Machine {
     kernel_ = &kernel;
     while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
     count_ = threads;
-    ++launch_;
+    first_of_launch_ = epoch_ + 1;
     for (unsigned z = 0; z < grid.z; ++z)
       for (unsigned y = 0; y < grid.y; ++y)
         for (unsigned x = 0; x < grid.x; ++x) {
           block_ = {x, y, z};
-          ++block_number_;
           run_block(shared_bytes);
         }
     current = before;
@@ -186,22 +185,19 @@ class Executor final : public detail::cuda::Machine {
   void shared_read(std::uint32_t offset, void* to, std::size_t bytes) override {
     std::memset(to, 0, bytes);
     if (!in_shared(offset, bytes, "reads")) return;
-    for (std::size_t k = offset; k < offset + bytes; ++k) check_read(k);
+    for (std::size_t k = offset; k < offset + bytes; ++k) check_shared_read(k);
     std::memcpy(to, shared_.data() + offset, bytes);
   }
 
   void shared_write(std::uint32_t offset, const void* from, std::size_t bytes) override {
     if (!in_shared(offset, bytes, "writes")) return;
-    for (std::size_t k = offset; k < offset + bytes; ++k) check_write(k, false);
+    for (std::size_t k = offset; k < offset + bytes; ++k) check_shared_write(k, mine());
     std::memcpy(shared_.data() + offset, from, bytes);
   }
 
   void shared_max(std::uint32_t offset, std::uint32_t value) override {
     if (!in_shared(offset, 4, "raises")) return;
-    for (std::size_t k = offset; k < offset + 4; ++k) {
-      if (shadow_[k].writer == kNobody) return fail("thread ", running_, " raises unwritten shared byte ", k);
-      check_write(k, true);
-    }
+    for (std::size_t k = offset; k < offset + 4; ++k) check_shared_write(k, kSeveral);
     std::uint32_t old = 0;
     std::memcpy(&old, shared_.data() + offset, 4);
     old = std::max(old, value);
@@ -211,43 +207,17 @@ class Executor final : public detail::cuda::Machine {
   void global_read(const void* from, void* to, std::size_t bytes) override {
     std::memset(to, 0, bytes);
     Buffer* buffer = find(from, bytes, "reads");
-    if (buffer == nullptr) return;
-    const auto first = static_cast<std::size_t>(static_cast<const std::byte*>(from) - buffer->data);
-    for (std::size_t k = first; buffer->may_write && k < first + bytes; ++k) {
-      const std::int64_t writer = buffer->writers[k];
-      if (writer == -1) return fail("thread ", running_, " reads byte ", k, " of ", buffer->name, ", never written");
-      if (other_block_of_this_launch(writer))
-        return fail("block ", block_number_, " reads byte ", k, " of ", buffer->name, ", written by another block");
-    }
-    std::memcpy(to, from, bytes);
+    if (buffer != nullptr && check_global_read(*buffer, from, bytes)) std::memcpy(to, from, bytes);
   }
 
   void global_write(void* to, const void* from, std::size_t bytes) override {
     Buffer* buffer = find(to, bytes, "writes");
-    if (buffer == nullptr) return;
-    if (!buffer->may_write) return fail("thread ", running_, " writes to ", buffer->name, ", which is constant");
-    const auto first = static_cast<std::size_t>(static_cast<std::byte*>(to) - buffer->data);
-    for (std::size_t k = first; k < first + bytes; ++k) {
-      if (other_block_of_this_launch(buffer->writers[k]))
-        return fail("two blocks write byte ", k, " of ", buffer->name);
-      buffer->writers[k] = launch_ << 32 | block_number_;
-    }
-    std::memcpy(to, from, bytes);
+    if (buffer != nullptr && check_global_write(*buffer, to, bytes, mine())) std::memcpy(to, from, bytes);
   }
 
   void global_max(void* to, std::uint64_t value, std::size_t bytes) override {
     Buffer* buffer = find(to, bytes, "raises");
-    if (buffer == nullptr) return;
-    if (!buffer->may_write) return fail("thread ", running_, " raises ", buffer->name, ", which is constant");
-    const auto first = static_cast<std::size_t>(static_cast<std::byte*>(to) - buffer->data);
-    const std::int64_t raised = launch_ << 32;  // blocks count from 1
-    for (std::size_t k = first; k < first + bytes; ++k) {
-      if (buffer->writers[k] == -1)
-        return fail("thread ", running_, " raises unwritten byte ", k, " of ", buffer->name);
-      if (buffer->writers[k] >> 32 == launch_ && buffer->writers[k] != raised)
-        return fail("thread ", running_, " raises byte ", k, " of ", buffer->name, ", written in the same launch");
-      buffer->writers[k] = raised;
-    }
+    if (buffer == nullptr || !check_global_write(*buffer, to, bytes, kBlocks)) return;
     std::uint64_t old = 0;
     std::memcpy(&old, to, bytes);
     old = std::max(old, value);
@@ -255,9 +225,10 @@ class Executor final : public detail::cuda::Machine {
   }
 
   void copy_async(std::uint32_t offset, const void* from) override {
-    if (find(from, 16, "copies") == nullptr || !in_shared(offset, 16, "copies to")) return;
+    Buffer* buffer = find(from, 16, "copies");
+    if (buffer == nullptr || !in_shared(offset, 16, "copies to") || !check_global_read(*buffer, from, 16)) return;
     for (std::size_t k = offset; k < offset + 16; ++k) {
-      check_write(k, false);
+      check_shared_write(k, mine());
       shadow_[k].pending = true;
     }
     me().open.push_back({offset, from});
@@ -273,7 +244,7 @@ class Executor final : public detail::cuda::Machine {
         std::memcpy(shared_.data() + copy.to, copy.from, 16);
         for (std::size_t k = copy.to; k < copy.to + 16; ++k) {
           shadow_[k].pending = false;
-          check_write(k, false);
+          check_shared_write(k, mine());
         }
       }
   }
@@ -307,7 +278,7 @@ class Executor final : public detail::cuda::Machine {
       if (--product.waiting != 0) return;
       for (std::uint32_t address : product.reads)
         for (std::size_t k = address; k < address + 16; ++k) {
-          Shadow& s = shadow_[k];
+          SharedShadow& s = shadow_[k];
           --s.products;
           s.reader = s.reader_warp = kSeveral;
           s.read_epoch = epoch_;
@@ -320,8 +291,9 @@ class Executor final : public detail::cuda::Machine {
   }
 
  private:
-  static constexpr int kNobody = -1;
-  static constexpr int kSeveral = -2;  // several readers, or atomic writers
+  static constexpr std::int16_t kNobody = -1;
+  static constexpr std::int16_t kSeveral = -2;  // several readers, or atomic writers
+  static constexpr std::int16_t kBlocks = -3;   // atomic writers of any blocks
 
   struct Copy {
     std::uint32_t to;
@@ -341,7 +313,7 @@ class Executor final : public detail::cuda::Machine {
     std::deque<std::vector<Copy>> groups;
     ThreadProducts products;
     int wgmma_fences = 0, all_proxy_fences = 0;
-    std::vector<std::uint32_t> proxy_fences;  // when: the number of barriers of the block before
+    std::vector<std::uint32_t> proxy_fences;  // when: the epoch
   };
 
   struct Warp {
@@ -352,26 +324,50 @@ class Executor final : public detail::cuda::Machine {
     std::uint32_t epoch = 0;
   };
 
-  /// Who touched a byte of shared memory last, and when: the number of barriers before, of the block and of its warp.
+  /// Who touched a byte last, and when: the epoch, and the number of barriers of the warp before. Epochs begin with the
+  /// blocks and with their barriers, and are counted from the first launch to the last, so that they tell which launch
+  /// and which block it was, too, and nothing has to be forgotten between blocks.
   struct Shadow {
     std::int16_t writer = kNobody, reader = kNobody;
     std::int16_t reader_warp = kNobody;
-    bool pending = false;
     std::uint32_t write_epoch = 0, write_warp_epoch = 0;
     std::uint32_t read_epoch = 0, read_warp_epoch = 0;
-    std::uint32_t proxy_fences = 0;  // of the writer, before the write
+    std::uint32_t read_before = 0;  // the last epoch of a read by an earlier block
+  };
+  struct SharedShadow : Shadow {
+    bool pending = false;
     std::uint16_t products = 0;      // that read it at the moment
+    std::uint32_t proxy_fences = 0;  // of the writer, before the write
   };
 
   struct Buffer {
     std::string name;
     std::byte* data;
     std::size_t bytes;
-    bool may_write;
-    std::vector<std::int64_t> writers;  // launch << 32 | block, -1: nobody
+    std::vector<Shadow> shadow;  // none where nobody may write
+  };
+
+  /// A byte in a message.
+  struct Place {
+    std::size_t byte;
+    const Buffer* buffer;  // null: in shared memory
+
+    friend std::ostream& operator<<(std::ostream& to, const Place& p) {
+      if (p.buffer == nullptr) return to << "shared byte " << p.byte;
+      return to << "byte " << p.byte << " of " << p.buffer->name;
+    }
+  };
+  /// Who has touched a byte, in a message.
+  struct Who {
+    int thread;
+
+    friend std::ostream& operator<<(std::ostream& to, const Who& who) {
+      return who.thread < 0 ? to << "several threads" : to << "thread " << who.thread;
+    }
   };
 
   Thread& me() { return *threads_[running_]; }
+  [[nodiscard]] std::int16_t mine() const { return static_cast<std::int16_t>(running_); }
 
   template <class... Pieces>
   void fail(const Pieces&... pieces) {
@@ -379,6 +375,11 @@ class Executor final : public detail::cuda::Machine {
     std::ostringstream text;
     (text << ... << pieces);
     failures_.push_back(text.str());
+  }
+  template <class... Pieces>
+  bool wrong(const Pieces&... pieces) {
+    fail(pieces...);
+    return false;
   }
 
   // --- fibers -------------------------------------------------------------------------------------------------------
@@ -422,10 +423,10 @@ class Executor final : public detail::cuda::Machine {
 
   void run_block(std::size_t shared_bytes) {
     shared_.assign(shared_bytes, std::byte{0xcd});
-    shadow_.assign(shared_bytes, Shadow{});
+    shadow_.assign(shared_bytes, SharedShadow{});
     warps_.assign(count_ / 32, Warp{});
     warpgroups_.assign(count_ / kWarpgroup, Warpgroup{});
-    epoch_ = 0;
+    first_of_block_ = ++epoch_;
     at_barrier_ = 0;
     stopped_ = false;
     for (unsigned t = 0; t < count_; ++t) {
@@ -478,53 +479,91 @@ class Executor final : public detail::cuda::Machine {
 
   /// Whether a write of the shadow stands before now by order of a barrier.
   bool write_ordered(const Shadow& s) {
-    if (s.write_epoch < epoch_ || s.writer == static_cast<int>(running_)) return true;
-    return s.writer >= 0 && s.writer / 32 == static_cast<int>(running_ / 32) &&
-           s.write_warp_epoch < warps_[running_ / 32].epoch;
+    if (s.write_epoch < epoch_ || s.writer == mine()) return true;
+    return s.writer >= 0 && s.writer / 32 == mine() / 32 && s.write_warp_epoch < warps_[running_ / 32].epoch;
+  }
+  bool in_launch(std::uint32_t epoch) const { return epoch >= first_of_launch_; }
+  bool in_block(std::uint32_t epoch) const { return epoch >= first_of_block_; }
+  /// Whether the last write may be another block's, in this launch.
+  bool written_elsewhere(const Shadow& s) const {
+    return in_launch(s.write_epoch) && (s.writer == kBlocks || !in_block(s.write_epoch));
   }
 
-  void check_read(std::size_t k) {
-    Shadow& s = shadow_[k];
-    if (s.pending) return fail("thread ", running_, " reads shared byte ", k, " while a copy writes it");
-    if (s.writer == kNobody) return fail("thread ", running_, " reads shared byte ", k, ", which nobody wrote");
-    if (!write_ordered(s))
-      return fail("race: thread ", running_, " reads shared byte ", k, ", written by thread ", s.writer);
+  bool check_read(Shadow& s, const Place& at) {
+    if (s.writer == kNobody) return wrong("thread ", running_, " reads ", at, ", which nobody wrote");
+    if (written_elsewhere(s)) return wrong("thread ", running_, " reads ", at, ", written by another block");
+    if (!write_ordered(s)) return wrong("race: thread ", running_, " reads ", at, ", written by ", Who{s.writer});
     const auto warp = static_cast<std::int16_t>(running_ / 32);
     const bool fresh = s.reader == kNobody || s.read_epoch != epoch_;
+    if (!in_block(s.read_epoch)) s.read_before = s.read_epoch;
     if (fresh || (s.reader_warp == warp && s.read_warp_epoch != warps_[running_ / 32].epoch)) {
-      s.reader = static_cast<std::int16_t>(running_);
+      s.reader = mine();
       s.reader_warp = warp;
     } else {
-      if (s.reader != static_cast<int>(running_)) s.reader = kSeveral;
+      if (s.reader != mine()) s.reader = kSeveral;
       if (s.reader_warp != warp) s.reader_warp = kSeveral;
     }
     s.read_epoch = epoch_;
     s.read_warp_epoch = warps_[running_ / 32].epoch;
+    return true;
   }
 
-  void check_write(std::size_t k, bool atomic) {
-    Shadow& s = shadow_[k];
+  /// `writer`: the thread, or for a maximum kSeveral (in shared memory) or kBlocks.
+  bool check_write(Shadow& s, const Place& at, std::int16_t writer) {
     const auto warp_epoch = warps_[running_ / 32].epoch;
-    if (s.pending) return fail("thread ", running_, " writes shared byte ", k, " while a copy writes it");
-    if (s.products != 0) return fail("thread ", running_, " writes shared byte ", k, " while a product reads it");
-    if (s.writer != kNobody && !(atomic && s.writer == kSeveral) && !write_ordered(s))
-      return fail("race: threads ", s.writer, " and ", running_, " write shared byte ", k);
-    const bool mine = s.reader == static_cast<int>(running_);
-    const bool ordered = s.reader_warp == static_cast<int>(running_ / 32) && s.read_warp_epoch < warp_epoch;
-    if (s.reader != kNobody && s.read_epoch == epoch_ && !mine && !ordered)
-      return fail("race: thread ", running_, " writes shared byte ", k, ", read by thread ", s.reader);
-    s.writer = atomic ? kSeveral : static_cast<std::int16_t>(running_);
+    if (writer < 0 && s.writer == kNobody) return wrong("thread ", running_, " raises ", at, ", which nobody wrote");
+    const bool maxima_meet = writer < 0 && s.writer == writer;
+    if (!maxima_meet) {
+      if (written_elsewhere(s)) return wrong("two blocks write ", at);
+      if (writer == kBlocks && in_launch(s.write_epoch))
+        return wrong("thread ", running_, " raises ", at, ", written in the same launch");
+      if (s.writer != kNobody && !write_ordered(s))
+        return wrong("race: ", Who{s.writer}, " and thread ", running_, " write ", at);
+    }
+    if (in_launch(in_block(s.read_epoch) ? s.read_before : s.read_epoch))
+      return wrong("thread ", running_, " writes ", at, ", read by another block");
+    const bool own = s.reader == mine();
+    const bool ordered = s.reader_warp == mine() / 32 && s.read_warp_epoch < warp_epoch;
+    if (s.reader != kNobody && s.read_epoch == epoch_ && !own && !ordered)
+      return wrong("race: thread ", running_, " writes ", at, ", read by ", Who{s.reader});
+    s.writer = writer;
     s.write_epoch = epoch_;
     s.write_warp_epoch = warp_epoch;
-    s.proxy_fences = static_cast<std::uint32_t>(me().proxy_fences.size());
+    return true;
+  }
+
+  void check_shared_read(std::size_t k) {
+    if (shadow_[k].pending) return fail("thread ", running_, " reads shared byte ", k, " while a copy writes it");
+    check_read(shadow_[k], {k, nullptr});
+  }
+  void check_shared_write(std::size_t k, std::int16_t writer) {
+    SharedShadow& s = shadow_[k];
+    if (s.pending) return fail("thread ", running_, " writes shared byte ", k, " while a copy writes it");
+    if (s.products != 0) return fail("thread ", running_, " writes shared byte ", k, " while a product reads it");
+    if (check_write(s, {k, nullptr}, writer)) s.proxy_fences = static_cast<std::uint32_t>(me().proxy_fences.size());
+  }
+
+  bool check_global_read(Buffer& buffer, const void* from, std::size_t bytes) {
+    if (buffer.shadow.empty()) return true;
+    const auto first = static_cast<std::size_t>(static_cast<const std::byte*>(from) - buffer.data);
+    for (std::size_t k = first; k < first + bytes; ++k)
+      if (!check_read(buffer.shadow[k], {k, &buffer})) return false;
+    return true;
+  }
+  bool check_global_write(Buffer& buffer, const void* to, std::size_t bytes, std::int16_t writer) {
+    if (buffer.shadow.empty()) return wrong("thread ", running_, " writes to ", buffer.name, ", which is constant");
+    const auto first = static_cast<std::size_t>(static_cast<const std::byte*>(to) - buffer.data);
+    for (std::size_t k = first; k < first + bytes; ++k)
+      if (!check_write(buffer.shadow[k], {k, &buffer}, writer)) return false;
+    return true;
   }
 
   /// A byte of an operand of wgmma: every thread's barrier lies behind its writing and the writer's fence.
   void check_operand(std::size_t k) {
-    const Shadow& s = shadow_[k];
+    const SharedShadow& s = shadow_[k];
     if (s.pending) return fail("a product reads shared byte ", k, " while a copy writes it");
     if (s.writer == kNobody) return fail("a product reads shared byte ", k, ", which nobody wrote");
-    if (s.write_epoch == epoch_) return fail("race: a product reads shared byte ", k, ", written by thread ", s.writer);
+    if (s.write_epoch == epoch_) return fail("race: a product reads shared byte ", k, ", written by ", Who{s.writer});
     const auto& fences = threads_[static_cast<std::size_t>(std::max<int>(s.writer, 0))]->proxy_fences;
     if (s.writer == kSeveral || fences.size() <= s.proxy_fences || fences[s.proxy_fences] == epoch_)
       fail("a product reads shared byte ", k, ", whose writing no fence has shown to it");
@@ -569,10 +608,6 @@ class Executor final : public detail::cuda::Machine {
     return product;
   }
 
-  bool other_block_of_this_launch(std::int64_t writer) const {
-    return writer != -1 && writer >> 32 == launch_ && writer != (launch_ << 32 | block_number_);
-  }
-
   Buffer* find(const void* address, std::size_t bytes, const char* does) {
     const auto* at = static_cast<const std::byte*>(address);
     for (Buffer& b : buffers_)
@@ -597,14 +632,13 @@ class Executor final : public detail::cuda::Machine {
   std::vector<Warp> warps_;
   std::vector<Warpgroup> warpgroups_;
   std::vector<std::byte> shared_;
-  std::vector<Shadow> shadow_;
+  std::vector<SharedShadow> shadow_;
   std::vector<Buffer> buffers_;
   std::vector<std::string> failures_;
   void* scheduler_[5] = {};
   Stack stack_;  // of `launch`
   unsigned running_ = 0, count_ = 0, at_barrier_ = 0;
-  std::uint32_t epoch_ = 0;
-  std::int64_t launch_ = 0, block_number_ = 0;
+  std::uint32_t epoch_ = 0, first_of_launch_ = 0, first_of_block_ = 0;
   detail::cuda::Index3 block_{};
   bool stopped_ = false;
 };

@@ -189,6 +189,136 @@ TEST(Executor, MaximaMayMeet) {
   EXPECT_NE(run.first_failure(), "");
 }
 
+/// What 64 threads with one buffer, zeros at first, do wrong.
+std::string failure_on_global(const std::function<void(unsigned*)>& kernel, unsigned blocks = 1,
+                              unsigned launches = 1) {
+  alignas(16) unsigned buffer[64];
+  Executor run;
+  run.zeroed("buffer", buffer, 64);
+  for (unsigned k = 0; k < launches; ++k) run.launch({blocks}, 64, 16, [&] { kernel(buffer); });
+  return run.first_failure();
+}
+
+TEST(Executor, FindsRacesOnGlobalMemory) {
+  const auto read = [](unsigned* at) { (void)load_global<unsigned>(at); };
+  const auto write_by = [](unsigned thread, unsigned* at) {
+    if (thread_index() == thread) store_global(at, 7u);
+  };
+  // A read behind a write, a write behind reads, two writes.
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { write_by(0, at), read(at); }),
+            "race: thread 1 reads byte 0 of buffer, written by thread 0");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { write_by(0, at), barrier(), read(at); }), "");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { read(at), write_by(1, at); }),
+            "race: thread 1 writes byte 0 of buffer, read by several threads");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { read(at), barrier(), write_by(1, at); }), "");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { write_by(2, at), write_by(3, at); }),
+            "race: thread 2 and thread 3 write byte 0 of buffer");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { write_by(2, at), barrier(), write_by(3, at); }), "");
+  // What belongs to a thread, or is read by all, is no race; nor are two launches.
+  EXPECT_EQ(failure_on_global([&](unsigned* at) {
+              write_by(thread_index(), at + thread_index());
+              read(at + thread_index());
+            }),
+            "");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { read(at), read(at); }, 2), "");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) { write_by(0, at); }, 1, 2), "");
+}
+
+TEST(Executor, AWarpBarrierOrdersGlobalMemoryOfItsWarp) {
+  const auto pass_on = [](unsigned distance) {
+    return failure_on_global([=](unsigned* at) {
+      const unsigned t = thread_index();
+      store_global(at + t, t);
+      warp_barrier();
+      (void)load_global<unsigned>(at + (t ^ distance));
+    });
+  };
+  EXPECT_EQ(pass_on(1), "");
+  EXPECT_EQ(pass_on(31), "");
+  EXPECT_NE(pass_on(32).find("race: "), std::string::npos);
+  const auto overwrite = [](bool ordered, unsigned readers) {
+    return failure_on_global([=](unsigned* at) {
+      if (thread_index() < readers) (void)load_global<unsigned>(at);
+      if (ordered) warp_barrier();
+      if (thread_index() == 0) store_global(at, 7u);
+    });
+  };
+  EXPECT_EQ(overwrite(true, 32), "");
+  EXPECT_NE(overwrite(true, 33), "");
+  EXPECT_EQ(overwrite(false, 1), "");
+}
+
+TEST(Executor, FindsBlocksThatShareMemory) {
+  const auto in_block = [](unsigned block, const auto& what) {
+    if (block_index().x == block && thread_index() == 0) what();
+  };
+  const auto touch = [&](unsigned reader, unsigned writer) {
+    const auto kernel = [&](unsigned* at) {
+      in_block(reader, [&] { (void)load_global<unsigned>(at); });
+      in_block(writer, [&] { store_global(at, 7u); });
+    };
+    return failure_on_global(kernel, 3);
+  };
+  EXPECT_EQ(touch(1, 0), "thread 0 reads byte 0 of buffer, written by another block");
+  EXPECT_EQ(touch(0, 1), "thread 0 writes byte 0 of buffer, read by another block");
+  EXPECT_EQ(touch(0, 2), "thread 0 writes byte 0 of buffer, read by another block");
+  EXPECT_EQ(touch(1, 1), "");
+  // Two have read it, the second of which writes.
+  const auto both_read = [&](unsigned* at) {
+    (void)load_global<unsigned>(at);
+    barrier();
+    in_block(1, [&] { store_global(at, 7u); });
+  };
+  EXPECT_EQ(failure_on_global(both_read, 2), "thread 0 writes byte 0 of buffer, read by another block");
+}
+
+TEST(Executor, MaximaOfGlobalMemoryMayMeet) {
+  const auto raise = [](unsigned* at) { raise_global(at, thread_index()); };
+  EXPECT_EQ(failure_on_global(raise, 3, 2), "");
+  // Whoever reads or writes it must wait for the next launch, since no barrier waits for other blocks.
+  const auto with = [&](const auto& before, const auto& behind) {
+    return failure_on_global([&](unsigned* at) {
+      if (thread_index() == 5) before(at);
+      barrier();
+      raise(at);
+      barrier();
+      if (thread_index() == 5) behind(at);
+    });
+  };
+  const auto nothing = [](unsigned*) {};
+  const auto read = [](unsigned* at) { (void)load_global<unsigned>(at); };
+  const auto write = [](unsigned* at) { store_global(at, 7u); };
+  EXPECT_EQ(with(nothing, read), "thread 5 reads byte 0 of buffer, written by another block");
+  EXPECT_EQ(with(nothing, write), "two blocks write byte 0 of buffer");
+  EXPECT_EQ(with(write, nothing), "thread 63 raises byte 0 of buffer, written in the same launch");
+  EXPECT_EQ(with(read, nothing), "");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) {
+              if (thread_index() == 0) read(at);
+              raise(at);
+            }),
+            "race: thread 1 writes byte 0 of buffer, read by thread 0");
+}
+
+TEST(Executor, ACopyReadsGlobalMemory) {
+  const auto copy = [](unsigned* at) {
+    if (thread_index() != 9) return;
+    copy_async(0, at);
+    copy_commit();
+    copy_wait<0>();
+  };
+  EXPECT_EQ(failure_on_global(copy), "");
+  EXPECT_EQ(failure_on_global([&](unsigned* at) {
+              if (thread_index() == 0) store_global(at + 1, 7u);
+              copy(at);
+            }),
+            "race: thread 9 reads byte 4 of buffer, written by thread 0");
+  alignas(16) unsigned unwritten[4] = {};
+  Executor run;
+  run.writable("unwritten", unwritten, 4);
+  run.launch({1}, 64, 16, [&] { copy(unwritten); });
+  EXPECT_EQ(run.first_failure(), "thread 9 reads byte 0 of unwritten, which nobody wrote");
+}
+
 TEST(Executor, FindsAccessesOutOfBounds) {
   EXPECT_EQ(neighbour_failure(1, true, {}, 4 * 63), "thread 63 writes shared bytes 252 to 256 of 252");
   Executor run;
@@ -202,7 +332,7 @@ TEST(Executor, FindsAccessesOutOfBounds) {
   EXPECT_EQ(run.first_failure(), "thread 0 writes to in, which is constant");
   run.forget_failures();
   run.launch({1}, 32, 0, [&] { (void)load_global<unsigned>(out.data()); });
-  EXPECT_EQ(run.first_failure(), "thread 0 reads byte 0 of out, never written");
+  EXPECT_EQ(run.first_failure(), "thread 0 reads byte 0 of out, which nobody wrote");
   run.forget_failures();
   run.launch({1}, 32, 0, [&] { (void)load_global<Words2>(reinterpret_cast<std::byte*>(in.data()) + 4); });
   EXPECT_NE(run.first_failure().find("misaligned"), std::string::npos);
