@@ -120,6 +120,12 @@ class Executor final : public detail::cuda::Machine {
   [[nodiscard]] std::string first_failure() const { return failures_.empty() ? "" : failures_.front(); }
   void forget_failures() { failures_.clear(); }
 
+  /// What each launch had of them, in the thread that met the most.
+  struct Meetings {
+    int barriers = 0, warp_barriers = 0;
+  };
+  [[nodiscard]] const std::vector<Meetings>& launches() const { return launches_; }
+
   /// Runs `kernel` for every block. `threads` is a multiple of 32.
   void launch(Dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
     Machine*& current = detail::cuda::machine();
@@ -129,6 +135,7 @@ class Executor final : public detail::cuda::Machine {
     while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
     count_ = threads;
     first_of_launch_ = epoch_ + 1;
+    launches_.emplace_back();
     for (unsigned z = 0; z < grid.z; ++z)
       for (unsigned y = 0; y < grid.y; ++y)
         for (unsigned x = 0; x < grid.x; ++x) {
@@ -454,6 +461,11 @@ class Executor final : public detail::cuda::Machine {
         resume(t);
       }
     }
+    for (unsigned t = 0; t < count_; ++t) {
+      Meetings& most = launches_.back();
+      most.barriers = std::max(most.barriers, threads_[t]->barriers);
+      most.warp_barriers = std::max(most.warp_barriers, threads_[t]->warp_barriers);
+    }
     for (unsigned t = 0; t < count_ && !stopped_; ++t)
       if (!threads_[t]->done) {
         fail("thread ", t, " waits for ever at ", threads_[t]->waits);
@@ -635,6 +647,7 @@ class Executor final : public detail::cuda::Machine {
   std::vector<SharedShadow> shadow_;
   std::vector<Buffer> buffers_;
   std::vector<std::string> failures_;
+  std::vector<Meetings> launches_;
   void* scheduler_[5] = {};
   Stack stack_;  // of `launch`
   unsigned running_ = 0, count_ = 0, at_barrier_ = 0;

@@ -21,17 +21,17 @@ using namespace sinq::detail::cuda;
 using test::random_float;
 using test::random_normal;
 
-/// Changes to the machine and to what the kernels are told.
-using Change = std::function<void(test::Executor&, Quantization&)>;
+/// Changes to the machine and to what a kernel is told, before it is launched.
+using Kernel = void (*)(Quantization);
+using Change = std::function<void(test::Executor&, Quantization&, Kernel)>;
 
 /// What Quantizing asks of a stream.
 struct SimulatedStream {
   test::Executor* run;
   const Change* change;
 
-  template <class Kernel>
   void launch(Kernel kernel, std::int64_t blocks, int threads, int shared_bytes, Quantization q) const {
-    if (*change) (*change)(*run, q);
+    if (*change) (*change)(*run, q, kernel);
     run->launch({static_cast<unsigned>(blocks)}, static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes),
                 [&] { kernel(q); });
   }
@@ -97,6 +97,7 @@ struct Outcome {
   QuantizedMatrix q;
   std::string failure;
   QuantizeReport report;
+  std::vector<test::Executor::Meetings> launches;
 };
 
 /// What cuda::quantize does.
@@ -107,13 +108,13 @@ Outcome on_device(const MatrixView<const T>& weights, const QuantizeConfig& conf
   device.run.constant("mean_square", mean_square.data(), mean_square.size());
   auto quantizing = device.quantizing(weights);
   quantizing.choose(mean_square);
-  if (!device.run.failures().empty()) return {{}, device.run.first_failure(), {}};
+  if (!device.run.failures().empty()) return {{}, device.run.first_failure(), {}, {}};
   quantizing.wait();
   quantizing.widen_scales();
   const QuantizeReport report = quantizing.report();
   Stored w(device, quantizing.format(), quantizing.table(), weights.rows, weights.cols);
   quantizing.store(w.order, w.memory.data());
-  return {w.read(), device.run.first_failure(), report};
+  return {w.read(), device.run.first_failure(), report, device.run.launches()};
 }
 
 template <class T>
@@ -415,8 +416,8 @@ TEST(Quantize, StridesAndAlignment) {
 TEST(Quantize, ThreadsInAnyOrder) {
   std::mt19937 random(6);
   const RowMajor<float> w = random_weights<float>(140, 70, random);
-  const Outcome got =
-      on_device<float>(MatrixView<const float>(w), {}, [](test::Executor& e, Quantization&) { e.backwards = true; });
+  const Outcome got = on_device<float>(MatrixView<const float>(w), {},
+                                       [](test::Executor& e, Quantization&, Kernel) { e.backwards = true; });
   ASSERT_EQ(got.failure, "");
   EXPECT_EQ(got.q, quantize(w, QuantizeConfig{}));
 }
@@ -604,32 +605,76 @@ std::string failure_with(const Change& bug, const QuantizeConfig& config = {.sca
   return on_device<float>(MatrixView<const float>(w), config, bug).failure;
 }
 
-TEST(QuantizeBugs, EveryRemovedBarrierIsFound) {
-  EXPECT_EQ(failure_with(nullptr), "");
-  for (int n = 0; n < 2; ++n) {
-    // Of the sweep: the row factors are there; the sums are there. Of the judge: the second; the first and the last
-    // matter only to what one launch of 128 threads does not show twice.
-    EXPECT_NE(failure_with([&](test::Executor& e, Quantization&) { e.faults.skip_warp_barrier = n; }), "") << n;
+/// Each kernel that quantizes `w`, without each of its barriers. Returns how many these were.
+int expect_every_barrier_needed(const RowMajor<float>& w, const QuantizeConfig& config,
+                                const std::vector<double>& mean_square = {}) {
+  const auto failure = [&](const Change& change) {
+    return on_device<float>(MatrixView<const float>(w), config, change, mean_square).failure;
+  };
+  std::vector<Kernel> kernels;
+  const Outcome sound = on_device<float>(
+      MatrixView<const float>(w), config,
+      [&](test::Executor&, Quantization&, Kernel kernel) { kernels.push_back(kernel); }, mean_square);
+  EXPECT_EQ(sound.failure, "");
+  if (sound.launches.size() != kernels.size()) return -1;
+  int barriers = 0;
+  for (std::size_t k = 0; k < kernels.size(); ++k) {
+    const auto before = kernels.begin() + static_cast<std::ptrdiff_t>(k);
+    if (std::find(kernels.begin(), before, kernels[k]) != before) continue;
+    test::Executor::Meetings most;
+    for (std::size_t other = k; other < kernels.size(); ++other) {
+      if (kernels[other] != kernels[k]) continue;
+      most.barriers = std::max(most.barriers, sound.launches[other].barriers);
+      most.warp_barriers = std::max(most.warp_barriers, sound.launches[other].warp_barriers);
+    }
+    const auto expect_needed = [&](const char* what, int n, test::Faults faults) {
+      ++barriers;
+      EXPECT_NE(failure([&](test::Executor& e, Quantization&, Kernel kernel) {
+                  e.faults = kernel == kernels[k] ? faults : test::Faults{};
+                }),
+                "")
+          << what << ' ' << n << " of launch " << k;
+    };
+    // The judge's first barrier waits until an earlier result has been read, and then there is none; the same line is
+    // its third where it measures again.
+    for (int n = kernels[k] == Kernel{judge_kernel<>} ? 1 : 0; n < most.barriers; ++n)
+      expect_needed("barrier", n, {.skip_barrier = n});
+    for (int n = 0; n < most.warp_barriers; ++n) expect_needed("warp barrier", n, {.skip_warp_barrier = n});
   }
-  EXPECT_NE(failure_with([&](test::Executor& e, Quantization&) { e.faults.skip_barrier = 1; }), "");
+  return barriers;
 }
 
-TEST(QuantizeBugs, AFitWithoutItsBarrierIsFound) {
-  QuantizeConfig c = preset(4.5);
-  c.balance = Balancing::none;
-  EXPECT_EQ(failure_with(nullptr, c), "");
-  EXPECT_NE(failure_with([](test::Executor& e, Quantization&) { e.faults.skip_barrier = 0; }, c), "");
+TEST(QuantizeBugs, EveryRemovedBarrierIsFound) {
+  std::mt19937 random(8);
+  RowMajor<float> w = random_weights<float>(40, 85, random);
+  const auto expect = [&](int barriers, QuantizeConfig c, const std::vector<double>& mean_square = {}) {
+    c.sinkhorn.iterations = 3;
+    EXPECT_EQ(expect_every_barrier_needed(w, c, mean_square), barriers);
+  };
+  // Two of each width of the sweep, and two of the judge. The kurtosis has none, nor has what a thread does alone.
+  for (std::int64_t group : {std::int64_t{16}, std::int64_t{32}, std::int64_t{64}, kWholeRow})
+    expect(4, {.group_size = group, .kurtosis_gate = 1e9});
+  expect(4, {.tile = Tile::square, .scale = Aux::u8});
+  expect(6, {.refine = Refine::hqq});  // one of a round, one of choosing the better
+  // One where a kernel has a table: fits of groups of 16 and of the last one, what is stored of both, rows, columns.
+  for (double size : {2.5, 3.0, 3.5, 4.0, 4.5, 5.0}) expect(4 + 6, preset(size));
+  QuantizeConfig weighted = preset(4.5);
+  weighted.calibration = Calibration::weighted;
+  expect(4 + 4, weighted, std::vector<double>(85, 1.0));
+  w.col(70).array() += 100;
+  expect(6, {});  // the judge measures again, and keeps what it finds
 }
 
 TEST(QuantizeBugs, OneColumnTooManyIsFound) {
-  EXPECT_NE(failure_with([](test::Executor&, Quantization& q) { ++q.w.cols; }).find("outside weights"),
+  EXPECT_NE(failure_with([](test::Executor&, Quantization& q, Kernel) { ++q.w.cols; }).find("outside weights"),
             std::string::npos);
-  EXPECT_NE(failure_with([](test::Executor&, Quantization& q) { ++q.w.cols; }, preset(4.5)).find("outside weights"),
-            std::string::npos);
+  EXPECT_NE(
+      failure_with([](test::Executor&, Quantization& q, Kernel) { ++q.w.cols; }, preset(4.5)).find("outside weights"),
+      std::string::npos);
 }
 
 TEST(QuantizeBugs, OneRowTooManyIsFound) {
-  EXPECT_NE(failure_with([](test::Executor&, Quantization& q) { ++q.w.rows, ++q.w.tile_height; }), "");
+  EXPECT_NE(failure_with([](test::Executor&, Quantization& q, Kernel) { ++q.w.rows, ++q.w.tile_height; }), "");
 }
 
 }  // namespace
