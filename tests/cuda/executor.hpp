@@ -37,8 +37,7 @@
 //                   and another one touches in the same launch
 //   meeting points  lanes that meet at different instructions; threads that wait for ever
 //   wgmma           whatever the code around a product forgets (warpgroup.hpp); an operand that no fence has shown to
-//   the
-//                   asynchronous proxy before a barrier, or that is written while a product reads it
+//                   the asynchronous proxy before a barrier, or that is written while a product reads it
 //
 // Races are found from the order that barriers impose, not from the order in which the fibers happened to run. Shuffles
 // and mma are meeting points, but order no memory, as on the device.

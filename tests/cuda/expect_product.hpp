@@ -28,15 +28,13 @@ inline constexpr double kWeightRounding = std::is_same_v<T, half> ? 0x1p-11 : 0x
 /// y against exact sums. Let S = sum_j |x'_j| (|operand| + |zero|) |scale|, where the operand is what the tensor core
 /// multiplies: the code (or the level of a table), and the zero belongs to it.
 ///   activation   x' = x col_scale rounds once in float (2^-24). One half per activation: 2^-11 of x'; two: 2^-22.
-///   Below
-///                the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at most
-///                2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
+///                Below the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at
+///                most 2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
 ///   weight       wgmma multiplies activations as they are by weights that round to the type of x: 2^-11 or 2^-8 of
 ///                (level - zero) scale col_scale; below the normal halves, 2^-25.
 ///   level        NF levels round to half: 2^-11 of the level.
 ///   sums         a sum of n terms in float: n 2^-24 of S for the products, n for the activations, and as many for
-///   scale
-///                and slices; twice that, since the tensor core truncates where others round.
+///                scale and slices; twice that, since the tensor core truncates where others round.
 ///   result       rounds to the type of y: half of its last bit, which is 2^-25 below the normal halves.
 template <class X, class Y>
 void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, const Y* bias,

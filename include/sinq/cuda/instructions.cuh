@@ -117,7 +117,7 @@ SINQ_CUDA_DEVICE Index3 block_index() {
 
 // --- meeting points --------------------------------------------------------------------------------------------------
 
-/// All threads of the block wait for each other and see each other's shared memory.
+/// All threads of the block wait for each other and see what each other wrote, in shared and global memory.
 SINQ_CUDA_DEVICE void barrier() {
 #if defined(__CUDACC__)
   __syncthreads();
@@ -370,7 +370,7 @@ SINQ_CUDA_DEVICE void raise_shared(std::uint32_t address, std::uint32_t value) {
 
 // --- global memory ---------------------------------------------------------------------------------------------------
 
-/// Reads what nobody writes while the kernel runs.
+/// Reads what no other block writes while the kernel runs, and another thread of the block only across a barrier.
 template <class T>
 SINQ_CUDA_DEVICE T load_global(const void* from) {
 #if defined(__CUDACC__)
