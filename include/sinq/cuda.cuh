@@ -6,7 +6,8 @@
 //   DeviceMatrix   a QuantizedMatrix in device memory, and back bit for bit         (device_matrix.cuh, order.hpp)
 //   plan           problem + device facts -> grid, shared memory, workspace; plain C++, printable   (plan.hpp)
 //   matmul         y = x W^T + bias for any number of tokens: one kernel on the tensor cores        (multiply.cuh),
-//                  and on Hopper another for more than 64 tokens                              (multiply_wgmma.cuh);
+//                  and on Hopper another for more than 64 tokens                              (multiply_wgmma.cuh),
+//                  if it is compiled for sm_90a: code for sm_90 has no wgmma and takes the first for all;
 //                  several matrices with one input; the experts of a mixture                          (experts.cuh);
 //                  many tokens with cuBLASLt, which whoever includes it links: sinq/cuda/blas.cuh
 //   dequantize     the weights as half, bfloat16 or float                            (dequantize_kernel.cuh)

@@ -10,7 +10,8 @@ namespace sinq::inline SINQ_ABI::cuda {
 class DeviceExperts {
  public:
   /// InvalidArgument unless the matrices have one format and shape and lie on the current device; CudaError if the
-  /// device refuses.
+  /// device refuses. What it knows is copied in the order of `stream`: whoever multiplies on
+  /// another stream makes that one wait first.
   explicit DeviceExperts(DeviceMatrices experts, cudaStream_t stream = nullptr)
       : problem_(detail::cuda::experts_of(experts)) {
     using namespace detail::cuda;
@@ -49,7 +50,8 @@ class DeviceExperts {
 
 /// Which tokens an expert gets, in device memory: the host need not know. Rows [offsets[e], offsets[e + 1]) of y are
 /// expert e's (offsets[0] is 0, none falls), and row r of y is the product with row tokens[r] of x, or row r if
-/// `tokens` is null. Rows of y from offsets[size] on stay as they are.
+/// `tokens` is null. Rows of y from offsets[size] on stay as they are. All of them are read on the device and nothing
+/// checks them: offsets reach up to y.rows, and tokens are from 0 to x.rows - 1.
 struct Routing {
   const std::int32_t* offsets = nullptr;  // size + 1
   const std::int32_t* tokens = nullptr;   // y.rows
