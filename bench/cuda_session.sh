@@ -62,8 +62,8 @@ bench 20 'goals, many tokens' '^goal/.*/tokens:(512|4096)/'
 bench 10 'goals, quantize' '^goal/quantize/'
 part 50 tests ctest --test-dir $build -L gpu -j 8 --timeout 45 --output-on-failure
 for tool in memcheck racecheck; do
-  sanitize 35 $tool 'Matrices:Deq*' 'Products:Same*:Products.FirstCalls*:Products.AgreeWith*' 'Groups:Exp*' \
-    'Quantizing:Names*'
+  sanitize 35 $tool 'Matrices:Deq*' 'Products:Same*:Products.First*:Products.AgreeWith*:Products.OfStrided*' \
+    'Groups:ExpertsGive*' 'Quantizing:Names*:Quantizing.Small*'
 done
 bench 15 'others, weights' '^more/(dequantize|quantize)'
 bench 20 'others, several matrices' '^more/(query|experts)'

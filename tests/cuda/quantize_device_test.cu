@@ -144,6 +144,31 @@ TEST_F(Quantizing, HasTheKurtosisOfTheCpu) {
   for (double gate : {k, std::nextafter(k, 0.0)}) expect_the_cpus(w, 300, {.kurtosis_gate = gate}, stream_);
 }
 
+/// A few rows of every kind of step, for tools that watch every access and take a hundred times as long: stripes and
+/// tiles, integers and floats as scales, HQQ, fits with and without weights, the kurtosis gate open and closed.
+TEST_F(Quantizing, SmallOnesOfEveryKind) {
+  std::mt19937 random(8);
+  constexpr std::int64_t kRows = 24, kCols = 70;
+  QuantizeConfig weighted = preset(3);
+  weighted.calibration = Calibration::weighted;
+  const QuantizeConfig some[] = {{},
+                                 {.bits = 3, .group_size = 16, .tile = Tile::square, .scale = Aux::u6, .zero = Aux::u6},
+                                 {.rounding = Rounding::symmetric, .balance = Balancing::none},
+                                 {.rounding = Rounding::nf4, .kurtosis_gate = 1e9},
+                                 {.kurtosis_gate = 1e-9},
+                                 {.bits = 2, .group_size = 32, .refine = Refine::hqq},
+                                 {.bits = 5, .tile = Tile::square, .refine = Refine::fit},
+                                 preset(4.5),
+                                 weighted};
+  Activations activations(kCols);
+  activations.add(MatrixView<const float>(random_weights(20, kCols, random).data(), 20, kCols));
+  for (const QuantizeConfig& config : some) {
+    const std::vector<float> w = random_weights(kRows, kCols, random);
+    expect_the_cpus<__nv_bfloat16, bfloat16>(w, kRows, config, stream_,
+                                             config.calibration == Calibration::none ? nullptr : &activations);
+  }
+}
+
 /// Two matrices, each run with other weights.
 TEST_F(Quantizing, InAGraph) {
   std::mt19937 random(6);
