@@ -16,7 +16,9 @@
 
 // Products on the GPU beside a plain copy of the same bytes and cuBLAS on the same shapes, all in one run. Matrices
 // rotate through more than the L2 cache holds, so that every product of few tokens reads its weights from memory. Times
-// are the device's own, between events. Without a GPU every benchmark says so and measures nothing.
+// are the device's own, between events; products of up to 64 tokens, which take less time than the host needs to ask
+// for them, run from a graph of many, as an engine would run them. Without a GPU every benchmark says so and measures
+// nothing.
 //
 //   limit/   what the memory gives
 //   goal/    the shapes that matter most, to be measured first
@@ -56,19 +58,27 @@ struct Buffer {
   void* data = nullptr;
 };
 
-/// A few megabytes over and over.
+/// A few megabytes over and over: once from the host, then twice as many each time.
 template <class T>
 void repeat(const std::vector<T>& some, void* to, std::size_t bytes) {
-  const std::size_t block = some.size() * sizeof(T);
-  for (std::size_t at = 0; at < bytes; at += block)
-    check(cudaMemcpy(static_cast<char*>(to) + at, some.data(), std::min(block, bytes - at), cudaMemcpyHostToDevice),
-          "cudaMemcpy");
+  char* const begin = static_cast<char*>(to);
+  std::size_t done = std::min(some.size() * sizeof(T), bytes);
+  check(cudaMemcpy(begin, some.data(), done, cudaMemcpyHostToDevice), "cudaMemcpy");
+  for (; done < bytes; done += std::min(done, bytes - done))
+    check(cudaMemcpy(begin + done, begin, std::min(done, bytes - done), cudaMemcpyDeviceToDevice), "cudaMemcpy");
+}
+
+/// `count` numbers made by make(random bits). Drawn once for all that need them: a mixture has 128 matrices.
+template <class T, class Make>
+std::vector<T> drawn(std::size_t count, Make&& make) {
+  std::mt19937 random(1);
+  std::vector<T> some(count);
+  for (T& number : some) number = static_cast<T>(make(static_cast<std::uint32_t>(random())));
+  return some;
 }
 
 void fill_bits(void* to, std::size_t bytes) {
-  std::mt19937 random(1);
-  std::vector<std::uint32_t> some(std::size_t{1} << 22);
-  for (auto& word : some) word = static_cast<std::uint32_t>(random());
+  static const auto some = drawn<std::uint32_t>(std::size_t{1} << 22, [](std::uint32_t r) { return r; });
   repeat(some, to, bytes);
 }
 
@@ -76,12 +86,9 @@ void fill_bits(void* to, std::size_t bytes) {
 template <class X>
 void fill(const Buffer& buffer) {
   constexpr bool kBfloat = std::is_same_v<X, __nv_bfloat16>;
-  std::mt19937 random(1);
-  std::vector<std::uint16_t> some(std::size_t{1} << 20);
-  for (auto& bits : some) {
-    const auto r = static_cast<std::uint32_t>(random());
-    bits = static_cast<std::uint16_t>((r & 0x8000u) | (kBfloat ? 0x3f00u | (r & 0x7fu) : 0x3800u | (r & 0x3ffu)));
-  }
+  static const auto some = drawn<std::uint16_t>(std::size_t{1} << 20, [](std::uint32_t r) {
+    return (r & 0x8000u) | (kBfloat ? 0x3f00u | (r & 0x7fu) : 0x3800u | (r & 0x3ffu));
+  });
   repeat(some, buffer.data, buffer.bytes);
 }
 
@@ -109,14 +116,14 @@ cuda::DeviceMatrix matrix(const Format& f, std::int64_t rows, std::int64_t cols)
   const auto& order = d.order();
   fill_bits(d.memory(), sized(order.aux_at));
   if (f.scale != Aux::f16 || f.zero != Aux::f16 || f.col_scale != Aux::f16) {
-    repeat(std::vector<std::uint16_t>(std::size_t{1} << 16, 0x2c6d), d.memory() + order.aux_at,
-           sized(order.bytes - order.aux_at));
+    repeat(std::vector<std::uint16_t>(8, 0x2c6d), d.memory() + order.aux_at, sized(order.bytes - order.aux_at));
     return d;
   }
-  std::vector<std::uint16_t> records(std::size_t{1} << 20), ones(std::size_t{1} << 16, 0x3c00);
-  for (std::size_t k = 0; k < records.size(); ++k) records[k] = k / 16 % 2 == 0 ? 0x2c00 : 0x4780;
-  repeat(records, d.memory() + order.aux_at, sized(order.col_scale_at - order.aux_at));
-  repeat(ones, d.memory() + order.col_scale_at, sized(order.bytes - order.col_scale_at));
+  std::vector<std::uint16_t> record(32, 0x2c00);
+  std::fill(record.begin() + 16, record.end(), std::uint16_t{0x4780});
+  repeat(record, d.memory() + order.aux_at, sized(order.col_scale_at - order.aux_at));
+  repeat(std::vector<std::uint16_t>(8, 0x3c00), d.memory() + order.col_scale_at,
+         sized(order.bytes - order.col_scale_at));
   return d;
 }
 
@@ -128,21 +135,33 @@ std::vector<cuda::DeviceMatrix> matrices(const Format& f, std::int64_t rows, std
   return all;
 }
 
+/// For what a graph captures.
+struct Stream {
+  Stream() { check(cudaStreamCreate(&stream), "cudaStreamCreate"); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { (void)cudaStreamDestroy(stream); }
+  cudaStream_t stream = nullptr;
+};
+
 struct Timer {
-  Timer() { check(cudaEventCreate(&begin), "cudaEventCreate"), check(cudaEventCreate(&end), "cudaEventCreate"); }
+  explicit Timer(cudaStream_t s = nullptr) : stream(s) {
+    check(cudaEventCreate(&begin), "cudaEventCreate"), check(cudaEventCreate(&end), "cudaEventCreate");
+  }
   Timer(const Timer&) = delete;
   Timer& operator=(const Timer&) = delete;
   ~Timer() { (void)cudaEventDestroy(begin), (void)cudaEventDestroy(end); }
   template <class Work>
   double seconds(int rounds, Work&& work) {
-    check(cudaEventRecord(begin), "cudaEventRecord");
+    check(cudaEventRecord(begin, stream), "cudaEventRecord");
     for (int k = 0; k < rounds; ++k) work();
-    check(cudaEventRecord(end), "cudaEventRecord");
+    check(cudaEventRecord(end, stream), "cudaEventRecord");
     check(cudaEventSynchronize(end), "cudaEventSynchronize");
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
     return 1e-3 * static_cast<double>(milliseconds);
   }
+  cudaStream_t stream;
   cudaEvent_t begin = nullptr, end = nullptr;
 };
 
@@ -155,6 +174,40 @@ void measure(benchmark::State& state, Work&& work) {
   const double once = timer.seconds(1, work);
   const int rounds = static_cast<int>(std::clamp(2e-3 / std::max(once, 1e-9), 1.0, 50.0));
   while (state.KeepRunningBatch(rounds)) state.SetIterationTime(timer.seconds(rounds, work));
+}
+
+/// The same from a graph of many calls, a multiple of `cycle` (how often it takes until all matrices have had their
+/// turn), so that the host, which asks for the graph once, does not count: work(stream).
+template <class Work>
+void measure_captured(benchmark::State& state, std::size_t cycle, Work&& work) {
+  const Stream s;
+  Timer timer(s.stream);
+  work(s.stream);
+  const double once = timer.seconds(1, [&] { work(s.stream); });
+  const auto wanted = static_cast<std::size_t>(std::clamp(2e-3 / std::max(once, 1e-9), 1.0, 200.0));
+  const int calls = static_cast<int>((wanted + cycle - 1) / cycle * cycle);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t runnable = nullptr;
+  check(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+  for (int k = 0; k < calls; ++k) work(s.stream);
+  check(cudaStreamEndCapture(s.stream, &graph), "cudaStreamEndCapture");
+  check(cudaGraphInstantiate(&runnable, graph, 0), "cudaGraphInstantiate");
+  const auto run = [&] { check(cudaGraphLaunch(runnable, s.stream), "cudaGraphLaunch"); };
+  while (state.KeepRunningBatch(2 * calls)) {
+    run();  // the device is busy with it until the others have been asked for
+    state.SetIterationTime(timer.seconds(2, run));
+  }
+  check(cudaGraphExecDestroy(runnable), "cudaGraphExecDestroy");
+  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+}
+
+/// Products of `tokens` tokens: captured if they are few.
+template <class Work>
+void measure_products(benchmark::State& state, std::int64_t tokens, std::size_t cycle, Work&& work) {
+  if (tokens <= 64)
+    measure_captured(state, cycle, work);
+  else
+    measure(state, [&] { work(cudaStream_t{}); });
 }
 
 // --- what the memory gives -------------------------------------------------------------------------------------------
@@ -225,15 +278,22 @@ struct Shape {
   std::int64_t rows, cols;
 };
 
+/// `called`: by the host each time, however few the tokens are.
 template <class X>
 void product(benchmark::State& state, const Format& format, Shape s, std::int64_t tokens,
-             cuda::Kernel kernel = cuda::Kernel::automatic) {
+             cuda::Kernel kernel = cuda::Kernel::automatic, bool called = false) {
   const std::vector<cuda::DeviceMatrix> copies = matrices(format, s.rows, s.cols);
   const cuda::Plan plan = cuda::plan<X>(copies[0], tokens, cuda::device_facts(), {.kernel = kernel});
   const Vectors<X> v(tokens, s.cols, tokens, s.rows);
   const Buffer workspace(sized(plan.workspace_bytes));
   std::size_t next = 0;
-  measure(state, [&] { cuda::matmul(plan, copies[next++ % copies.size()], v.x, v.y, workspace.memory(), nullptr); });
+  const auto multiply = [&](cudaStream_t stream) {
+    cuda::matmul(plan, copies[next++ % copies.size()], v.x, v.y, workspace.memory(), stream);
+  };
+  if (called)
+    measure(state, [&] { multiply(nullptr); });
+  else
+    measure_products(state, tokens, copies.size(), multiply);
   if (tokens <= 64)
     count_bytes(state, copies[0].bytes());
   else
@@ -266,11 +326,14 @@ void cublas(benchmark::State& state, Shape s, std::int64_t tokens) {
   const Vectors<X> v(tokens, s.cols, tokens, s.rows);
   cublasHandle_t handle = nullptr;
   check(cublasCreate(&handle), "cublasCreate");
+  const Buffer workspace(std::size_t{32} << 20);  // its own would become allocations inside the graph
   const float one = 1, zero = 0;
   constexpr cudaDataType kType = detail::cuda::kBlasType<X>;
   const auto n = [](std::int64_t value) { return static_cast<int>(value); };
   std::int64_t next = 0;
-  measure(state, [&] {
+  measure_products(state, tokens, sized(copies), [&](cudaStream_t stream) {
+    check(cublasSetStream(handle, stream), "cublasSetStream");
+    check(cublasSetWorkspace(handle, workspace.data, workspace.bytes), "cublasSetWorkspace");
     check(cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, n(s.rows), n(tokens), n(s.cols), &one,
                        w.as<const char>() + next++ % copies * bytes, kType, n(s.cols), v.x.data, kType, n(s.cols),
                        &zero, v.y.data, kType, n(s.rows), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
@@ -302,17 +365,17 @@ void side_by_side(benchmark::State& state, std::int64_t tokens) {
   const Vectors<__half> v(tokens, kCols, tokens, kAll);
   const Buffer workspace(sized(plan.workspace_bytes));
   std::size_t next = 0;
-  measure(state, [&] {
+  measure_products(state, tokens, copies.size() / 3, [&](cudaStream_t stream) {
     const auto qkv = three(next);
     next = (next + 3) % copies.size();
-    cuda::matmul(plan, qkv, v.x, v.y, workspace.memory(), nullptr);
+    cuda::matmul(plan, qkv, v.x, v.y, workspace.memory(), stream);
   });
   if (tokens <= 64) count_bytes(state, bytes / 5);
   state.SetLabel(to_string(plan));
 }
 
 /// 128 experts of 768 x 2048, 8 per token: the gate of a layer of a 30B mixture. Tokens are spread as evenly as
-/// possible.
+/// possible, and with one token others have their turn in every call.
 void experts(benchmark::State& state, std::int64_t tokens) {
   constexpr std::int64_t kExperts = 128, kChosen = 8, kRows = 768, kCols = 2048;
   std::vector<cuda::DeviceMatrix> owned;
@@ -320,18 +383,24 @@ void experts(benchmark::State& state, std::int64_t tokens) {
   for (std::int64_t e = 0; e < kExperts; ++e) owned.push_back(matrix({}, kRows, kCols));
   for (const cuda::DeviceMatrix& e : owned) pointers.push_back(&e);
   const cuda::DeviceExperts experts(pointers);
-  const std::int64_t routed = kChosen * tokens;
+  const std::int64_t routed = kChosen * tokens, turns = kExperts / kChosen;
   std::vector<std::int32_t> offsets, list;
-  for (std::int64_t e = 0; e <= kExperts; ++e) offsets.push_back(static_cast<std::int32_t>(routed * e / kExperts));
+  for (std::int64_t turn = 0; turn < turns; ++turn)  // with one token: experts turn, turn + 16, ...
+    for (std::int64_t e = 0; e <= kExperts; ++e)
+      offsets.push_back(static_cast<std::int32_t>((routed * e + kChosen * (turns - 1 - turn)) / kExperts));
   for (std::int64_t r = 0; r < routed; ++r) list.push_back(static_cast<std::int32_t>(r % tokens));
   const Buffer offsets_device(4 * offsets.size()), list_device(4 * list.size());
   repeat(offsets, offsets_device.data, offsets_device.bytes);
   repeat(list, list_device.data, list_device.bytes);
-  const cuda::Routing routing{offsets_device.as<const std::int32_t>(), list_device.as<const std::int32_t>()};
   const Vectors<__half> v(tokens, kCols, routed, kRows);
   const cuda::Plan plan = cuda::plan(experts, routed, cuda::device_facts());
   const Buffer workspace(sized(plan.workspace_bytes));
-  measure(state, [&] { cuda::matmul(plan, experts, routing, v.x, v.y, workspace.memory(), nullptr); });
+  std::int64_t next = 0;
+  measure_products(state, tokens, sized(turns), [&](cudaStream_t stream) {
+    const cuda::Routing routing{offsets_device.as<const std::int32_t>() + next++ % turns * (kExperts + 1),
+                                list_device.as<const std::int32_t>()};
+    cuda::matmul(plan, experts, routing, v.x, v.y, workspace.memory(), stream);
+  });
   state.counters["rows_per_second"] = benchmark::Counter(static_cast<double>(routed), kRate);
   state.SetLabel(to_string(plan));
 }
@@ -394,6 +463,11 @@ const Kind kOthers[] = {
 
 constexpr Shape kSquare{8192, 8192}, kTall{28672, 8192};
 
+/// What a caller without a graph gets.
+void add_called(const std::string& family, const Kind& kind, Shape s, std::int64_t tokens) {
+  add(family + "matmul-called/" + kind.name + "-f16" + text_of(s, tokens),
+      [=](benchmark::State& state) { product<__half>(state, kind.format, s, tokens, cuda::Kernel::automatic, true); });
+}
 template <class X = __half>
 void add_product(const std::string& family, const Kind& kind, Shape s, std::int64_t tokens,
                  cuda::Kernel kernel = cuda::Kernel::automatic) {
@@ -442,6 +516,8 @@ void add_more() {
         [=](benchmark::State& state) { restore(state, kind.format, kSquare); });
   for (const Kind& kind : kOthers)
     for (std::int64_t tokens : {1, 16}) add_product("more/", kind, kTall, tokens);
+  add_called("more/", kFour, kSquare, 1);
+  add_cublas("more/", kSquare, 1);
   for (std::int64_t tokens : {2, 4, 8, 16, 32, 64}) {
     add_product("more/", kFour, kSquare, tokens);
     add_cublas("more/", kSquare, tokens);
