@@ -111,6 +111,28 @@ TEST_F(Matrices, DequantizeToTheBitsOfTheCpu) {
   }
 }
 
+/// Rows apart from each other, the first at an odd element or at a multiple of 16 bytes; what lies between them stays.
+TEST_F(Matrices, DequantizeToStridedAndUnalignedViews) {
+  std::mt19937 random(12);
+  constexpr std::int64_t kRows = 37, kCols = 77, kStride = 80;
+  const QuantizedMatrix q =
+      test::random_matrix({.bits = 3, .group_size = 32, .tile = Tile::square}, kRows, kCols, random);
+  const auto expected = dequantize<sinq::half>(q);
+  for (std::int64_t first : {3, 8}) {
+    OnDevice<__half> out(static_cast<std::size_t>(first + kRows * kStride));
+    check(cudaMemset(out.data(), 0xff, out.memory().size()), "cudaMemset");  // NaN
+    cuda::dequantize(cuda::DeviceMatrix(q, stream_), MatrixView<__half>(out.data() + first, kRows, kCols, kStride),
+                     stream_);
+    const std::vector<__half> got = out.read();
+    for (std::int64_t k = 0; k < static_cast<std::int64_t>(got.size()); ++k) {
+      const std::int64_t row = (k - first) / kStride, col = (k - first) % kStride;
+      std::uint16_t bits = 0xffff;
+      if (k >= first && col < kCols) std::memcpy(&bits, &expected(row, col), sizeof bits);
+      ASSERT_EQ(__half_as_ushort(got[static_cast<std::size_t>(k)]), bits) << "element " << k - first;
+    }
+  }
+}
+
 template <class T>
 T rounded(float value) {
   if constexpr (std::is_same_v<T, __half>)
