@@ -55,12 +55,12 @@ nvcc=${CUDACXX:-nvcc}
 split=$("$nvcc" --help 2>/dev/null | grep -q -- --split-compile && echo --split-compile=0)
 part 20 configure cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DSINQ_BUILD_TESTS=ON -DSINQ_BUILD_BENCH=ON \
   -DSINQ_BUILD_EXAMPLES=OFF "-DCMAKE_CUDA_ARCHITECTURES=$gpu-real" "-DCMAKE_CUDA_FLAGS=$split"
-part 155 build cmake --build $build --target cuda_gpu_tests cuda_bench
+part 140 build cmake --build $build --target cuda_gpu_tests cuda_bench
 bench 10 limits '^limit/'
 bench 25 'goals, few tokens' '^goal/matmul/.*/tokens:(1|16)/'
 bench 20 'goals, many tokens' '^goal/.*/tokens:(512|4096)/'
 bench 10 'goals, quantize' '^goal/quantize/'
-part 50 tests ctest --test-dir $build -L gpu -j 8 --timeout 45 --output-on-failure
+part 60 tests ctest --test-dir $build -L gpu -j 8 --timeout 55 --output-on-failure
 for tool in memcheck racecheck; do
   sanitize 35 $tool 'Matrices:Deq*' 'Products:Same*:Products.First*:Products.AgreeWith*:Products.OfStrided*' \
     'Groups:ExpertsGive*' 'Quantizing:Names*:Quantizing.Small*'
