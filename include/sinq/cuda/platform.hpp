@@ -14,13 +14,16 @@
 #define SINQ_CUDA_BOTH __host__ __device__
 #define SINQ_CUDA_DEVICE __device__ __forceinline__
 #define SINQ_CUDA_KERNEL __global__ void
-#define SINQ_CUDA_UNROLL _Pragma("unroll")
-#define SINQ_CUDA_UNROLL_2 _Pragma("unroll 2")
-#define SINQ_CUDA_NO_UNROLL _Pragma("unroll 1")
 #else
 #define SINQ_CUDA_BOTH
 #define SINQ_CUDA_DEVICE inline
 #define SINQ_CUDA_KERNEL void
+#endif
+#if defined(__CUDA_ARCH__)  // the host's compiler does not know these
+#define SINQ_CUDA_UNROLL _Pragma("unroll")
+#define SINQ_CUDA_UNROLL_2 _Pragma("unroll 2")
+#define SINQ_CUDA_NO_UNROLL _Pragma("unroll 1")
+#else
 #define SINQ_CUDA_UNROLL
 #define SINQ_CUDA_UNROLL_2
 #define SINQ_CUDA_NO_UNROLL
@@ -65,8 +68,8 @@ class Machine {
   /// All threads of the block meet.
   virtual void barrier() = 0;
   /// The 32 lanes of the warp meet; each brings `bytes` bytes. Returns what all brought, in the order of lanes, valid
-  /// until the lane's next meeting. All lanes must name the same instruction. `orders_memory`: what a lane wrote to
-  /// shared memory before, the others may read afterwards.
+  /// until the lane's next meeting. All lanes must name the same instruction. `orders_memory`: what a lane wrote
+  /// before, the others may read afterwards.
   virtual const std::byte* meet(const char* instruction, const void* mine, std::size_t bytes, bool orders_memory) = 0;
 
   virtual void shared_read(std::uint32_t offset, void* to, std::size_t bytes) = 0;
