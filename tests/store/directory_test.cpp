@@ -200,6 +200,22 @@ TEST(DirectoryWriter, WithoutConfigOrDirectory) {
   EXPECT_TRUE(store::Config(dir / "out/config.json").object("quantization_config").object("left_alone").json().empty());
 }
 
+/// A model in memory has no directory: what lies in that of the process is none of its business.
+TEST(DirectoryWriter, AModelInMemoryHasNoConfig) {
+  Directory dir;
+  make_model(dir);
+  const std::string bytes = support::safetensors("{}");
+  const Checkpoint model(store::File(bytes_of(bytes), "memory"));
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(dir / "in");
+  DirectoryWriter(model, dir / "out").finish();
+  support::write(dir / "in/config.json", "{");
+  const auto thrown = thrown_by([&] { DirectoryWriter(model, dir / "other").finish(); });
+  std::filesystem::current_path(before);
+  EXPECT_EQ(store::read_json(dir / "out/config.json").size(), 1u);  // the quantization_config
+  EXPECT_EQ(thrown.kind, "nothing") << thrown.message;
+}
+
 TEST(DirectoryWriter, WhatIsRefused) {
   Directory dir;
   make_model(dir);

@@ -108,7 +108,7 @@ class DirectoryWriter {
           detail::core::text("sinq: target = ", target_.string(), ": the model itself lies there"));
     header_bytes_ = header_estimate(source, options.shard_bytes);
     config_ = Json::object();
-    if (fs::exists(source_ / detail::store::kConfigName, error))
+    if (!source_.empty() && fs::exists(source_ / detail::store::kConfigName, error))
       config_ = Config(source_ / detail::store::kConfigName).json();
     if (config_.contains("quantization_config"))
       detail::store::fail((source_ / detail::store::kConfigName).string(),
