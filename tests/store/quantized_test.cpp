@@ -269,6 +269,16 @@ TEST_F(Forged, Descriptions) {
   EXPECT_TRUE(refused("nested deeper"));
 }
 
+/// Parsed, a text takes some twenty times its size; no description needs more than a few hundred bytes.
+TEST_F(Forged, LongDescriptions) {
+  text_ = description_.dump();
+  text_.resize(4096, ' ');
+  const std::string all = bytes();
+  EXPECT_EQ(store::read_quantized(store::File(support::bytes_of(all), "f"), "w") == q_, true);
+  text_ += ' ';
+  EXPECT_TRUE(refused("description of \"w\": longer than 4096 bytes"));
+}
+
 TEST_F(Forged, AClaimOfGiganticSizeCostsNothing) {
   description_["rows"] = INT32_MAX;
   description_["cols"] = INT32_MAX;

@@ -21,7 +21,8 @@
 //   NAME.col_scale      F16, BF16, F32     [panels, cols]             unless col_scale is none
 //   NAME.levels         I8                 [2^bits], never falling    levels is table
 //
-// The description is the JSON text under the key "sinq:NAME" of __metadata__: an object with exactly these members.
+// The description is the JSON text, of at most 4096 bytes, under the key "sinq:NAME" of __metadata__: an object with
+// exactly these members.
 //
 //   version         1
 //   rows, cols      1 to 2^31 - 1
@@ -54,6 +55,9 @@ inline constexpr int kFormatVersion = 1;
 namespace detail::store {
 
 inline constexpr std::string_view kDescriptionPrefix = "sinq:";
+
+/// Longer descriptions are refused before they are parsed. (The longest that is written has some 250 bytes.)
+inline constexpr std::size_t kMaxDescriptionBytes = 4096;
 
 template <class E>
 struct Name {
@@ -173,8 +177,10 @@ class DescriptionReader {
  public:
   /// `text` is the value at byte `offset` of `file` that describes `name`.
   DescriptionReader(std::string_view text, std::string_view file, std::uint64_t offset, std::string_view name)
-      : origin_{file, offset, true, core::text("description of ", in_quotes(name), ": ")},
-        json_(DocumentBuilder(text, origin_).build()) {}
+      : origin_{file, offset, true, core::text("description of ", in_quotes(name), ": ")} {
+    if (text.size() > kMaxDescriptionBytes) refuse(core::text("longer than ", kMaxDescriptionBytes, " bytes"));
+    json_ = DocumentBuilder(text, origin_).build();
+  }
 
   Description read() {
     if (!json_.is_object()) refuse("it is not an object");
