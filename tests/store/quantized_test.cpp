@@ -154,6 +154,29 @@ TEST(Quantized, WhatIsNotWritten) {
   EXPECT_TRUE(refused(q, "scale[2] is not finite"));
 }
 
+/// A matrix of which something is refused has left nothing, neither parts nor a description without them.
+TEST(Quantized, ARefusalLeavesNothing) {
+  Directory dir;
+  const QuantizedMatrix q = arbitrary({.bits = 2, .levels = Levels::table}, 3, 65);
+  for (const char* taken : {"q.codes", "q.zero", "q.levels"}) {
+    store::Writer out(dir / "m");
+    out.add(taken, store::ElementType::u8, {1}, support::bytes_of("x"));
+    EXPECT_TRUE(says(thrown_by([&] { store::write(out, "q", q); }), "InvalidArgument",
+                     "name = " + std::string(taken) + ": occurs twice"));
+    store::declare_stack(out, "s", 0);
+    EXPECT_TRUE(
+        says(thrown_by([&] { store::write(out, "s", q); }), "InvalidArgument", "metadata key = sinq:s: occurs twice"));
+    EXPECT_TRUE(says(thrown_by([&] { store::write(out, "\xff", q); }), "InvalidArgument", "must be UTF-8"));
+    store::write(out, "r", q);
+    out.finish();
+    const store::Checkpoint model(dir / "m");
+    const store::Contents contents = store::contents(model);
+    EXPECT_EQ(contents.quantized.size(), 1u);
+    EXPECT_EQ(contents.plain.size(), 1u);
+    EXPECT_EQ(store::read_quantized(model, "r") == q, true);
+  }
+}
+
 // What an attacker or an accident can do to a stored matrix. The file itself stays a legal safetensors file.
 
 struct Stored {

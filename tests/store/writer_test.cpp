@@ -162,6 +162,30 @@ TEST(Writer, WhatIsNotWritten) {
   EXPECT_TRUE(refused([&] { begun.finish(); }, "2 bytes fewer"));
 }
 
+/// What was refused has left nothing: the same name may be tried again, and the file is as if only that had happened.
+TEST(Writer, ARefusalLeavesNothing) {
+  Directory dir;
+  const auto write = [&](const std::filesystem::path& path, bool with_errors) {
+    Writer out(path);
+    const auto refused = [&](auto action) {
+      if (with_errors) {
+        EXPECT_EQ(thrown_by(action).kind, "InvalidArgument");
+      }
+    };
+    refused([&] { out.add("a", ElementType::u8, {-1}, {}); });
+    refused([&] { out.add("a", ElementType::f4, {1}, bytes_of("x")); });
+    refused([&] { out.add("a", ElementType::u8, {1}, bytes_of("xy")); });
+    refused([&] { out.add("a", ElementType::u8, {1}, {}); });
+    refused([&] { out.begin("a", ElementType::u8, {INT64_MAX, 4}); });
+    out.add("a", ElementType::u8, {1}, bytes_of("x"));
+    refused([&] { out.metadata("k", "\xc0\xaf"); });
+    out.metadata("k", "v");
+    out.finish();
+    return support::read(path);
+  };
+  EXPECT_EQ(write(dir / "m", true), write(dir / "n", false));
+}
+
 TEST(Writer, WithoutFinishTheOldFileStaysAndNothingElse) {
   Directory dir;
   support::write(dir / "m", "old");

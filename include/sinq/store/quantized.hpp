@@ -62,25 +62,35 @@ inline std::int64_t header_bytes(std::string_view name) {
 namespace store {
 
 /// Adds a quantized matrix to a file, as store/format.hpp describes it. InvalidArgument unless `validate` accepts it,
-/// the bits behind the end of each row are zero and a level table never falls.
+/// the bits behind the end of each row are zero and the names are free; the file is then as it was.
 inline void write(Writer& out, std::string_view name, const QuantizedMatrix& q) {
+  using detail::core::require;
   using detail::core::text;
   validate(q);
   if (const auto fault = detail::store::bits_behind_rows(q))
     detail::core::raise<InvalidArgument>(
         text("sinq: ", fault->part, " of ", detail::store::in_quotes(name), ", byte ", fault->byte, ": ", fault->what));
-  out.metadata(detail::store::key_of(name), detail::store::description_of(q.format, q.rows, q.cols));
-  const auto parts = detail::store::parts(q.format, q.tiling());
-  const auto arrays = detail::store::arrays(q);
-  for (std::size_t k = 0; k < parts.size(); ++k)
-    if (parts[k].rows != 0)
-      out.add(text(name, ".", parts[k].suffix), parts[k].type, {parts[k].rows, parts[k].cols},
+  const auto each_part = [&](auto&& visit) {
+    const auto parts = detail::store::parts(q.format, q.tiling());
+    const auto arrays = detail::store::arrays(q);
+    for (std::size_t k = 0; k < parts.size(); ++k)
+      if (parts[k].rows != 0)
+        visit(text(name, ".", parts[k].suffix), parts[k].type, std::array{parts[k].rows, parts[k].cols},
               std::as_bytes(std::span(*arrays[k])));
-  if (q.format.levels == Levels::table) {
-    const std::int64_t count = std::int64_t{1} << q.format.bits;
-    out.add(text(name, ".levels"), ElementType::i8, {count},
+    if (q.format.levels == Levels::table) {
+      const std::int64_t count = std::int64_t{1} << q.format.bits;
+      visit(text(name, ".levels"), ElementType::i8, std::array{count},
             std::as_bytes(std::span(q.table).first(static_cast<std::size_t>(count))));
-  }
+    }
+  };
+  // Parts without a description are tensors like others; a description without its parts makes a file unreadable.
+  const std::string key = detail::store::key_of(name);
+  require(!out.has_metadata(key), "metadata key", key, "occurs twice");
+  each_part([&](const std::string& part, auto&&...) { require(!out.has(part), "name", part, "occurs twice"); });
+  each_part([&](const std::string& part, ElementType type, const auto& shape, std::span<const std::byte> bytes) {
+    out.add(part, type, shape, bytes);
+  });
+  out.metadata(key, detail::store::description_of(q.format, q.rows, q.cols));
 }
 
 /// The name of matrix `index` of stack `name`.

@@ -43,7 +43,8 @@ struct WriterOptions {
 /// cares.
 ///
 /// InvalidArgument for a name that is not UTF-8, occurs twice or is "__metadata__", and for data that are not as long
-/// as type and shape say. IoError, with the path and the reason, where the system refuses.
+/// as type and shape say: such a call leaves the file as it was, and the next one may do better. IoError, with the path
+/// and the reason, where the system refuses.
 class Writer {
  public:
   explicit Writer(const std::filesystem::path& target, const WriterOptions& options = {}) : file_(target) {
@@ -55,9 +56,12 @@ class Writer {
 
   void add(std::string_view name, ElementType type, std::span<const std::int64_t> shape,
            std::span<const std::byte> data) {
-    begin(name, type, shape);
-    append(data);
     end();
+    const std::uint64_t bytes = checked_bytes(name, type, shape);
+    if (data.size() > bytes) fail_length(name, data.size() - bytes, "more");
+    if (data.size() < bytes) fail_length(name, bytes - data.size(), "fewer");
+    announce(name, type, shape, bytes);
+    append(data);
   }
   void add(std::string_view name, ElementType type, std::initializer_list<std::int64_t> shape,
            std::span<const std::byte> data) {
@@ -67,23 +71,8 @@ class Writer {
   void add(const Tensor& t) { add(t.name, t.type, t.shape, t.data); }
 
   void begin(std::string_view name, ElementType type, std::span<const std::int64_t> shape) {
-    using detail::core::raise;
-    using detail::core::text;
     end();
-    detail::core::require(name != detail::store::kMetadataName, "name", name, "is not for a tensor");
-    detail::core::require(names_.insert(std::string(name)).second, "name", name, "occurs twice");
-    for (std::int64_t extent : shape) detail::core::require(extent >= 0, "shape", extent, "must not be negative");
-    const auto bytes = detail::store::tensor_bytes(type, shape);
-    if (!bytes || shape.size() > detail::store::kMaxRank)
-      raise<InvalidArgument>(text("sinq: shape of ", detail::store::in_quotes(name), " = ", describe(type, shape),
-                                  ": overflows, has too many extents, or does not end with a whole byte"));
-    // The commas of the header stand in front, so that every entry is complete once it is here.
-    entries_ += text(entries_.empty() ? "" : ",", detail::store::json_string(name, "name"), ":{\"dtype\":\"",
-                     name_of(type), "\",\"shape\":[");
-    for (std::size_t k = 0; k < shape.size(); ++k) entries_ += text(k == 0 ? "" : ",", shape[k]);
-    entries_ += text("],\"data_offsets\":[", size_, ",", size_ + *bytes, "]}");
-    missing_ = *bytes;
-    current_ = name;
+    announce(name, type, shape, checked_bytes(name, type, shape));
   }
   void begin(std::string_view name, ElementType type, std::initializer_list<std::int64_t> shape) {
     begin(name, type, std::span(shape.begin(), shape.size()));
@@ -91,10 +80,7 @@ class Writer {
 
   /// The next bytes of the tensor that `begin` announced.
   void append(std::span<const std::byte> bytes) {
-    if (bytes.size() > missing_)
-      detail::core::raise<InvalidArgument>(detail::core::text("sinq: tensor ", detail::store::in_quotes(current_), ": ",
-                                                              bytes.size() - missing_,
-                                                              " bytes more than its shape says"));
+    if (bytes.size() > missing_) fail_length(current_, bytes.size() - missing_, "more");
     missing_ -= bytes.size();
     size_ += bytes.size();
     if (buffer_.size() + bytes.size() > kBufferBytes) flush();
@@ -112,10 +98,15 @@ class Writer {
 
   /// Sets an entry of __metadata__. At any time before `finish`; the header has them in this order.
   void metadata(std::string_view key, std::string_view value) {
-    detail::core::require(metadata_keys_.insert(std::string(key)).second, "metadata key", key, "occurs twice");
+    detail::core::require(!has_metadata(key), "metadata key", key, "occurs twice");
     metadata_ += detail::core::text(metadata_.empty() ? "" : ",", detail::store::json_string(key, "metadata key"), ":",
                                     detail::store::json_string(value, "metadata value"));
+    metadata_keys_.emplace(key);
   }
+
+  /// Whether there is a tensor of that name so far, or an entry of __metadata__.
+  [[nodiscard]] bool has(std::string_view name) const { return names_.contains(std::string(name)); }
+  [[nodiscard]] bool has_metadata(std::string_view key) const { return metadata_keys_.contains(std::string(key)); }
 
   /// Bytes of tensors so far.
   [[nodiscard]] std::int64_t data_bytes() const noexcept { return static_cast<std::int64_t>(size_); }
@@ -149,10 +140,41 @@ class Writer {
 
   [[nodiscard]] std::uint64_t data_at(std::uint64_t offset) const noexcept { return 8 + reserved_ + offset; }
 
+  [[noreturn]] static void fail_length(std::string_view name, std::uint64_t bytes, const char* more_or_fewer) {
+    detail::core::raise<InvalidArgument>(detail::core::text("sinq: tensor ", detail::store::in_quotes(name), ": ",
+                                                            bytes, " bytes ", more_or_fewer, " than its shape says"));
+  }
+
+  /// Bytes of a tensor that may be added.
+  [[nodiscard]] std::uint64_t checked_bytes(std::string_view name, ElementType type,
+                                            std::span<const std::int64_t> shape) const {
+    using detail::core::require;
+    require(name != detail::store::kMetadataName, "name", name, "is not for a tensor");
+    require(!has(name), "name", name, "occurs twice");
+    for (std::int64_t extent : shape) require(extent >= 0, "shape", extent, "must not be negative");
+    const auto bytes = detail::store::tensor_bytes(type, shape);
+    if (!bytes || shape.size() > detail::store::kMaxRank)
+      detail::core::raise<InvalidArgument>(
+          detail::core::text("sinq: shape of ", detail::store::in_quotes(name), " = ", describe(type, shape),
+                             ": overflows, has too many extents, or does not end with a whole byte"));
+    return *bytes;
+  }
+
+  /// Enters a tensor of so many bytes, its name last: what is refused before leaves no trace.
+  void announce(std::string_view name, ElementType type, std::span<const std::int64_t> shape, std::uint64_t bytes) {
+    using detail::core::text;
+    // The commas of the header stand in front, so that every entry is complete once it is here.
+    std::string entry = text(entries_.empty() ? "" : ",", detail::store::json_string(name, "name"), ":{\"dtype\":\"",
+                             name_of(type), "\",\"shape\":[");
+    for (std::size_t k = 0; k < shape.size(); ++k) entry += text(k == 0 ? "" : ",", shape[k]);
+    entries_ += text(entry, "],\"data_offsets\":[", size_, ",", size_ + bytes, "]}");
+    names_.emplace(name);
+    missing_ = bytes;
+    current_ = name;
+  }
+
   void end() {
-    if (missing_ != 0)
-      detail::core::raise<InvalidArgument>(detail::core::text("sinq: tensor ", detail::store::in_quotes(current_), ": ",
-                                                              missing_, " bytes fewer than its shape says"));
+    if (missing_ != 0) fail_length(current_, missing_, "fewer");
   }
 
   void flush() {
