@@ -380,18 +380,28 @@ TEST(PackedMatrix, IsTheSameWithThreads) {
   }
 }
 
-/// Bits behind the last code of a row may be anything in a file; a kernel multiplies them by zeros, `unpack` drops
-/// them.
-TEST(PackedMatrix, BitsBehindTheLastCodeAreDropped) {
+/// Bits behind the last entry of a row mean nothing, so they are zero: equal matrices have equal bytes, and `unpack`
+/// gives back what was packed.
+TEST(Validate, BitsBehindTheEndOfARowAreZero) {
   std::mt19937 random(12);
   for (int bits : {2, 3, 5, 6}) {
-    const QuantizedMatrix q = random_matrix({.bits = bits}, 17, 67, random);
-    QuantizedMatrix dirty = q;
-    const std::size_t row = q.codes.size() / 17;
-    const int used = 67 * bits % 8;
-    for (std::size_t i = 0; i < 17; ++i) dirty.codes[(i + 1) * row - 1] |= static_cast<std::uint8_t>(0xff << used);
-    EXPECT_NE(dirty, q);
-    EXPECT_EQ(unpack(pack(dirty)), q);
+    const QuantizedMatrix q = random_matrix({.bits = bits, .scale = Aux::u5, .zero = Aux::u7}, 17, 67, random);
+    for (auto array : {&QuantizedMatrix::codes, &QuantizedMatrix::scale, &QuantizedMatrix::zero}) {
+      const bool codes = array == &QuantizedMatrix::codes, scale = array == &QuantizedMatrix::scale;
+      const std::size_t row = (q.*array).size() / 17;
+      const int used = codes ? 67 * bits % 8 : scale ? 10 % 8 : 14 % 8;  // two groups
+      for (std::size_t i : {0, 4, 16}) {
+        QuantizedMatrix dirty = q;
+        (dirty.*array)[(i + 1) * row - 1] |= static_cast<std::uint8_t>(1 << used);
+        const std::string expected = std::string("sinq: ") +
+                                     (codes   ? "codes"
+                                      : scale ? "scale"
+                                              : "zero") +
+                                     " has bits set behind the end of row " + std::to_string(i);
+        EXPECT_EQ(message_of([&] { validate(dirty); }), expected);
+        EXPECT_EQ(message_of([&] { (void)pack(dirty); }), expected);
+      }
+    }
   }
 }
 

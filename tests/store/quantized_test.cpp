@@ -145,7 +145,7 @@ TEST(Quantized, WhatIsNotWritten) {
   EXPECT_TRUE(refused(q, "codes has"));
   q = arbitrary(f, 3, 65);  // 195 bits in 25 bytes
   q.codes[49] |= 0x08;
-  EXPECT_TRUE(refused(q, "codes of \"q\", byte 49: bits are set behind the end of row 1"));
+  EXPECT_TRUE(refused(q, "codes has bits set behind the end of row 1"));
   q = arbitrary({.bits = 2, .levels = Levels::table}, 3, 65);
   q.table = {-5, -6, 0, 1};
   EXPECT_TRUE(refused(q, "table[1] = -6: levels never fall"));
@@ -340,13 +340,13 @@ TEST_F(Forged, PartsOfAnotherTypeOrShape) {
 
 TEST_F(Forged, Bytes) {
   part("codes").data[13 + 14 * 4] |= 0x02;  // 105 bits in 14 bytes: the last has one
-  EXPECT_TRUE(refused("tensor \"w.codes\": bits are set behind the end of row 4", "codes", 13 + 14 * 4));
+  EXPECT_TRUE(refused("tensor \"w.codes\": codes has bits set behind the end of row 4", "codes", 13 + 14 * 4));
   part("codes").data[13 + 14 * 4] &= 0x01;
   part("scale").data[2] |= 0x04;  // 18 bits in 3 bytes
-  EXPECT_TRUE(refused("bits are set behind the end of row 0", "scale", 2));
+  EXPECT_TRUE(refused("scale has bits set behind the end of row 0", "scale", 2));
   part("scale").data[2] &= 0x03;
   part("zero").data[41] = 0x10;  // 12 bits in 2 bytes
-  EXPECT_TRUE(refused("bits are set behind the end of row 20", "zero", 41));
+  EXPECT_TRUE(refused("zero has bits set behind the end of row 20", "zero", 41));
   part("zero").data[41] = 0x0f;
   part("coarse_scale").data[5] = '\x7c';  // half: exponent all ones, an infinity or NaN
   EXPECT_TRUE(refused("tensor \"w.coarse_scale\": coarse_scale[2] is not finite", "coarse_scale", 4));

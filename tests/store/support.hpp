@@ -128,11 +128,12 @@ inline sinq::QuantizedMatrix arbitrary(const sinq::Format& f, std::int64_t rows,
   const sinq::Aux aux[] = {sinq::Aux::none, f.scale, f.zero, sinq::Aux::f16, f.col_scale};
   for (std::size_t k = 0; k < parts.size(); ++k) {
     if (parts[k].rows == 0) continue;
-    if (parts[k].stream_bits != 0) {
+    if (parts[k].type == sinq::store::ElementType::u8) {  // bit streams
       for (auto& byte : *arrays[k]) byte = static_cast<std::uint8_t>(random());
-      if (const auto used = parts[k].entries * parts[k].stream_bits % 8; used != 0)
+      const std::int64_t bits = k == 0 ? cols * f.bits : q.tiling().groups() * bits_of(aux[k]);
+      if (const auto used = bits % 8; used != 0)
         for (std::int64_t i = 1; i <= parts[k].rows; ++i) {
-          auto& last = (*arrays[k])[static_cast<std::size_t>(i * parts[k].row_bytes - 1)];
+          auto& last = (*arrays[k])[static_cast<std::size_t>(i * parts[k].cols - 1)];
           last = static_cast<std::uint8_t>(last & ((1 << used) - 1));
         }
     } else {

@@ -15,7 +15,8 @@ namespace sinq::inline SINQ_ABI {
 ///
 /// The arrays are row-major bytes, little-endian; `make_quantized_matrix` gives each its size:
 ///
-///   codes         rows   x cols     bit streams of `bits` bits (pack/bitstream.hpp), one per row
+///   codes         rows   x cols     bit streams of `bits` bits (pack/bitstream.hpp), one per row, the last byte filled
+///                                   up with zeros
 ///   scale, zero   rows   x groups   f16/bf16/f32, or bit streams of 4 to 8 bits, one per row
 ///   coarse_scale  rows   x coarse   f16; only beside integer scales
 ///   col_scale     panels x cols     f16/bf16/f32; empty where there is no second axis
@@ -64,6 +65,18 @@ struct Fault {
 /// FormatError.
 [[nodiscard]] inline std::optional<Fault> fault_of(const QuantizedMatrix& q) {
   std::optional<Fault> fault;
+  const Tiling t = q.tiling();
+  const auto check_ends = [&](const std::vector<std::uint8_t>& array, const char* name, std::int64_t entries,
+                              int bits) {
+    const int used = static_cast<int>(entries * bits % 8);  // of the last byte; 0: all
+    const std::int64_t row = stream_bytes(entries, bits);
+    for (std::int64_t at = row - 1; used != 0 && !fault && at < std::ssize(array); at += row)
+      if (array[static_cast<std::size_t>(at)] >> used != 0)
+        fault = {name, at, core::text(name, " has bits set behind the end of row ", at / row)};
+  };
+  check_ends(q.codes, "codes", t.cols, q.format.bits);
+  check_ends(q.scale, "scale", t.groups(), bits_of(q.format.scale));
+  check_ends(q.zero, "zero", t.groups(), bits_of(q.format.zero));
   const auto check = [&](const std::vector<std::uint8_t>& array, const char* name, Aux aux) {
     if (fault || !is_float(aux)) return;
     const std::int64_t size = bits_of(aux) / 8;
@@ -91,8 +104,8 @@ struct Fault {
 }  // namespace detail::pack
 
 /// Throws InvalidArgument unless the format is a legal one, every array has the size that the format, rows and cols
-/// ask for, all coarse scales, float auxiliaries and column scales are finite, and the table never falls up to entry
-/// 2^bits and is zero from there on (and where there is none).
+/// ask for, bits behind the end of a row are zero, all coarse scales, float auxiliaries and column scales are finite,
+/// and the table never falls up to entry 2^bits and is zero from there on (and where there is none).
 inline void validate(const QuantizedMatrix& q) {
   detail::pack::validate(q.format);
   const Tiling t = q.tiling();

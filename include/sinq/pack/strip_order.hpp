@@ -222,13 +222,11 @@ void put_codes(const std::uint8_t* stream, std::int64_t cols, std::uint8_t* lane
     put_unit<kBits>(stream, lane);
   if (cols == 0) return;
   std::uint8_t rest[4 * kBits] = {};
-  const std::int64_t bytes = stream_bytes(cols, kBits);
-  std::memcpy(rest, stream, static_cast<std::size_t>(bytes));
-  if (cols * kBits % 8 != 0) rest[bytes - 1] &= static_cast<std::uint8_t>((1 << cols * kBits % 8) - 1);
+  std::memcpy(rest, stream, static_cast<std::size_t>(stream_bytes(cols, kBits)));
   put_unit<kBits>(rest, lane);
 }
 
-/// The inverse; bits behind the last code become zero.
+/// The inverse.
 template <int kBits>
 void get_codes(const std::uint8_t* lane, std::int64_t cols, std::uint8_t* stream) noexcept {
   for (; cols >= kUnitCols; cols -= kUnitCols, stream += 4 * kBits, lane += kBits * kLine)

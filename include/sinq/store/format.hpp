@@ -111,11 +111,8 @@ std::string names_of(const Table& table) {
 struct Part {
   const char* suffix;
   ElementType type;
-  std::int64_t rows;       // 0: the part does not exist
-  std::int64_t cols;       // elements of a row
-  std::int64_t row_bytes;  // bytes of a row
-  int stream_bits;         // of one entry of a bit stream; 0: not a stream
-  std::int64_t entries;    // of a stream, per row
+  std::int64_t rows;  // 0: the part does not exist
+  std::int64_t cols;  // elements of a row
 };
 
 /// The parts of a matrix in the order in which they are stored: by falling alignment, where f32 does not occur. Level
@@ -130,11 +127,9 @@ inline std::array<Part, 5> parts(const Format& f, const Tiling& t) {
   };
   const auto auxiliary = [&](const char* suffix, Aux aux, std::int64_t rows, std::int64_t entries,
                              std::int64_t row_bytes) {
-    if (row_bytes == 0) rows = 0;
-    if (is_integer(aux)) return Part{suffix, ElementType::u8, rows, row_bytes, row_bytes, bits_of(aux), entries};
-    return Part{suffix, element(aux), rows, entries, row_bytes, 0, 0};
+    return Part{suffix, element(aux), row_bytes == 0 ? 0 : rows, is_integer(aux) ? row_bytes : entries};
   };
-  return {Part{"codes", ElementType::u8, t.rows, e.code_row, e.code_row, f.bits, t.cols},
+  return {Part{"codes", ElementType::u8, t.rows, e.code_row},
           auxiliary("scale", f.scale, t.rows, t.groups(), e.scale_row),
           auxiliary("zero", f.zero, t.rows, t.groups(), e.zero_row),
           auxiliary("coarse_scale", Aux::f16, t.rows, e.coarse_row / 2, e.coarse_row),

@@ -17,21 +17,6 @@ inline std::string key_of(std::string_view name) {
   return std::string(kDescriptionPrefix) + std::string(name);
 }
 
-/// Bits behind the end of a row, of a matrix whose arrays have the right sizes: stored, they are zero.
-inline std::optional<pack::Fault> bits_behind_rows(const QuantizedMatrix& q) {
-  const auto all = parts(q.format, q.tiling());
-  const auto bytes = arrays(q);
-  for (std::size_t k = 0; k < all.size(); ++k) {
-    const Part& part = all[k];
-    const auto used = static_cast<int>(part.entries * part.stream_bits % 8);
-    for (std::int64_t i = 0; used != 0 && i < part.rows; ++i)
-      if (const std::int64_t last = (i + 1) * part.row_bytes - 1;
-          (*bytes[k])[static_cast<std::size_t>(last)] >> used != 0)
-        return pack::Fault{part.suffix, last, core::text("bits are set behind the end of row ", i)};
-  }
-  return std::nullopt;
-}
-
 /// Part `suffix` of matrix `name`, which must have that type and shape.
 inline const Tensor& part_of(const File& file, std::uint64_t description_at, std::string_view name, const char* suffix,
                              ElementType type, std::initializer_list<std::int64_t> shape) {
@@ -61,15 +46,12 @@ inline std::int64_t header_bytes(std::string_view name) {
 
 namespace store {
 
-/// Adds a quantized matrix to a file, as store/format.hpp describes it. InvalidArgument unless `validate` accepts it,
-/// the bits behind the end of each row are zero and the names are free; the file is then as it was.
+/// Adds a quantized matrix to a file, as store/format.hpp describes it. InvalidArgument unless `validate` accepts it
+/// and the names are free; the file is then as it was.
 inline void write(Writer& out, std::string_view name, const QuantizedMatrix& q) {
   using detail::core::require;
   using detail::core::text;
   validate(q);
-  if (const auto fault = detail::store::bits_behind_rows(q))
-    detail::core::raise<InvalidArgument>(
-        text("sinq: ", fault->part, " of ", detail::store::in_quotes(name), ", byte ", fault->byte, ": ", fault->what));
   const auto each_part = [&](auto&& visit) {
     const auto parts = detail::store::parts(q.format, q.tiling());
     const auto arrays = detail::store::arrays(q);
@@ -138,9 +120,7 @@ inline void declare_stack(Writer& out, std::string_view name, std::int64_t count
     const Tensor& t = part_of(file, entry->offset, name, "levels", ElementType::i8, {std::int64_t{1} << q.format.bits});
     std::memcpy(q.table.data(), t.data.data(), t.data.size());
   }
-  auto fault = bits_behind_rows(q);
-  if (!fault) fault = detail::pack::fault_of(q);
-  if (fault) {
+  if (const auto fault = detail::pack::fault_of(q)) {
     const Tensor& t = file.at(detail::core::text(name, ".", fault->part));
     fail(file.path(), t.offset + static_cast<std::uint64_t>(fault->byte),
          detail::core::text("tensor ", in_quotes(t.name), ": ", fault->what));
