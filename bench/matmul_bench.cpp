@@ -42,7 +42,7 @@ const std::vector<sinq::PackedMatrix>& copies(const Named& f, std::int64_t rows,
 double arithmetic_seconds(const sinq::Format& f, const sinq::Tiling& t, sinq::Isa isa, sinq::Numerics numerics,
                           std::int64_t tokens, const Threads& threads) {
   const bool fast = numerics == sinq::Numerics::fast;
-  const bool nf = f.levels == sinq::Levels::nf4 || f.levels == sinq::Levels::nf3;
+  const bool nf = sinq::detail::core::is_nf(f.levels);
   const bool floats = !fast && (nf || isa == sinq::Isa::portable || (isa == sinq::Isa::avx2 && tokens >= 4));
   using sinq::detail::matmul::TileProducts;
   const TileProducts tiles = sinq::detail::matmul::tile_products(f, t, tokens, numerics);

@@ -52,6 +52,10 @@ inline constexpr std::array<float, 8> kNf3 = {-1.0f,
 
 namespace detail::core {
 
+[[nodiscard]] constexpr bool is_nf(Levels levels) noexcept {
+  return levels == Levels::nf4 || levels == Levels::nf3;
+}
+
 /// The one formula from code to level, on the host and (constexpr) on a device.
 constexpr float level(Levels levels, int bits, const LevelTable& table, int code) {
   switch (levels) {

@@ -36,9 +36,8 @@ inline constexpr std::int64_t kChunkCols = 512;  // of restored weights: as larg
   return reinterpret_cast<std::uint8_t*>(x.base) + tile * kTileBytes + n % kTileRows * 64;
 }
 
-/// Token n as bfloat16, columns in the order of codes. NaN stays NaN. Tiles of 16 tokens fit
-/// where the tokens' floats would: those take twice the bytes, and from 8 tokens on less than that is added to fill the
-/// last tile.
+/// Token n as bfloat16, columns in the order of codes. NaN stays NaN. Tiles of 16 tokens fit where the tokens' floats
+/// would: those take twice the bytes, and from 8 tokens on less than that is added to fill the last tile.
 [[SINQ_TARGET]] inline void prepare_bfloat16(const pack::StripReader& w, std::int64_t panel, const void* x, DType dtype,
                                              const Prepared& out, std::int64_t n) noexcept {
   const std::int64_t cols = w.tiling().cols;
@@ -61,10 +60,10 @@ inline constexpr std::int64_t kChunkCols = 512;  // of restored weights: as larg
   }
 }
 
-/// Weights on their way into the cache: panel[pair of positions][row][2].
+/// Weights on their way into the cache: restored[pair of positions][row][2].
 struct RestorePairs {
   static constexpr int kHalf = 8 * 16;  // elements of half a unit
-  std::uint32_t* panel;
+  std::uint32_t* to;
   Floats scale;
   Floats offset;  // -zero * scale
   Ints even;
@@ -75,11 +74,11 @@ struct RestorePairs {
     if constexpr (kPosition % 2 == 0)
       even = shift<16>(v);
     else
-      _mm512_storeu_si512(panel + kPosition / 2 * 16, _mm512_mask_blend_epi16(0xaaaa'aaaa, even, v));
+      _mm512_storeu_si512(to + kPosition / 2 * 16, _mm512_mask_blend_epi16(0xaaaa'aaaa, even, v));
   }
 };
 
-/// y[token][row] (+)= x[token][column] panel[column][row] for kCount tiles of tokens and `units` times 32 columns.
+/// y[token][row] (+)= x[token][column] restored[column][row] for kCount tiles of tokens and `units` times 32 columns.
 template <class Tiles, int kCount>
 struct TileProduct {
   Tiles& tiles;
@@ -112,24 +111,24 @@ struct TileProduct {
       end<kT + 1>();
     }
   }
-  [[SINQ_TARGET]] inline void run(const std::uint32_t* panel, std::int64_t units, bool from_zero) noexcept {
+  [[SINQ_TARGET]] inline void run(const std::uint32_t* restored, std::int64_t units, bool from_zero) noexcept {
     begin(from_zero);
     for (std::int64_t u = 0; u < units; ++u) {
-      tiles.template load<kTileB>(panel + u * (kTileBytes / 4), 64);
+      tiles.template load<kTileB>(restored + u * (kTileBytes / 4), 64);
       add(u);
     }
     end();
   }
 };
 
-/// All tokens times a chunk of `units` times 32 columns, from the `first`-th on, that lies in `panel`.
+/// All tokens times a chunk of `units` times 32 columns, from the `first`-th on, that lies in `restored`.
 template <class Tiles>
-[[SINQ_TARGET]] inline void multiply_chunk(Tiles& tiles, const Job& job, const std::uint32_t* panel, std::int64_t first,
-                                           std::int64_t units, float* y) noexcept {
+[[SINQ_TARGET]] inline void multiply_chunk(Tiles& tiles, const Job& job, const std::uint32_t* restored,
+                                           std::int64_t first, std::int64_t units, float* y) noexcept {
   const std::int64_t x_tile = job.x->values / pack::kUnitCols * kTileBytes;
   const auto run = [&]<int kCount>(std::int64_t token) {
-    TileProduct<Tiles, kCount>{tiles, tile_row(*job.x, token, first), x_tile, y + token * kStripRows}.run(panel, units,
-                                                                                                          first == 0);
+    TileProduct<Tiles, kCount>{tiles, tile_row(*job.x, token, first), x_tile, y + token * kStripRows}.run(
+        restored, units, first == 0);
   };
   std::int64_t t = 0;
   for (; t + kTilesOfSums * kTileRows <= job.tokens; t += kTilesOfSums * kTileRows)
@@ -159,7 +158,7 @@ template <class Tiles, int kBits>
   const pack::StripOrder& o = w.order();
   float* const scales = job.scratch;
   float* const zeros = scales + pack::kMostBlockGroups * kStripRows;
-  auto* const panel = reinterpret_cast<std::uint32_t*>(zeros + pack::kMostBlockGroups * kStripRows);
+  auto* const restored = reinterpret_cast<std::uint32_t*>(zeros + pack::kMostBlockGroups * kStripRows);
   const Lookup lookup(w.levels().data(), kBits);
   Tiles tiles(kTileRows, kTileRowBytes);
   // Several short blocks make up a chunk, or a part of a long one.
@@ -171,16 +170,16 @@ template <class Tiles, int kBits>
       for (std::int64_t s = 0; s < job.strips; ++s) {
         const std::uint8_t* const strip = w.strip(job.strip + s);
         RestorePairs restore;
-        restore.panel = panel;
+        restore.to = restored;
         for (std::int64_t b = begin; b < end; ++b) {
           read_block(w, strip, b, scales, zeros);
           const std::int64_t last = std::min(first + kChunkCols / 16, (o.block_cols(b) + 15) / 16);
           restore_halves<kBits, true>(o, strip + o.codes(b), 0, first, last, scales, zeros, lookup, restore);
-          restore.panel += (last - first) * RestorePairs::kHalf;
+          restore.to += (last - first) * RestorePairs::kHalf;
         }
-        const std::int64_t halves = (restore.panel - panel) / RestorePairs::kHalf;
-        if (halves % 2 != 0) std::fill(restore.panel, restore.panel + RestorePairs::kHalf, 0);
-        multiply_chunk(tiles, job, panel, (o.block_begin(begin) + first * 16) / pack::kUnitCols, (halves + 1) / 2,
+        const std::int64_t halves = (restore.to - restored) / RestorePairs::kHalf;
+        if (halves % 2 != 0) std::fill(restore.to, restore.to + RestorePairs::kHalf, 0);
+        multiply_chunk(tiles, job, restored, (o.block_begin(begin) + first * 16) / pack::kUnitCols, (halves + 1) / 2,
                        job.y + s * kStripRows * most_tokens());
       }
   }

@@ -151,8 +151,8 @@ template <class Tiles, int kPlanes>
 [[SINQ_TARGET, gnu::noinline]] void multiply_strips(const Job& job, RestoreBytes restore) noexcept {
   const pack::StripReader& w = *job.weights;
   const pack::StripOrder& o = w.order();
-  auto* const panel = reinterpret_cast<std::uint8_t*>(job.scratch);
-  auto* const sums = reinterpret_cast<std::int32_t*>(panel + kBatchBytes);
+  auto* const restored = reinterpret_cast<std::uint8_t*>(job.scratch);
+  auto* const sums = reinterpret_cast<std::int32_t*>(restored + kBatchBytes);
   static_assert(kBatchBytes + kTilesOfSums * kTileBytes <= kScratch * std::int64_t{sizeof(float)});
   const Segments segments(o.tiling);
   const std::int64_t cols = tile_cols(o.tiling);
@@ -172,7 +172,7 @@ template <class Tiles, int kPlanes>
       for (std::int64_t h = 0; h < halves;) {
         Batch<kPlanes> batch;
         batch.first = segment;
-        for (std::uint8_t* to = panel; batch.count < most && h < halves; ++batch.count) {
+        for (std::uint8_t* to = restored; batch.count < most && h < halves; ++batch.count) {
           if (h == 0 || !segments.one_group) aux.next();
           const std::int64_t stop = std::min(h + segments.halves, halves);
           const std::int64_t products = ((stop - h) * 16 + cols - 1) / cols;

@@ -71,8 +71,7 @@ template <Ahead kAhead>
 /// rounded to multiples of 1 / 127.
 struct ByteLevels {
   explicit ByteLevels(const pack::StripReader& w) noexcept
-      : unit(w.format().levels == Levels::nf4 || w.format().levels == Levels::nf3 ? 1.0f / 127.0f : 1),
-        zero(w.format(), unit, base(w.format())) {
+      : unit(core::is_nf(w.format().levels) ? 1.0f / 127.0f : 1), zero(w.format(), unit, base(w.format())) {
     if (w.format().levels <= Levels::symmetric) return;
     for (int k = 0; k < 16; ++k) {
       const float level = w.levels()[static_cast<std::size_t>(k & ((1 << w.format().bits) - 1))];

@@ -133,7 +133,7 @@ template <int kBits, bool kTable>
 
 /// As choose_avx512.
 [[nodiscard]] inline Method choose_avxvnni(const Format& f, const Tiling& t, std::int64_t tokens, bool exact) noexcept {
-  if (exact && is_nf(f.levels)) return choose_avx2(f, t, tokens, exact);
+  if (exact && core::is_nf(f.levels)) return choose_avx2(f, t, tokens, exact);
   return with_codes(f, [&](auto bits, auto table) { return bytes_avxvnni<bits(), table()>(exact); });
 }
 #endif

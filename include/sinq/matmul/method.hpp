@@ -13,10 +13,6 @@ struct Method {
   std::int64_t strips = 1;  // that the kernel takes at once, at most
 };
 
-[[nodiscard]] inline bool is_nf(Levels levels) noexcept {
-  return levels == Levels::nf4 || levels == Levels::nf3;
-}
-
 /// What tiles, where there are any, multiply.
 enum class TileProducts : std::uint8_t { none, bytes, bfloat16 };
 
@@ -31,7 +27,7 @@ enum class TileProducts : std::uint8_t { none, bytes, bfloat16 };
   constexpr std::int64_t kFewestTokens = 5;
   const std::int64_t cols = segment_cols(t);
   if (numerics == Numerics::exact)
-    return tokens >= kFewestTokens && !is_nf(f.levels) ? TileProducts::bytes : TileProducts::none;
+    return tokens >= kFewestTokens && !core::is_nf(f.levels) ? TileProducts::bytes : TileProducts::none;
   if (tokens >= (cols < 32 ? 11 : cols < 64 ? 32 : 128)) return TileProducts::bfloat16;
   return tokens >= kFewestTokens && cols >= 32 ? TileProducts::bytes : TileProducts::none;
 }

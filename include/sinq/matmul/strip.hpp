@@ -44,9 +44,9 @@ inline void strip_portable(const Job& job) noexcept {
   const float* levels = w.levels().data();
   float* const scales = job.scratch;
   float* const zeros = scales + kStripRows * pack::kMostBlockGroups;
-  float* const panel = zeros + kStripRows * pack::kMostBlockGroups;
+  float* const restored = zeros + kStripRows * pack::kMostBlockGroups;
   for (std::int64_t k = 0; k < job.tokens * kStripRows; ++k) job.y[k] = 0;
-  for (std::int64_t k = 0; k < kStripRows * kChunk; ++k) panel[k] = 0;
+  for (std::int64_t k = 0; k < kStripRows * kChunk; ++k) restored[k] = 0;
   for (std::int64_t b = 0; b < o.blocks; ++b) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t row = o.first_row(job.strip) + r;
@@ -57,7 +57,7 @@ inline void strip_portable(const Job& job) noexcept {
       const std::int64_t cols = std::min(kChunk, o.block_cols(b) - first);
       const std::int64_t n = whole_units(cols);
       for (std::int64_t r = 0; r < rows; ++r) {
-        float* out = panel + r * kChunk;
+        float* out = restored + r * kChunk;
         std::uint8_t codes[kChunk];
         w.codes(o.first_row(job.strip) + r, o.block_begin(b) + first, cols, codes);
         for (std::int64_t at = first; at < first + cols;) {
@@ -73,10 +73,10 @@ inline void strip_portable(const Job& job) noexcept {
       std::int64_t token = 0;
       for (; token + 2 <= job.tokens; token += 2)
         for (std::int64_t q = 0; q < quads; ++q)
-          dots<4, 2>(panel + 4 * q * kChunk, x + token * x_stride, x_stride, n, job.y + token * kStripRows + 4 * q);
+          dots<4, 2>(restored + 4 * q * kChunk, x + token * x_stride, x_stride, n, job.y + token * kStripRows + 4 * q);
       if (token < job.tokens)
         for (std::int64_t q = 0; q < quads; ++q)
-          dots<4, 1>(panel + 4 * q * kChunk, x + token * x_stride, x_stride, n, job.y + token * kStripRows + 4 * q);
+          dots<4, 1>(restored + 4 * q * kChunk, x + token * x_stride, x_stride, n, job.y + token * kStripRows + 4 * q);
     }
   }
 }

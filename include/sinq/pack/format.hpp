@@ -88,6 +88,11 @@ inline std::string text_of(Aux aux) {
   return fault;
 }
 
+/// Levels of a table, a byte each; 0 where there is none.
+[[nodiscard]] constexpr std::int64_t table_bytes(const Format& f) noexcept {
+  return f.levels == Levels::table ? std::int64_t{1} << f.bits : 0;
+}
+
 inline void validate(const Format& f) {
   if (const auto fault = fault_of(f)) core::raise<InvalidArgument>("sinq: " + *fault);
 }

@@ -40,7 +40,7 @@ struct QuantizedMatrix {
   [[nodiscard]] std::int64_t bytes() const noexcept {
     return static_cast<std::int64_t>(codes.size() + scale.size() + zero.size() + coarse_scale.size() +
                                      col_scale.size()) +
-           (format.levels == Levels::table ? 1 << format.bits : 0);
+           detail::pack::table_bytes(format);
   }
 
   /// Exact stored size: 8 bytes() / (rows cols).
@@ -92,7 +92,7 @@ struct Fault {
   check(q.zero, "zero", q.format.zero);
   check(q.coarse_scale, "coarse_scale", Aux::f16);
   check(q.col_scale, "col_scale", q.format.col_scale);
-  const std::size_t levels = q.format.levels == Levels::table ? std::size_t{1} << q.format.bits : 0;
+  const auto levels = static_cast<std::size_t>(table_bytes(q.format));
   for (std::size_t k = 0; k < q.table.size() && !fault; ++k)
     if (k >= levels ? q.table[k] != 0 : k > 0 && q.table[k] < q.table[k - 1])
       fault = {"levels", static_cast<std::int64_t>(k),
@@ -130,7 +130,7 @@ inline void validate(const QuantizedMatrix& q) {
   const Tiling t = tiling(rows, cols, format.group_size, format.tile);
   const auto e = detail::pack::extents(format, t);
   return rows * (e.code_row + e.scale_row + e.zero_row + e.coarse_row) + t.panels() * e.col_row +
-         (format.levels == Levels::table ? 1 << format.bits : 0);
+         detail::pack::table_bytes(format);
 }
 
 /// A matrix of the given format and size with every array allocated and zero.

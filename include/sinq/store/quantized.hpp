@@ -59,11 +59,9 @@ inline void write(Writer& out, std::string_view name, const QuantizedMatrix& q) 
       if (parts[k].rows != 0)
         visit(text(name, ".", parts[k].suffix), parts[k].type, std::array{parts[k].rows, parts[k].cols},
               std::as_bytes(std::span(*arrays[k])));
-    if (q.format.levels == Levels::table) {
-      const std::int64_t count = std::int64_t{1} << q.format.bits;
+    if (const std::int64_t count = detail::pack::table_bytes(q.format); count != 0)
       visit(text(name, ".levels"), ElementType::i8, std::array{count},
             std::as_bytes(std::span(q.table).first(static_cast<std::size_t>(count))));
-    }
   };
   // Parts without a description are tensors like others; a description without its parts makes a file unreadable.
   const std::string key = detail::store::key_of(name);
@@ -116,8 +114,8 @@ inline void declare_stack(Writer& out, std::string_view name, std::int64_t count
     const auto* first = reinterpret_cast<const std::uint8_t*>(t.data.data());
     bytes[k]->assign(first, first + t.data.size());
   }
-  if (q.format.levels == Levels::table) {
-    const Tensor& t = part_of(file, entry->offset, name, "levels", ElementType::i8, {std::int64_t{1} << q.format.bits});
+  if (const std::int64_t count = detail::pack::table_bytes(q.format); count != 0) {
+    const Tensor& t = part_of(file, entry->offset, name, "levels", ElementType::i8, {count});
     std::memcpy(q.table.data(), t.data.data(), t.data.size());
   }
   if (const auto fault = detail::pack::fault_of(q)) {
@@ -178,8 +176,8 @@ struct Contents {
       };
       for (const Part& part : parts(d.format, tiling(d.rows, d.cols, d.format.group_size, d.format.tile)))
         if (part.rows != 0) take(part_of(file, entry.offset, name, part.suffix, part.type, {part.rows, part.cols}));
-      if (d.format.levels == Levels::table)
-        take(part_of(file, entry.offset, name, "levels", ElementType::i8, {std::int64_t{1} << d.format.bits}));
+      if (const std::int64_t count = detail::pack::table_bytes(d.format); count != 0)
+        take(part_of(file, entry.offset, name, "levels", ElementType::i8, {count}));
       out.quantized.push_back({name, d.format, d.rows, d.cols, bytes});
     }
   }
