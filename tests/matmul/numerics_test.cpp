@@ -58,6 +58,57 @@ TEST(Numerics, NotANumberAndInfinityComeOut) {
   });
 }
 
+/// The largest double is an infinite float, and floats times column scales may be.
+TEST(Numerics, WhatIsBeyondFloatsIsInfinite) {
+  std::mt19937 random(5);
+  test::on_every_isa([&](Isa isa) {
+    for (const Format& f : kFormats)
+      for (Numerics numerics : {Numerics::exact, Numerics::fast})
+        for (std::int64_t tokens : {1, 4, 128}) {
+          const QuantizedMatrix q = random_matrix(f, 20, 300, random);
+          RowMajor<double> x = RowMajor<double>::Ones(tokens, 300);
+          x(0, 7) = 1e300;
+          RowMajor<float> y(tokens, 20);
+          matmul(pack(q), x, y, {.numerics = numerics});
+          for (int i = 0; i < 20; ++i) EXPECT_FALSE(std::isfinite(y(0, i))) << name_of(isa);
+          if (tokens > 1) {
+            EXPECT_TRUE(y.bottomRows(tokens - 1).allFinite()) << name_of(isa);
+          }
+        }
+  });
+}
+
+/// Below 2^-104 activations may count as zero: what that costs is what they contribute, at most.
+TEST(Numerics, TinyActivationsCountOrAreZero) {
+  std::mt19937 random(6);
+  test::on_every_isa([&](Isa isa) {
+    for (const Format& f : kFormats)
+      for (Numerics numerics : {Numerics::exact, Numerics::fast})
+        for (std::int64_t tokens : {1, 4, 128}) {
+          const QuantizedMatrix q = random_matrix(f, 20, 300, random);
+          const RowMajor<float> x = RowMajor<float>::Constant(tokens, 300, 1e-33f);
+          const RowMajor<float> y = product(q, x, numerics);
+          Eigen::MatrixXd magnitude;
+          const auto expected = reference_matmul(q, MatrixView<const float>(x), &magnitude);
+          // Twice: levels and zeros are added up by themselves, and rounded where they are not floats.
+          EXPECT_TRUE(((y.cast<double>() - expected).array().abs() <= 2 * magnitude.array()).all()) << name_of(isa);
+        }
+  });
+}
+
+/// There are no bytes in it.
+TEST(Numerics, PortableHasOneOnly) {
+  std::mt19937 random(7);
+  const Isa before = current_isa();
+  force_isa(Isa::portable);
+  for (const Format& f : kFormats) {
+    const QuantizedMatrix q = random_matrix(f, 20, 300, random);
+    const auto x = test::random_activations<float>(5, 300, random);
+    EXPECT_EQ(product(q, x, Numerics::exact), product(q, x, Numerics::fast));
+  }
+  force_isa(before);
+}
+
 /// A power of two over all activations comes out as the same power of two, down to where floats end.
 TEST(Numerics, ResultsScaleWithTheActivations) {
   std::mt19937 random(3);

@@ -9,7 +9,7 @@
 
 namespace sinq::inline SINQ_ABI {
 
-/// How exactly to compute.
+/// How exactly to compute. Activations are taken as floats and multiplied by their column scales.
 ///
 ///   exact   as accurate as a float product with the dequantized weights. Activations keep 23 bits of the largest
 ///           magnitude among those that share a step: a group (256 columns of a longer one, 64 columns of groups of 16
@@ -18,7 +18,16 @@ namespace sinq::inline SINQ_ABI {
 ///           (its last bits) may depend on the number of tokens
 ///   fast    activations keep 7 bits of it (a 254th of the largest magnitude), NF levels are rounded to multiples of
 ///           1/127. Many tokens in AMX's tiles (from 11 to 128 on, by the group size): activations and dequantized
-///           weights keep 8 bits each (bfloat16)
+///           weights keep 8 bits each (bfloat16). Portable code rounds neither: it has exact numerics only
+///
+/// The ends of the range. In both numerics, a double beyond the largest float, 3.4e38, is infinite, as is a product
+/// with a column scale beyond it; and a token with an infinity or a NaN gives infinities or NaN, never a finite number.
+/// The rest depends on what activations become, so on instruction set, format and number of tokens:
+///
+///   with a step       where all of a step are below 2^-104 (4.9e-32) in magnitude, they count as zero: a result lacks
+///                     at most what they contribute to it. An infinity makes the token's results NaN
+///   floats            no such bound, and infinities add up as those of floats do: to an infinity of either sign or NaN
+///   bfloat16          below 2^-126 (1.2e-38) they count as zero, from 2^128 - 2^119 (3.39e38) on they are infinite
 enum class Numerics : std::uint8_t { exact, fast };
 
 /// What a product may use.
