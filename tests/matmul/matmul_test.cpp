@@ -406,15 +406,15 @@ TEST(Matmul, WrongShapesAreNamed) {
     });
   };
   EXPECT_EQ(message(2, 70, 70, 2, 20, 20), "nothing was thrown");
-  EXPECT_EQ(message(2, 71, 71, 2, 20, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
-  EXPECT_EQ(message(2, 70, 70, 2, 19, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
-  EXPECT_EQ(message(2, 70, 70, 3, 20, 20), "sinq: y.rows = 3: must equal x.rows, the number of tokens");
+  EXPECT_EQ(message(2, 71, 71, 2, 20, 20), "sinq: x.cols = 71: must be 70, the cols of the matrix");
+  EXPECT_EQ(message(2, 70, 70, 2, 19, 19), "sinq: y.cols = 19: must be 20, the rows of the matrix");
+  EXPECT_EQ(message(2, 70, 70, 3, 20, 20), "sinq: y.rows = 3: must be 2, the rows of x");
   EXPECT_EQ(message(2, 70, 69, 2, 20, 20), "sinq: x.stride = 69: must be at least x.cols");
   EXPECT_EQ(message(2, 70, 70, 2, 20, 19), "sinq: y.stride = 19: must be at least y.cols");
   EXPECT_EQ(message(-1, 70, 70, -1, 20, 20), "sinq: y.rows = -1: allowed are 0 to 2^31 - 1 tokens");
   const std::vector<float> x(69);
   EXPECT_EQ(message_of([&] { (void)reference_matmul(unpack(p), MatrixView<const float>(x.data(), 1, 69)); }),
-            "sinq: x.cols = 69: must equal the cols of the matrix");
+            "sinq: x.cols = 69: must be 70, the cols of the matrix");
 }
 
 // --- several products ----------------------------------------------------------------------------------------------
@@ -484,18 +484,19 @@ TEST(Products, WrongOnesAreNamed) {
   const auto x = random_activations<float>(3, 70, random);
   RowMajor<float> y(2, 20);
   const std::vector<std::int32_t> good = {2, 0}, high = {0, 3}, low = {-1, 0}, one = {0};
+  RowMajor<float> first_y(2, 20);
   const auto message = [&](const Product& second) {
-    const Product products[] = {{&w, x, y, good}, second};
+    const Product products[] = {{&w, x, first_y, good}, second};
     return message_of([&] { matmul(products); });
   };
   EXPECT_EQ(message({&w, x, y, good}), "nothing was thrown");
-  EXPECT_EQ(message({nullptr, x, y, good}), "sinq: products[1].w = 0: must point to a matrix");
-  EXPECT_EQ(message({&w, x, y, high}), "sinq: products[1].token = 3: must be one of the rows of x");
-  EXPECT_EQ(message({&w, x, y, low}), "sinq: products[1].token = -1: must be one of the rows of x");
-  EXPECT_EQ(message({&w, x, y, one}), "sinq: products[1].y.rows = 2: must equal tokens.size()");
-  EXPECT_EQ(message({&w, x, y}), "sinq: products[1].y.rows = 2: must equal x.rows, the number of tokens");
+  EXPECT_EQ(message({nullptr, x, y, good}), "sinq: products[1].w = null: must point to a matrix");
+  EXPECT_EQ(message({&w, x, y, high}), "sinq: products[1].token = 3: must be one of the 3 rows of x");
+  EXPECT_EQ(message({&w, x, y, low}), "sinq: products[1].token = -1: must be one of the 3 rows of x");
+  EXPECT_EQ(message({&w, x, y, one}), "sinq: products[1].y.rows = 2: must be 1, tokens.size()");
+  EXPECT_EQ(message({&w, x, y}), "sinq: products[1].y.rows = 2: must be 3, the rows of x");
   RowMajor<float> wide(3, 70);
-  EXPECT_EQ(message({&w, x, wide}), "sinq: products[1].y.cols = 70: must equal the rows of the matrix");
+  EXPECT_EQ(message({&w, x, wide}), "sinq: products[1].y.cols = 70: must be 20, the rows of the matrix");
 }
 
 /// Tensor parallelism: parts by rows give the same bits, parts by columns add up. Columns are cut between groups and
@@ -555,7 +556,8 @@ TEST(Workspace, ExactSizeAtEveryAlignmentTouchesNothingElse) {
         EXPECT_EQ(message_of([&] {
                     (void)product(p, x, {.executor = e, .workspace = {memory.data(), size - 1}});
                   }),
-                  "sinq: workspace.size() = " + std::to_string(size - 1) + ": must be at least matmul_workspace(...)");
+                  "sinq: workspace.size() = " + std::to_string(size - 1) + ": must be at least " +
+                      std::to_string(size) + ", see matmul_workspace");
       }
 }
 

@@ -466,10 +466,10 @@ TEST(PackedMatrix, RowsComeOutAsDequantized) {
   };
   EXPECT_EQ(message({0, 3}, 2, 70, 70), "nothing was thrown");
   EXPECT_EQ(message({}, 0, 70, 70), "nothing was thrown");
-  EXPECT_EQ(message({0, 4}, 2, 70, 70), "sinq: row = 4: must be one of the rows of the matrix");
-  EXPECT_EQ(message({-1, 3}, 2, 70, 70), "sinq: row = -1: must be one of the rows of the matrix");
-  EXPECT_EQ(message({0, 3}, 1, 70, 70), "sinq: out.rows = 1: must equal rows.size()");
-  EXPECT_EQ(message({0, 3}, 2, 69, 70), "sinq: out.cols = 69: must equal the cols of the matrix");
+  EXPECT_EQ(message({0, 4}, 2, 70, 70), "sinq: row = 4: must be one of the 4 rows of the matrix");
+  EXPECT_EQ(message({-1, 3}, 2, 70, 70), "sinq: row = -1: must be one of the 4 rows of the matrix");
+  EXPECT_EQ(message({0, 3}, 1, 70, 70), "sinq: out.rows = 1: must be 2, rows.size()");
+  EXPECT_EQ(message({0, 3}, 2, 69, 70), "sinq: out.cols = 69: must be 70, the cols of the matrix");
   EXPECT_EQ(message({0, 3}, 2, 70, 69), "sinq: out.stride = 69: must be at least out.cols");
   const std::vector<std::int32_t> rows = {0, 3};
   EXPECT_EQ(message_of([&] { dequantize_rows(p, rows, MatrixView<float>(nullptr, 2, 70)); }),

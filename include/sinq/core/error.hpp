@@ -84,11 +84,11 @@ template <class E, class... Arguments>
 #endif
 }
 
-/// Raises InvalidArgument "`name` = `value`: `limit`" unless `ok`.
-template <class Value>
-void require(bool ok, const char* name, const Value& value, const char* limit) {
+/// Raises InvalidArgument "`name` = `value`: `limit`" unless `ok`. The limit may come in pieces, numbers among them.
+template <class Value, class... Limit>
+void require(bool ok, const char* name, const Value& value, const Limit&... limit) {
   if (!ok) [[unlikely]]
-    raise<InvalidArgument>(text("sinq: ", name, " = ", value, ": ", limit));
+    raise<InvalidArgument>(text("sinq: ", name, " = ", value, ": ", limit...));
 }
 
 }  // namespace detail::core

@@ -19,6 +19,12 @@ using bfloat16 = Eigen::bfloat16;
 /// The element types of weights, activations and floating auxiliaries.
 enum class DType : std::uint8_t { f32, f64, f16, bf16 };
 
+namespace detail::core {
+[[nodiscard]] constexpr bool is_dtype(DType type) noexcept {
+  return type <= DType::bf16;
+}
+}  // namespace detail::core
+
 [[nodiscard]] constexpr std::size_t size_of(DType type) noexcept {
   switch (type) {
     case DType::f64:

@@ -110,10 +110,15 @@ struct WeightView {
 
 namespace detail::core {
 
-/// Memory stands behind a view, row after row: InvalidArgument naming the view, by its pieces, unless `data` is given
-/// and `stride` at least `cols`. Neither matters where there are no elements, nor the stride of a single row.
+/// Memory stands behind a view, row after row: InvalidArgument naming the view, by its pieces, unless `dtype`, where it
+/// has one, is one that exists, `data` is given and `stride` at least `cols`. The latter two do not matter where there
+/// are no elements, nor does the stride of a single row.
 template <class View, class... Name>
 void require_view(const View& v, const Name&... name) {
+  if constexpr (requires { v.dtype; })
+    if (!is_dtype(v.dtype))
+      raise<InvalidArgument>(
+          text("sinq: ", name..., ".dtype = ", static_cast<int>(v.dtype), ": allowed are f32, f64, f16 and bf16"));
   if (v.rows <= 0 || v.cols <= 0) return;
   if (v.data == nullptr) raise<InvalidArgument>(text("sinq: ", name..., ".data = null: must not be null"));
   if (v.stride < v.cols && v.rows > 1)

@@ -35,11 +35,14 @@ namespace detail::matmul {
 
 /// Several products at once: matrices that share an input (query, key and value; gate and up), or the experts of a
 /// mixture, each with its tokens. All of their work goes to the executor together, so that small products do not wait
-/// for each other. No y may overlap another one, an x or the workspace.
+/// for each other. No y may overlap another one, an x or the workspace; columns of one matrix, with one stride, do not
+/// overlap.
 ///
 /// The results have the same bits whatever the executor, and as if every product were computed alone. Throws
-/// InvalidArgument if the shapes do not fit or the workspace is too small; allocates nothing if a workspace is given.
+/// InvalidArgument if the shapes do not fit, a y overlaps another one or an x, or the workspace is too small; allocates
+/// nothing if a workspace is given.
 inline void matmul(std::span<const Product> products, const MatmulOptions& options = {}) {
+  detail::matmul::validate(options);
   SerialExecutor serial;
   Executor& threads = options.executor ? *options.executor : serial;
   const int width = threads.width();
@@ -50,8 +53,8 @@ inline void matmul(std::span<const Product> products, const MatmulOptions& optio
     own.resize(needed);
     workspace = own;
   }
-  detail::core::require(workspace.size() >= needed, "workspace.size()", workspace.size(),
-                        "must be at least matmul_workspace(...)");
+  detail::core::require(workspace.size() >= needed, "workspace.size()", workspace.size(), "must be at least ", needed,
+                        ", see matmul_workspace");
   void* aligned = workspace.data();
   std::size_t space = workspace.size();
   std::align(64, needed - 64, aligned, space);
@@ -62,7 +65,7 @@ inline void matmul(std::span<const Product> products, const MatmulOptions& optio
 }
 
 /// y = x W^T: x is tokens x cols, y tokens x rows, both row-major and of any element type: MatrixView or Eigen's
-/// matrices, maps, refs and blocks.
+/// matrices, maps, refs and blocks. y may not overlap x (InvalidArgument), as above: nothing is multiplied in place.
 inline void matmul(const PackedMatrix& w, const ActivationView<const void>& x, const ActivationView<void>& y,
                    const MatmulOptions& options = {}) {
   const Product product{&w, x, y};

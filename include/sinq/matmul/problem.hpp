@@ -68,7 +68,8 @@ struct ActivationView {
   }
 };
 
-/// One product of a call: y = x W^T, or of some rows of x.
+/// One product of a call: y = x W^T, or of some rows of x. y may not overlap x: a result is written while other ones
+/// still need the activations.
 struct Product {
   const PackedMatrix* w = nullptr;
   ActivationView<const void> x;
@@ -79,13 +80,32 @@ struct Product {
 
 namespace detail::matmul {
 
-/// The one validation of a product. Where there are several, a message names which.
+/// Whether two views that are valid share memory. Rows of one may lie between those of the other where these are as far
+/// apart, as columns of one matrix are; otherwise all counts that lies between a view's first element and its last.
+template <class A, class B>
+[[nodiscard]] bool overlap(const ActivationView<A>& a, const ActivationView<B>& b) noexcept {
+  if (a.rows <= 0 || a.cols <= 0 || b.rows <= 0 || b.cols <= 0) return false;
+  const auto address = [](const void* at) { return reinterpret_cast<std::intptr_t>(at); };
+  const auto bytes = [](const auto& view, std::int64_t elements) {
+    return elements * static_cast<std::int64_t>(size_of(view.dtype));
+  };
+  const std::int64_t from_a_to_b = address(b.data) - address(a.data);
+  const std::int64_t a_row = bytes(a, a.cols), a_step = bytes(a, a.rows > 1 ? a.stride : 0);
+  const std::int64_t b_row = bytes(b, b.cols), b_step = bytes(b, b.rows > 1 ? b.stride : 0);
+  if (from_a_to_b >= (a.rows - 1) * a_step + a_row || -from_a_to_b >= (b.rows - 1) * b_step + b_row) return false;
+  const std::int64_t step = std::max(a_step, b_step);
+  if (step == 0 || (a_step != 0 && b_step != 0 && a_step != b_step)) return true;
+  const std::int64_t at = (from_a_to_b % step + step) % step;  // of b's rows behind the start of one of a's
+  return at < a_row || at + b_row > step;
+}
+
+/// The one validation of a product; those before it are valid. Where there are several, a message names which.
 inline void validate(std::span<const Product> products, std::size_t which) {
   const Product& p = products[which];
-  const auto require = [&](bool ok, const char* name, std::int64_t value, const char* limit) {
-    if (ok) return;
-    const std::string prefix = products.size() == 1 ? "" : core::text("products[", which, "].");
-    core::raise<InvalidArgument>(core::text("sinq: ", prefix, name, " = ", value, ": ", limit));
+  const auto prefix = [&](std::size_t k) { return products.size() == 1 ? "" : core::text("products[", k, "]."); };
+  const auto require = [&](bool ok, const char* name, const auto& value, const auto&... limit) {
+    if (!ok) [[unlikely]]
+      core::require(false, (prefix(which) + name).c_str(), value, limit...);
   };
   const auto require_view = [&](const auto& view, const char* name) {
     if (products.size() == 1)
@@ -93,21 +113,45 @@ inline void validate(std::span<const Product> products, std::size_t which) {
     else
       core::require_view(view, "products[", which, "].", name);
   };
-  require(p.w != nullptr, "w", 0, "must point to a matrix");
+  require(p.w != nullptr, "w", "null", "must point to a matrix");
   const ActivationView<const void>& x = p.x;
   const ActivationView<void>& y = p.y;
-  require(x.cols == p.w->cols(), "x.cols", x.cols, "must equal the cols of the matrix");
-  require(y.cols == p.w->rows(), "y.cols", y.cols, "must equal the rows of the matrix");
+  require(x.cols == p.w->cols(), "x.cols", x.cols, "must be ", p.w->cols(), ", the cols of the matrix");
+  require(y.cols == p.w->rows(), "y.cols", y.cols, "must be ", p.w->rows(), ", the rows of the matrix");
   if (p.tokens) {
-    require(y.rows == std::ssize(*p.tokens), "y.rows", y.rows, "must equal tokens.size()");
+    require(y.rows == std::ssize(*p.tokens), "y.rows", y.rows, "must be ", p.tokens->size(), ", tokens.size()");
     for (const std::int32_t token : *p.tokens)
-      require(token >= 0 && token < x.rows, "token", token, "must be one of the rows of x");
+      require(token >= 0 && token < x.rows, "token", token, "must be one of the ", x.rows, " rows of x");
   } else {
-    require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+    require(x.rows == y.rows, "y.rows", y.rows, "must be ", x.rows, ", the rows of x");
   }
   require(y.rows >= 0 && y.rows <= 0x7fff'ffff, "y.rows", y.rows, "allowed are 0 to 2^31 - 1 tokens");
   require_view(x, "x");
   require_view(y, "y");
+  // Every pair is looked at once: 6 to 12 ns (Zen 3) for each two products that have tokens, 50 us for 128 with one x.
+  const auto require_apart = [&](const auto& other, std::size_t of, const ActivationView<void>& result, std::size_t k,
+                                 const char* name) {
+    if (overlap(other, result)) [[unlikely]]
+      core::raise<InvalidArgument>(
+          core::text("sinq: ", prefix(k), "y overlaps ", prefix(of), name, ": must lie in memory of its own"));
+  };
+  if (y.rows == 0) return;  // neither reads nor writes
+  require_apart(x, which, y, which, "x");
+  for (std::size_t k = 0; k < which; ++k) {
+    const Product& before = products[k];
+    if (before.y.rows == 0) continue;
+    require_apart(before.y, k, y, which, "y");
+    if (x.data == before.x.data && x.dtype == before.x.dtype && x.rows == before.x.rows && x.cols == before.x.cols &&
+        x.stride == before.x.stride)
+      continue;  // both have been compared with it
+    require_apart(before.x, k, y, which, "x");
+    require_apart(x, which, before.y, k, "x");
+  }
+}
+
+inline void validate(const MatmulOptions& options) {
+  core::require(options.numerics <= Numerics::fast, "numerics", static_cast<int>(options.numerics),
+                "allowed are exact and fast");
 }
 
 }  // namespace detail::matmul

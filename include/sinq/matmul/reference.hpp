@@ -11,7 +11,7 @@ template <Element X>
 [[nodiscard]] Eigen::MatrixXd reference_matmul(const QuantizedMatrix& w, const MatrixView<const X>& x,
                                                Eigen::MatrixXd* magnitude = nullptr) {
   validate(w);
-  detail::core::require(x.cols == w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
+  detail::core::require(x.cols == w.cols, "x.cols", x.cols, "must be ", w.cols, ", the cols of the matrix");
   detail::core::require(x.rows >= 0, "x.rows", x.rows, "must not be negative");
   detail::core::require_view(x, "x");
   const detail::pack::RowReader reader(w);

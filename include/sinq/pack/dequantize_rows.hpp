@@ -14,11 +14,11 @@ template <Element T>
 void dequantize_rows(const PackedMatrix& p, std::span<const std::int32_t> rows, MatrixView<T> out,
                      Executor* executor = nullptr) {
   using detail::core::require;
-  require(out.rows == std::ssize(rows), "out.rows", out.rows, "must equal rows.size()");
-  require(out.cols == p.cols(), "out.cols", out.cols, "must equal the cols of the matrix");
+  require(out.rows == std::ssize(rows), "out.rows", out.rows, "must be ", rows.size(), ", rows.size()");
+  require(out.cols == p.cols(), "out.cols", out.cols, "must be ", p.cols(), ", the cols of the matrix");
   detail::core::require_view(out, "out");
   for (const std::int32_t row : rows)
-    require(row >= 0 && row < p.rows(), "row", row, "must be one of the rows of the matrix");
+    require(row >= 0 && row < p.rows(), "row", row, "must be one of the ", p.rows(), " rows of the matrix");
   const detail::pack::StripReader reader(p);
   const Tiling& t = reader.tiling();
   SerialExecutor serial;
