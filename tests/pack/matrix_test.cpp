@@ -517,6 +517,50 @@ TEST(Slice, PartsHoldTheSameWeights) {
       }
 }
 
+/// Whether two matrices hold the same bytes for the kernels.
+bool same_strips(const PackedMatrix& a, const PackedMatrix& b) {
+  using detail::pack::StripAccess;
+  const auto& o = StripAccess::order(a);
+  const auto bytes = static_cast<std::size_t>(o.strips * o.strip);
+  const auto& of_b = StripAccess::order(b);
+  return o.strips == of_b.strips && o.strip == of_b.strip && StripAccess::levels(a) == StripAccess::levels(b) &&
+         std::memcmp(StripAccess::strip(a, 0), StripAccess::strip(b, 0), bytes) == 0;
+}
+
+/// Strips are copied where parts begin and end with one, and made anew elsewhere: nobody sees which.
+TEST(Slice, PackedPartsAreAsIfPackedFromParts) {
+  std::mt19937 random(14);
+  Eigen::ThreadPool pool(3);
+  ThreadPoolExecutor threads(pool);
+  for (std::int64_t group : {std::int64_t{16}, std::int64_t{48}, kWholeRow})
+    for (Aux aux : {Aux::u5, Aux::f16})
+      for (Tile tile : {Tile::stripe, Tile::square}) {
+        const Format f{
+            .bits = 3, .levels = Levels::table, .group_size = group, .tile = tile, .scale = aux, .zero = aux};
+        const std::int64_t cols = group == kWholeRow ? 53 : 130;
+        const QuantizedMatrix q = random_matrix(f, 165, cols, random);
+        const PackedMatrix p = pack(q);
+        ASSERT_EQ(unpack(p, &threads), q);
+        const std::int64_t step = tile == Tile::stripe ? 8 : group == kWholeRow ? cols : group;
+        for (std::int64_t first = 0; first < 165; first += step)
+          for (std::int64_t count : {1L, 15L, 16L, 17L, 48L, 53L, 64L, 96L, 165L - first}) {
+            if (first + count > 165) continue;
+            const PackedMatrix expected = pack(slice_rows(q, first, count));
+            for (Executor* executor : std::initializer_list<Executor*>{nullptr, &threads}) {
+              const PackedMatrix part = slice_rows(p, first, count, executor);
+              ASSERT_TRUE(same_strips(part, expected)) << first << ' ' << count << " group " << group;
+              ASSERT_EQ(unpack(part, executor), slice_rows(q, first, count));
+            }
+          }
+        if (group == kWholeRow) continue;
+        for (std::int64_t first : {std::int64_t{0}, group, 2 * group})
+          for (std::int64_t count : {std::min(group, 130 - first), 130 - first}) {
+            EXPECT_EQ(slice_cols(q, first, count, &threads), slice_cols(q, first, count));
+            EXPECT_TRUE(same_strips(slice_cols(p, first, count, &threads), pack(slice_cols(q, first, count))));
+          }
+      }
+}
+
 TEST(Slice, WrongPartsAreNamed) {
   const QuantizedMatrix stripe = make_quantized_matrix({}, 100, 200);
   const QuantizedMatrix square = make_quantized_matrix({.tile = Tile::square}, 100, 200);
@@ -528,15 +572,19 @@ TEST(Slice, WrongPartsAreNamed) {
     return message_of([&] { (void)slice_cols(q, first, count); });
   };
   EXPECT_EQ(rows(stripe, 1, 99), "nothing was thrown");
-  EXPECT_EQ(rows(stripe, 100, 1), "sinq: first = 100: must be one of the rows of the matrix");
-  EXPECT_EQ(rows(stripe, 1, 100), "sinq: count = 100: must end within the rows of the matrix");
-  EXPECT_EQ(rows(square, 1, 1), "sinq: first = 1: must be the first row of a tile");
+  EXPECT_EQ(rows(stripe, 100, 1), "sinq: first = 100: must be one of the 100 rows of the matrix");
+  EXPECT_EQ(rows(stripe, 1, 100), "sinq: count = 100: must be 1 to 99, the rows from the first on");
+  EXPECT_EQ(rows(square, 1, 1), "sinq: first = 1: must be a multiple of 64, the first row of a tile");
   EXPECT_EQ(cols(stripe, 64, 136), "nothing was thrown");
-  EXPECT_EQ(cols(stripe, 32, 32).substr(0, 57), "sinq: first = 32: must be the first column of a group (wi");
-  EXPECT_EQ(cols(coarse, 64, 64).substr(0, 57), "sinq: first = 64: must be the first column of a group (wi");
+  EXPECT_EQ(cols(stripe, 32, 32),
+            "sinq: first = 32: must be a multiple of 64 below 200: the first column of a group (with coarse_groups, of "
+            "the first that share a coarse scale)");
+  EXPECT_TRUE(cols(coarse, 64, 64).starts_with("sinq: first = 64: must be a multiple of 128 below 200: "));
   EXPECT_EQ(cols(coarse, 128, 72), "nothing was thrown");
-  EXPECT_EQ(cols(stripe, 64, 63).substr(0, 38), "sinq: count = 63: must be whole groups");
-  EXPECT_EQ(cols(stripe, 64, 192).substr(0, 39), "sinq: count = 192: must be whole groups");
+  EXPECT_EQ(cols(stripe, 64, 63),
+            "sinq: count = 63: must be 136, all that is left, or a smaller multiple of 64: whole groups (with "
+            "coarse_groups, all that share a coarse scale)");
+  EXPECT_TRUE(cols(stripe, 64, 192).starts_with("sinq: count = 192: must be 136, all that is left, or "));
 }
 
 // --- single auxiliaries -------------------------------------------------------------------------------------------

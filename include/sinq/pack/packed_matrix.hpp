@@ -21,18 +21,19 @@ class PackedMatrix {
   /// Bytes held in memory.
   [[nodiscard]] std::int64_t bytes() const noexcept {
     return static_cast<std::int64_t>(lines_.size() * sizeof(Line) + col_scale_.size()) +
-           (format_.levels == Levels::table ? 1 << format_.bits : 0);
+           detail::pack::table_bytes(format_);
   }
 
  private:
   friend PackedMatrix pack(const QuantizedMatrix& q, Executor* executor);
-  friend QuantizedMatrix unpack(const PackedMatrix& p);
+  friend PackedMatrix slice_rows(const PackedMatrix& p, std::int64_t first, std::int64_t count, Executor* executor);
   friend detail::pack::StripAccess;
 
   struct alignas(detail::pack::kLine) Line {
     std::uint8_t bytes[detail::pack::kLine];
   };
 
+  /// With all of `q` but what strips hold, and with room for these.
   explicit PackedMatrix(const QuantizedMatrix& q)
       : format_(q.format), order_(q.format, q.tiling()), table_(q.table), col_scale_(q.col_scale) {
     for (int code = 0; code < 1 << format_.bits; ++code)
@@ -144,34 +145,70 @@ void pack_strip(const QuantizedMatrix& q, const StripOrder& o, std::int64_t s, s
   return p;
 }
 
-/// The canonical form, bit for bit as it was packed.
-[[nodiscard]] inline QuantizedMatrix unpack(const PackedMatrix& p) {
-  using namespace detail::pack;
-  const StripOrder& o = p.order_;
-  QuantizedMatrix q = make_quantized_matrix(p.format_, p.rows(), p.cols());
-  q.table = p.table_;
-  q.col_scale = p.col_scale_;
-  const Extents e = extents(q.format, o.tiling);
-  for (std::int64_t i = 0; i < q.rows; ++i) {
-    const std::uint8_t* const strip = p.strip(o.strip_of(i));
-    const std::int64_t lane = o.lane_of(i);
-    const auto entries = [&](Aux aux, std::uint32_t flipped, std::int64_t count, std::uint8_t* to, auto bit) {
-      for (std::int64_t k = 0; k < count; ++k)
-        put_entry(to, k * bits_of(aux), bits_of(aux), get_entry(strip, bit(k), bits_of(aux)) ^ flipped);
-    };
-    entries(Aux::f16, 0, coarse_per_row(q.format, o.tiling), q.coarse_scale.data() + i * e.coarse_row,
-            [&](std::int64_t k) { return aux_bit(Aux::f16, k, lane); });
-    entries(o.scale, scale_flip(q.format), o.tiling.groups(), q.scale.data() + i * e.scale_row,
-            [&](std::int64_t g) { return 8 * o.scales(g / o.block) + aux_bit(o.scale, g % o.block, lane); });
-    entries(o.zero, 0, o.zero == Aux::none ? 0 : o.tiling.groups(), q.zero.data() + i * e.zero_row,
-            [&](std::int64_t g) { return 8 * o.zeros(g / o.block) + aux_bit(o.zero, g % o.block, lane); });
-    for (std::int64_t b = 0; b < o.blocks; ++b)
-      detail::core::with_code_bits(q.format.bits, [&](auto bits) {
-        get_codes<bits()>(strip + o.codes(b) + lane * 4, o.block_cols(b),
-                          q.codes.data() + i * e.code_row + o.block_begin(b) * bits() / 8);
-      });
-  }
+namespace detail::pack {
+
+/// A matrix without what strips hold: rows [first, first + count) of a packed one, beginning with a panel where there
+/// are several.
+[[nodiscard]] inline QuantizedMatrix frame_of(const PackedMatrix& p, std::int64_t first, std::int64_t count) {
+  QuantizedMatrix q;
+  q.format = p.format();
+  q.rows = count;
+  q.cols = p.cols();
+  q.table = StripAccess::table(p);
+  const Tiling t = q.tiling();
+  const std::int64_t panel = extents(q.format, t).col_row;
+  const std::uint8_t* const from = StripAccess::col_scale(p) + StripAccess::order(p).tiling.panel_of(first) * panel;
+  q.col_scale.assign(from, from + t.panels() * panel);
   return q;
+}
+
+/// Row i of a packed matrix -> row `to` of a canonical one, whose arrays are zero.
+template <int kBits>
+void unpack_row(const PackedMatrix& p, std::int64_t i, const Extents& e, QuantizedMatrix& q, std::int64_t to) noexcept {
+  const StripOrder& o = StripAccess::order(p);
+  const std::uint8_t* const strip = StripAccess::strip(p, o.strip_of(i));
+  const std::int64_t lane = o.lane_of(i);
+  const auto entries = [&](Aux aux, std::uint32_t flipped, std::int64_t count, std::uint8_t* stream, auto bit) {
+    for (std::int64_t k = 0; k < count; ++k)
+      put_entry(stream, k * bits_of(aux), bits_of(aux), get_entry(strip, bit(k), bits_of(aux)) ^ flipped);
+  };
+  entries(Aux::f16, 0, coarse_per_row(q.format, o.tiling), q.coarse_scale.data() + to * e.coarse_row,
+          [&](std::int64_t k) { return aux_bit(Aux::f16, k, lane); });
+  entries(o.scale, scale_flip(q.format), o.tiling.groups(), q.scale.data() + to * e.scale_row,
+          [&](std::int64_t g) { return 8 * o.scales(g / o.block) + aux_bit(o.scale, g % o.block, lane); });
+  entries(o.zero, 0, o.zero == Aux::none ? 0 : o.tiling.groups(), q.zero.data() + to * e.zero_row,
+          [&](std::int64_t g) { return 8 * o.zeros(g / o.block) + aux_bit(o.zero, g % o.block, lane); });
+  for (std::int64_t b = 0; b < o.blocks; ++b)
+    get_codes<kBits>(strip + o.codes(b) + lane * 4, o.block_cols(b),
+                     q.codes.data() + to * e.code_row + o.block_begin(b) * kBits / 8);
+}
+
+/// The canonical form of rows [first, first + count), strip by strip on the executor.
+[[nodiscard]] inline QuantizedMatrix unpack_rows(const PackedMatrix& p, std::int64_t first, std::int64_t count,
+                                                 Executor* executor) {
+  const StripOrder& o = StripAccess::order(p);
+  QuantizedMatrix q = make_quantized_matrix(p.format(), count, p.cols());
+  QuantizedMatrix frame = frame_of(p, first, count);
+  q.table = frame.table;
+  q.col_scale = std::move(frame.col_scale);
+  const Extents e = extents(q.format, q.tiling());
+  const std::int64_t begin = o.strip_of(first);
+  SerialExecutor serial;
+  (executor ? *executor : serial).run(o.strip_of(first + count - 1) + 1 - begin, [&](std::int64_t k, int) {
+    const std::int64_t s = begin + k;
+    const std::int64_t end = std::min(o.first_row(s) + o.rows(s), first + count);
+    core::with_code_bits(q.format.bits, [&](auto bits) {
+      for (std::int64_t i = std::max(o.first_row(s), first); i < end; ++i) unpack_row<bits()>(p, i, e, q, i - first);
+    });
+  });
+  return q;
+}
+
+}  // namespace detail::pack
+
+/// The canonical form, bit for bit as it was packed, strip by strip on the executor.
+[[nodiscard]] inline QuantizedMatrix unpack(const PackedMatrix& p, Executor* executor = nullptr) {
+  return detail::pack::unpack_rows(p, 0, p.rows(), executor);
 }
 
 }  // namespace sinq::inline SINQ_ABI
