@@ -326,6 +326,31 @@ TEST(Quantize, FitsOfHardMatrices) {
   expect_the_cpus(plain, c, "a table of one's own");
 }
 
+// Beside a fit its first choice competes there.
+TEST(Quantize, FitsOfNearlyConstantGroups) {
+  std::mt19937 random(20);
+  const float noise[] = {1e-6f, 1e-4f, 1e-2f};
+  unsigned k = 0;
+  for (const Kind& kind :
+       {Kind{Rounding::uniform, 4}, {Rounding::uniform, 8}, {Rounding::nf4, 4}, {Rounding::table, 3}})
+    for (Aux zero : {Aux::f16, Aux::bf16, Aux::f32, Aux::u6})
+      for (Aux scale : {Aux::f16, Aux::u6}) {
+        QuantizeConfig c;
+        c.bits = kind.bits;
+        c.rounding = kind.rounding;
+        c.refine = Refine::fit;
+        c.scale = scale;
+        c.zero = zero;
+        c.group_size = ++k % 2 == 0 ? 16 : 48;
+        c.balance = k % 4 < 2 ? Balancing::none : Balancing::sinkhorn;
+        RowMajor<float> w = random_weights<float>(9, 70, random);
+        for (Eigen::Index i : {2, 5, 6})  // beside rows that are not
+          for (float& v : w.row(i)) v = (i == 5 ? -0.7f : 1.1f) * (1 + noise[(i + k) % 3] * random_normal(random));
+        expect_the_cpus(w, c, "nearly constant");
+        if (HasFatalFailure()) return;
+      }
+}
+
 TEST(Quantize, EveryWeightedFit) {
   std::mt19937 random(19);
   unsigned k = 0;

@@ -184,6 +184,15 @@ class Lanes {
     return make(c.mask_ ? a.v_ : b.v_);
   }
 
+  /// Whether it holds in any lane.
+  [[gnu::always_inline]] static bool any(const Condition& c) noexcept {
+    std::int32_t lanes[kWidth];
+    std::memcpy(lanes, &c.mask_, sizeof lanes);
+    std::int32_t all = 0;
+    for (std::int32_t lane : lanes) all |= lane;
+    return all != 0;
+  }
+
   /// b where a is not a number.
   [[gnu::always_inline]] friend Lanes min(const Lanes& a, const Lanes& b) noexcept {
     Lanes r;

@@ -166,9 +166,9 @@ SINQ_CUDA_DEVICE void fit_groups_block(const Quantization& q) {
     const Lane scale = Lane::select(g.largest == 0, 0, best.line.s * g.unit), zero = -best.line.b / best.line.s;
     store_global(q.scale + at, scale.value());
     store_global(q.zero + at, zero.value());
-    Lane weight = best.weight;
-    if constexpr (kWeighted) weight = weight * g.group_importance;
-    store_global(q.weight + at, weight.value());
+    Lane level_squares = best.level_squares;
+    if constexpr (kWeighted) level_squares = level_squares * g.group_importance;
+    store_global(q.level_squares + at, level_squares.value());
   });
 }
 
@@ -193,7 +193,7 @@ SINQ_CUDA_DEVICE void fit_coarse_block(const Quantization& q) {
   auto trial = FitCoarse<Lane>::trial(FitCoding<0>(q), lane, largest);
   for (int g = first; g < end; ++g) {
     const std::int64_t i = q.at_row(of.row, g);
-    trial.add(q.fit.most, load_global<float>(q.scale + i), load_global<float>(q.weight + i), largest);
+    trial.add(q.fit.most, load_global<float>(q.scale + i), load_global<float>(q.level_squares + i), largest);
   }
   // The first of the cheapest; 0 if none costs a number.
   const float infinity = as_float(0x7f80'0000u);

@@ -20,6 +20,7 @@ class Lane {
   SINQ_CUDA_DEVICE friend bool operator<(Lane a, Lane b) { return a.v_ < b.v_; }
   SINQ_CUDA_DEVICE friend bool operator==(Lane a, Lane b) { return a.v_ == b.v_; }
   SINQ_CUDA_DEVICE static Lane select(bool condition, Lane a, Lane b) { return condition ? a : b; }
+  SINQ_CUDA_DEVICE static bool any(bool condition) { return condition; }
 
   /// b where a is not a number.
   SINQ_CUDA_DEVICE friend Lane min(Lane a, Lane b) { return a < b ? a : b; }

@@ -78,7 +78,7 @@ struct Quantization {
   float* best_row = nullptr;    // row factors of the best iterate
   float* round_zero = nullptr;  // of the round of HQQ at hand, and the error of the round before
   float* round_error = nullptr;
-  float* weight = nullptr;  // of a group's scale in the choice of the coarse one
+  float* level_squares = nullptr;  // what an error of the group's scale costs, in the choice of the coarse one
   // Per row and block of coarse_groups:
   float* coarse = nullptr;         // while a fit is made, the largest scale
   float* fitted_coarse = nullptr;  // without the row's gain
@@ -150,7 +150,7 @@ void for_arrays(Quantization& q, Visitor&& visit) {
   visit("best_row", q.best_row, rows * balanced * hqq);
   visit("round_zero", q.round_zero, rows * hqq);
   visit("round_error", q.round_error, rows * hqq);
-  visit("weight", q.weight, rows * fitted);
+  visit("level_squares", q.level_squares, rows * fitted);
   visit("coarse", q.coarse, coarse);
   visit("fitted_coarse", q.fitted_coarse, coarse * fitted);
   visit("gain", q.gain, q.w.rows * fitted);

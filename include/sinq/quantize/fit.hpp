@@ -84,8 +84,8 @@ struct FitStrip {
   float* x;                                 // cols x lanes; the fit scales every group by a power of two, see Group
   float* scale;                             // groups x lanes: the scale as it will be read
   float* zero;                              // groups x lanes: the zero as it will be read
-  float* weight;                            // groups x lanes: scratch
-  float* unit;                              //
+  float* level_squares;                     // groups x lanes, scratch: what an error of the group's scale costs
+  float* unit;                              // groups x lanes, scratch
   float* coarse;                            // coarse scales per row x lanes
   std::int32_t* scale_integer;              // groups x lanes, of integer scales; 0 only for groups of zeros
   std::int32_t* zero_integer;               // groups x lanes, of integer zeros

@@ -37,7 +37,7 @@ struct Chunk {
 struct FitScratch {
   std::vector<float> x;      // kStrip x padded cols: weights in the balanced domain
   std::vector<float> lanes;  // cols x kStrip: the same, a lane per row
-  std::vector<float> scale, zero, weight, unit, coarse;
+  std::vector<float> scale, zero, level_squares, unit, coarse;
   std::vector<std::int32_t> scale_integer, zero_integer;
   std::vector<std::uint8_t> codes, integers;
   std::vector<float> row_scale, row_zero;  // of one row
@@ -49,7 +49,7 @@ struct FitScratch {
     const auto sized = [](std::int64_t n) { return static_cast<std::size_t>(n); };
     x.resize(sized(kStrip * core::padded(t.cols)));
     lanes.resize(sized(kStrip * t.cols));
-    for (auto* v : {&scale, &zero, &weight, &unit}) v->resize(sized(kStrip * t.groups()));
+    for (auto* v : {&scale, &zero, &level_squares, &unit}) v->resize(sized(kStrip * t.groups()));
     for (auto* v : {&scale_integer, &zero_integer}) v->resize(sized(kStrip * t.groups()));
     safe_scale.resize(scale.size());
     coarse.resize(sized(kStrip * coarse_per_row));
@@ -95,7 +95,7 @@ class FitPass {
     for (std::int64_t first = 0; first < c.rows; first += kStrip) {
       const std::int64_t rows = std::min(kStrip, c.rows - first);
       load(c.panel, c.first_row + first, rows, s);
-      fit_strip(plan_, {&t_, s.lanes.data(), s.scale.data(), s.zero.data(), s.weight.data(), s.unit.data(),
+      fit_strip(plan_, {&t_, s.lanes.data(), s.scale.data(), s.zero.data(), s.level_squares.data(), s.unit.data(),
                         s.coarse.data(), s.scale_integer.data(), s.zero_integer.data(),
                         importance_.columns_of(c.panel, t_), importance_.groups_of(c.panel, t_)});
       if (feedback_) choose_codes(c.panel, s);

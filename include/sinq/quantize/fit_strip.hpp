@@ -126,11 +126,11 @@ class StripFitter {
       of.add(v, g.times(j, v));
     }
     const FitResult<Float> best = Fitter(coding_, g).fit(of);
-    Float weight = best.weight;
+    Float level_squares = best.level_squares;
     store(s_.scale, index, Float::select(largest == 0, 0, best.line.s * g.unit));
     store(s_.zero, index, -best.line.b / best.line.s);
-    if constexpr (kWeighted) weight = weight * Float(s_.group_importance[index]);
-    store(s_.weight, index, weight);
+    if constexpr (kWeighted) level_squares = level_squares * Float(s_.group_importance[index]);
+    store(s_.level_squares, index, level_squares);
   }
 
   /// The coarse scale of groups [first, last) of each row; 0 where all are 0.
@@ -141,7 +141,8 @@ class StripFitter {
     Float least = INFINITY;
     for (int k = 0; k < FitCoarse<Float>::kTrials; ++k) {
       auto trial = FitCoarse<Float>::trial(coding_, k, largest);
-      for (std::int64_t g = first; g < last; ++g) trial.add(p_.most, load(s_.scale, g), load(s_.weight, g), largest);
+      for (std::int64_t g = first; g < last; ++g)
+        trial.add(p_.most, load(s_.scale, g), load(s_.level_squares, g), largest);
       const auto better = trial.cost < least;
       least = Float::select(better, trial.cost, least);
       best = Float::select(better, trial.coarse, best);
