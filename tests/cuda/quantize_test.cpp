@@ -148,6 +148,7 @@ void expect_the_cpus(const RowMajor<T>& w, const QuantizeConfig& config, const c
   ASSERT_EQ(got.report.imbalance_after, report.imbalance_after) << of;
   ASSERT_EQ(got.report.balanced, report.balanced) << of;
   ASSERT_EQ(got.report.widened, report.widened) << of;
+  ASSERT_EQ(got.report.tiny_rows, report.tiny_rows) << of;
   ASSERT_EQ(got.q.col_scale, expected.col_scale) << of;
   ASSERT_EQ(got.q.coarse_scale, expected.coarse_scale) << of;
   ASSERT_EQ(got.q.scale, expected.scale) << of;
@@ -428,6 +429,38 @@ TEST(Quantize, HardMatrices) {
   expect_the_cpus<float>(plain * 1e-6f, narrow, "widened");
 }
 
+// Smaller than a coarse scale can say.
+TEST(Quantize, TinyRows) {
+  std::mt19937 random(21);
+  std::vector<QuantizeConfig> configs = {{.scale = Aux::u8},
+                                         {.group_size = 16, .scale = Aux::u4, .zero = Aux::f32, .coarse_groups = 2},
+                                         {.refine = Refine::hqq, .scale = Aux::u6},
+                                         {.rounding = Rounding::nf4, .scale = Aux::u6},
+                                         {.rounding = Rounding::symmetric, .scale = Aux::u5},
+                                         {.refine = Refine::fit, .scale = Aux::u6},
+                                         {.refine = Refine::fit, .scale = Aux::u4, .zero = Aux::f32},
+                                         {.rounding = Rounding::nf4, .refine = Refine::fit, .scale = Aux::u8}};
+  for (double size : {2.5, 3.0, 4.0, 4.5, 6.0}) configs.push_back(preset(size));
+  unsigned k = 0;
+  for (QuantizeConfig c : configs) {
+    c.sinkhorn.iterations = 3;
+    if (c.refine == Refine::fit && c.coarse_groups == 0) c.coarse_groups = k % 2 * 2;
+    c.balance = ++k % 3 == 0 ? Balancing::none : Balancing::sinkhorn;
+    RowMajor<float> w = random_weights<float>(20, 70, random);
+    expect_the_cpus<float>(w * 1e-12f, c, "all tiny");
+    w.row(2) *= 1e-4f;
+    w.row(4) *= 1e-6f;
+    w.row(5) *= 1e-9f;
+    w.row(6) *= 1e-36f;
+    w.row(7).tail(20) *= 1e-9f;
+    for (float& v : w.row(11)) v = 1e-6f * (1 + 1e-5f * random_normal(random));
+    for (float& v : w.row(12)) v = -1e-9f * (1 + 1e-3f * random_normal(random));
+    for (float& v : w.row(13)) v = 0.5f * (1 + 1e-5f * random_normal(random));  // its zero follows its scale
+    expect_the_cpus(w, c, "tiny rows");
+    if (HasFatalFailure()) return;
+  }
+}
+
 TEST(Quantize, StridesAndAlignment) {
   std::mt19937 random(5);
   const RowMajor<bfloat16> all = random_weights<bfloat16>(70, 150, random);
@@ -476,17 +509,17 @@ TEST(Quantize, ErrorsAreTheCpus) {
   RowMajor<float> w = random_weights<float>(40, 100, random);
   same_message(w, {.bits = 7});
   same_message(w, {.group_size = 24});
-  same_message(w * 1e-12f, {.scale = Aux::u8});
   same_message(w * 1e12f, {.balance = Balancing::none, .scale = Aux::u8, .coarse_groups = 1});
   QuantizeConfig fit = preset(4.5);
-  same_message(w * 1e-9f, fit);
   same_message(w * 1e9f, fit);
+  same_message(w * 0x1p115f, fit);
   fit.coarse_groups = 2;
+  fit.balance = Balancing::none;
   RowMajor<float> late = w;
-  late.row(7).tail(20) *= 1e-9f;
-  late.row(9) *= 1e-9f;
+  late.row(7).tail(20) *= 1e9f;
+  late.row(9) *= 1e9f;
   same_message(late, fit);
-  same_message(late, {.scale = Aux::u6, .coarse_groups = 1});
+  same_message(late, {.balance = Balancing::none, .scale = Aux::u6, .coarse_groups = 1});
   w(20, 70) = NAN;
   same_message(w, {});
   w(20, 70) = -INFINITY;

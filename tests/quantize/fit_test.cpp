@@ -278,9 +278,71 @@ TEST(Fit, TheSizeOfTheWeightsDoesNotMatter) {
     const Matrix same = dequantize(quantize(w, {.refine = Refine::fit, .balance = Balancing::none, .scale = Aux::f32}));
     EXPECT_EQ(dequantize(q), same * factor) << factor;
   }
-  const std::string message = message_of([&] { (void)quantize(w * 0x1p-60f, preset(3.5)); });
-  EXPECT_NE(message.find("beyond a coarse scale in f16 (5.96e-8 to 65504), use scale = f32"), std::string::npos)
-      << message;
+  const std::string message = message_of([&] { (void)quantize(w * 0x1p60f, preset(3.5)); });
+  EXPECT_EQ(message.find("sinq: row 0 has a coarse scale of "), 0u) << message;
+  EXPECT_NE(message.find(": f16 holds up to 65504, use scale = f32"), std::string::npos) << message;
+}
+
+/// A matrix with rows of a size that no coarse scale has.
+Matrix with_tiny_rows(float size, float mean) {
+  std::mt19937 random(5);
+  Matrix w = weights(40, 150);
+  for (int i : {3, 20, 21})
+    for (float& v : w.row(i))
+      v = size * (mean + 1e-4f * mean * random_normal(random) + (1 - mean) * random_float(random, -1, 1));
+  return w;
+}
+
+// Dead neurons. They come back to within 2^-19 (encode.hpp), the format stays, and no other row notices.
+TEST(Quantize, TinyRowsKeepTheFormat) {
+  std::vector<QuantizeConfig> all = fits();
+  for (QuantizeConfig c : fits())
+    if (c.rounding != Rounding::table && (c.rounding == Rounding::symmetric || c.zero != Aux::none)) {
+      c.refine = Refine::none;
+      all.push_back(c);
+      if (c.rounding != Rounding::uniform) continue;
+      c.refine = Refine::hqq;
+      all.push_back(c);
+    }
+  const Aux scales[] = {Aux::u4, Aux::u6, Aux::u8};
+  unsigned k = 0;
+  for (QuantizeConfig c : all)
+    for (Aux zero : {Aux::f16, Aux::f32, Aux::u5})
+      for (float mean : {0.0f, 1.0f}) {
+        if (c.zero == Aux::none && zero != Aux::f16) continue;
+        if (c.zero != Aux::none) c.zero = zero;
+        c.scale = scales[++k % 3];
+        c.group_size = 32;
+        c.balance = k % 2 == 0 ? Balancing::sinkhorn : Balancing::none;
+        const Matrix plain = with_tiny_rows(0, 0);
+        const Matrix of_plain = dequantize(quantize(plain, c)) - plain;
+        const Matrix large = with_tiny_rows(0.02f, mean);
+        const Matrix of_large = dequantize(quantize(large, c)) - large;
+        for (float size : {3e-5f, 3e-6f, 4e-7f, 3e-8f, 1e-12f, 1e-20f, 1e-30f, 1e-38f, 1e-44f}) {
+          const Matrix w = with_tiny_rows(size, mean);
+          QuantizeReport report;
+          const QuantizedMatrix q = quantize(w, c, {.report = &report});
+          EXPECT_EQ(q.format.scale, c.scale);
+          EXPECT_FALSE(report.widened);
+          EXPECT_TRUE(report.tiny_rows || size > 1e-7f || size < 1e-37f) << describe(c) << ' ' << size;
+          const Matrix error = dequantize(q) - w;
+          const Naive n{q};
+          for (int i : {3, 20, 21}) {
+            const float lost_anyway = of_large.row(i).cwiseAbs().maxCoeff() / 0.02f * size;
+            for (std::int64_t j = 0; j < w.cols(); ++j)
+              EXPECT_LE(std::abs(error(i, j)), 0x1p-19f * n.col_scale(i, j) + 2 * lost_anyway)
+                  << describe(c) << ' ' << size << ' ' << mean;
+          }
+          for (std::int64_t i = 0; i < w.rows(); ++i) {
+            if (w(i, 0) == 0 || i == 3 || i == 20 || i == 21) continue;
+            if (c.balance == Balancing::none)
+              EXPECT_EQ(error.row(i), of_plain.row(i)) << describe(c) << ' ' << size << ' ' << mean;
+            else  // rows of any size have a say in the balance
+              EXPECT_LE(error.row(i).norm(), 2 * std::max(of_plain.row(i).norm(), of_large.row(i).norm()))
+                  << describe(c) << ' ' << size << ' ' << mean;
+          }
+        }
+      }
 }
 
 // A row of the least numbers there are has scales below them. The rows around it must not notice.

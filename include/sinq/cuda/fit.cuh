@@ -195,10 +195,11 @@ SINQ_CUDA_DEVICE void fit_coarse_block(const Quantization& q) {
     const std::int64_t i = q.at_row(of.row, g);
     trial.add(q.fit.most, load_global<float>(q.scale + i), load_global<float>(q.level_squares + i), largest);
   }
-  // The first of the cheapest; 0 if none costs a number.
+  // The first of the cheapest.
   const float infinity = as_float(0x7f80'0000u);
   const bool counts = lane < FitCoarse<Lane>::kTrials && trial.cost < infinity;
-  float cost = counts ? trial.cost.value() : infinity, coarse = counts ? trial.coarse.value() : 0.0f;
+  float cost = counts ? trial.cost.value() : infinity,
+        coarse = counts ? trial.coarse.value() : FitCoarse<Lane>::without_cost(largest).value();
   int index = lane;
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     const float other_cost = shuffle(cost, lane ^ distance), other_coarse = shuffle(coarse, lane ^ distance);

@@ -47,6 +47,7 @@ struct Quantization {
   Choice choice = Choice::min_max;
   SinkhornLimits sinkhorn;
   float largest_zero = 0;               // of a float zero; 0: zeros are integers
+  float far_zero = 0;                   // beyond it, zeros follow their scales (quantize::follow_scales)
   float first_level = 0;                // of code 0, on an even grid
   float middles[16] = {};               // boundaries between the levels of a table
   int hqq_rounds = 0;                   // of refinement; 0: none
@@ -120,8 +121,8 @@ struct Quantization {
 
 /// What the kernels tell the host, 0 where there is nothing to tell. Of what is wrong the complement of the index of
 /// the first culprit: a weight counts row by row, a scale group by group, a coarse one row by row. Of the kurtosis gate
-/// 1: it is closed.
-enum Finding : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kGateClosed, kFindings };
+/// 1: it is closed; of tiny rows 1: there are some.
+enum Finding : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kGateClosed, kTinyRows, kFindings };
 
 inline constexpr int kMoments = 3;
 

@@ -62,6 +62,7 @@ inline void aim(Quantization& q, const KernelOrder& order, std::uint8_t* memory)
                 o.min_deviation,
                 o.max_deviation};
   q.largest_zero = is_float(c.zero) ? quantize::largest_zero(c.zero) : 0;
+  q.far_zero = q.fitted ? INFINITY : quantize::far_zero(f);
   q.first_level = core::level_span(f.levels, f.bits).low;
   for (int code = 0; q.w.paired && code + 1 < 1 << f.bits; ++code)
     q.middles[code] = q.w.levels[code] / 2 + q.w.levels[code + 1] / 2;
@@ -89,11 +90,13 @@ void raise_faults(const Quantization& q, const std::uint64_t* findings, Weight&&
   if (findings[kBadCoarse] != 0) {
     const auto at = static_cast<std::int64_t>(~findings[kBadCoarse]);
     const int row = static_cast<int>(at / q.coarse_blocks()), block = static_cast<int>(at % q.coarse_blocks());
-    if (q.fitted) return quantize::require_coarse(INFINITY, read(q.coarse + q.at_row(row, block)), row);
+    if (q.fitted)
+      return quantize::require_coarse(INFINITY, read(q.fitted_coarse + q.at_row(row, block)) * read(q.gain + row), row);
     float largest = 0;
     for (int g = block * q.w.coarse_groups; g < std::min(q.w.groups, (block + 1) * q.w.coarse_groups); ++g)
       largest = std::max(largest, std::abs(read(q.scale + q.at_row(row, g))));
-    quantize::require_coarse(INFINITY, largest, row);
+    const auto unit = static_cast<float>(1 << (q.w.scale.bits - (q.w.scale.number == Number::signed_integer ? 1 : 0)));
+    quantize::require_coarse(INFINITY, largest / (unit - 1) * unit, row);
   }
 }
 

@@ -75,7 +75,7 @@ class Quantizing {
 
   /// After `wait`; waits once more.
   [[nodiscard]] QuantizeReport report() const {
-    QuantizeReport r{1, 1, q_.balanced, widened()};
+    QuantizeReport r{1, 1, q_.balanced, widened(), findings_[kTinyRows] != 0};
     if (!q_.balanced) return r;
     std::vector<double> imbalance(static_cast<std::size_t>(q_.tiles()));
     const auto mean = [&](const double* from) {

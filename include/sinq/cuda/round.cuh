@@ -214,6 +214,15 @@ SINQ_CUDA_DEVICE int scale_bits(const Quantization& q) {
   return q.w.scale.bits - (q.w.scale.number == Number::signed_integer ? 1 : 0);
 }
 
+/// A coarse scale as it will be stored, and what is wrong with it.
+SINQ_CUDA_DEVICE void settle_coarse(const Quantization& q, const RowGroup& i, float coarse) {
+  const float settled = larger(coarse, quantize::kLeastCoarse);
+  if (!(settled <= 65504.0f))
+    raise_global(q.findings + kBadCoarse, ~(static_cast<std::uint64_t>(i.row) * q.coarse_blocks() + i.group));
+  if (settled == quantize::kLeastCoarse) raise_global(q.findings + kTinyRows, std::uint64_t{1});
+  store_global(q.coarse + q.at_row(i.row, i.group), settled);
+}
+
 /// As quantize::encode_scales: the largest scale of a block meets the largest integer.
 SINQ_CUDA_DEVICE void choose_coarse_block(const Quantization& q) {
   const std::int64_t at = global_thread();
@@ -225,10 +234,7 @@ SINQ_CUDA_DEVICE void choose_coarse_block(const Quantization& q) {
     largest = larger(largest, magnitude(load_global<float>(q.scale + q.at_row(row, g))));
   if (largest == 0) largest = kZerosScale;
   const auto unit = static_cast<float>(1 << scale_bits(q));
-  const float coarse = from_half(half_above(multiply(divide(largest, unit - 1), unit)));
-  if (!(coarse <= 65504.0f) || largest < 0x1p-24f)
-    raise_global(q.findings + kBadCoarse, ~(static_cast<std::uint64_t>(row) * q.coarse_blocks() + block));
-  store_global(q.coarse + at, coarse);
+  settle_coarse(q, {row, block}, from_half(half_above(multiply(divide(largest, unit - 1), unit))));
 }
 
 template <int = 0>
@@ -242,22 +248,33 @@ SINQ_CUDA_DEVICE std::uint32_t stored_bits(Number number, float value) {
   return number == Number::f16 ? to_half(value) : to_bfloat16(value);
 }
 
+/// A scale as an integer below a coarse one.
+SINQ_CUDA_DEVICE float integer_scale(const Quantization& q, float scale, float coarse) {
+  const auto unit = static_cast<float>(1 << scale_bits(q));
+  float m = nearest_integer(multiply(divide(magnitude(scale), coarse), unit));
+  m = m < 1 ? 1 : unit - 1 < m ? unit - 1 : m;
+  return scale < 0 ? -m : m;
+}
+
 SINQ_CUDA_DEVICE std::uint32_t scale_bits_of(const Quantization& q, int row, int group) {
   const float scale = load_global<float>(q.scale + q.at_row(row, group));
   if (q.w.header == 0 && q.fitted)
     return stored_bits(q.w.scale.number, multiply(scale, load_global<float>(q.gain + row)));
   if (q.w.header == 0) return stored_bits(q.w.scale.number, scale == 0 ? kZerosScale : scale);
   if (q.fitted && scale == 0) return 0;
-  const auto unit = static_cast<float>(1 << scale_bits(q));
   const float* const from = q.fitted ? q.fitted_coarse : q.coarse;
-  const float coarse = load_global<float>(from + q.at_row(row, group / q.w.coarse_groups));
-  float m = nearest_integer(multiply(divide(magnitude(scale), coarse), unit));
-  m = m < 1 ? 1 : unit - 1 < m ? unit - 1 : m;
-  return static_cast<std::uint32_t>(static_cast<int>(scale < 0 ? -m : m)) & low_bits(q.w.scale.bits);
+  const float m = integer_scale(q, scale, load_global<float>(from + q.at_row(row, group / q.w.coarse_groups)));
+  return static_cast<std::uint32_t>(static_cast<int>(m)) & low_bits(q.w.scale.bits);
 }
 
 SINQ_CUDA_DEVICE std::uint32_t zero_bits_of(const Quantization& q, int row, int group) {
-  const float zero = load_global<float>(q.zero + q.at_row(row, group));
+  float zero = load_global<float>(q.zero + q.at_row(row, group));
+  if (q.far_zero < magnitude(zero)) {  // quantize::follow_scales
+    const float scale = load_global<float>(q.scale + q.at_row(row, group));
+    const float coarse = load_global<float>(q.coarse + q.at_row(row, group / q.w.coarse_groups));
+    const float share = divide(integer_scale(q, scale, coarse), static_cast<float>(1 << scale_bits(q)));
+    zero = multiply(zero, divide(scale, multiply(coarse, share)));
+  }
   const Field& f = q.w.zero;
   if (f.number != Number::unsigned_integer) return stored_bits(f.number, zero);
   const float m = nearest_integer(divide(zero - f.offset, f.factor)), most = static_cast<float>((1 << f.bits) - 1);

@@ -23,6 +23,14 @@ SINQ_CUDA_DEVICE Pair restored(const Coding& coding, Lane x, const ScaleZero& f)
   return {x, (coding.nearest(x / f.scale + f.zero) - f.zero) * f.scale};
 }
 
+/// Whether a row has only the least coarse scale.
+SINQ_CUDA_DEVICE bool is_tiny(const Quantization& q, int row) {
+  if (q.w.header == 0) return false;
+  for (int block = 0; block < q.coarse_blocks(); ++block)
+    if (load_global<float>(q.fitted_coarse + q.at_row(row, block)) > quantize::kLeastCoarse) return false;
+  return true;
+}
+
 template <int kLevels>
 SINQ_CUDA_DEVICE void measure_rows_block(const Quantization& q) {
   const FitCoding<kLevels> coding(q);
@@ -49,7 +57,7 @@ SINQ_CUDA_DEVICE void measure_rows_block(const Quantization& q) {
   }
   if (groups == 0 || lane != 0) return;
   store_global(q.gain + row, o.gain(q.w.bits, 0.7, 1.3));
-  const auto inverse_norm = o.xx > 0 ? static_cast<float>(1 / square_root(o.xx)) : 0.0f;
+  const auto inverse_norm = o.xx > 0 && !is_tiny(q, row) ? static_cast<float>(1 / square_root(o.xx)) : 0.0f;
   store_global(q.row_share + row, is_finite(inverse_norm) ? inverse_norm : 0.0f);  // 0: the row does not count
 }
 
@@ -70,10 +78,7 @@ SINQ_CUDA_DEVICE void check_scales_block(const Quantization& q) {
     return;
   }
   const float gained = stored(Number::f16, multiply(load_global<float>(q.fitted_coarse + at), gain));
-  const float coarse = load_global<float>(q.coarse + at) == 0 ? kZerosScale : gained;
-  if (!is_finite(coarse) || coarse < 0x1p-24f)
-    raise_global(q.findings + kBadCoarse, ~(static_cast<std::uint64_t>(i.row) * q.coarse_blocks() + i.group));
-  store_global(q.coarse + at, coarse);
+  settle_coarse(q, i, load_global<float>(q.coarse + at) == 0 ? kZerosScale : gained);
 }
 
 template <int = 0>

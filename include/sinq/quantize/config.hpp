@@ -100,6 +100,7 @@ struct QuantizeReport {
   double imbalance_after = 1;   //
   bool balanced = false;        // false: not asked for, or the kurtosis gate was closed
   bool widened = false;         // scales did not fit the type asked for and took a wider one (see the result's format)
+  bool tiny_rows = false;       // rows have the least coarse scale there is, and may have weights too small for it
 };
 
 /// How `quantize` runs.

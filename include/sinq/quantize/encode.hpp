@@ -22,6 +22,11 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 /// chosen by dividing by it.
 inline constexpr float kScaleOfZeros = 0x1p-14f;
 
+/// Beyond it, a zero follows its scale (follow_scales).
+[[nodiscard]] inline float far_zero(const Format& f) noexcept {
+  return is_integer(f.scale) && is_float(f.zero) ? 2 * core::level_span(f.levels, f.bits).width : INFINITY;
+}
+
 /// The smallest f16 that is at least `value` (value >= 0): rounding a coarse scale up never clips its largest group.
 [[nodiscard]] inline float round_up_f16(float value) noexcept {
   const half nearest(value);
@@ -29,11 +34,31 @@ inline constexpr float kScaleOfZeros = 0x1p-14f;
   return static_cast<float>(Eigen::numext::bit_cast<half>(static_cast<std::uint16_t>(nearest.x + 1)));
 }
 
-/// A coarse scale must be a number that f16 has: 5.96e-8 to 65504.
-inline void require_coarse(float coarse, float largest_scale, std::int64_t row) {
-  if (!core::is_finite(coarse) || largest_scale < 0x1p-24f)
-    core::raise<InvalidArgument>(core::text("sinq: row ", row, " has a scale of ", largest_scale,
-                                            ": beyond a coarse scale in f16 (5.96e-8 to 65504), use scale = f32"));
+// Coarse scales (in f16) are not below kLeastCoarse: rows of smaller weights, dead neurons or unused words of a
+// vocabulary, get that one instead of stopping a whole model or changing its format. Their scales are off by at most
+// 2^-24 / 2^n, n the bits of an integer scale without its sign (3 to 8), and each weight by that times the span of the
+// levels (2^bits, 256 in a table, 2 of NF4 and NF3), beside what it loses to its bits anyway: by
+//
+//   2^-19 col_scale                                 with 256 levels and scales of 3 bits and a sign; 2^-21 in
+//   preset(4.5)
+//
+// at most. (A fit forgets weights so small that the square of an error beside them overflows: they become 0.)
+
+/// Refuses a coarse scale that is too large: there is no telling what else it would do to its row. `wanted`: before it
+/// was rounded.
+inline void require_coarse(float coarse, float wanted, std::int64_t row) {
+  if (!core::is_finite(coarse))
+    core::raise<InvalidArgument>(
+        core::text("sinq: row ", row, " has a coarse scale of ", wanted, ": f16 holds up to 65504, use scale = f32"));
+}
+
+/// Whether a coarse scale is the least, and may have been wanted smaller.
+[[nodiscard]] inline bool has_least_coarse(const QuantizedMatrix& q) noexcept {
+  const auto* coarse = q.coarse_scale.data();
+  for (std::size_t k = 0; k < q.coarse_scale.size() / sizeof(half); ++k)
+    if (static_cast<float>(core::load_unaligned<half>(coarse, static_cast<std::int64_t>(k))) == kLeastCoarse)
+      return true;
+  return false;
 }
 
 /// Writes the scales of row i.
@@ -61,8 +86,9 @@ inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64
     float largest = 0;
     for (float s : part) largest = std::max(largest, std::abs(s));
     if (largest == 0) largest = kScaleOfZeros;
-    const float coarse = round_up_f16(largest / most * unit);
-    require_coarse(coarse, largest, i);
+    const float wanted = largest / most * unit;
+    const float coarse = std::max(round_up_f16(wanted), kLeastCoarse);
+    require_coarse(coarse, wanted, i);
     pack::write_float(Aux::f16, q.coarse_scale.data() + i * e.coarse_row, first / per_coarse, coarse);
     for (std::size_t k = 0; k < part.size(); ++k) {
       const float m = std::clamp(std::nearbyint(std::abs(part[k]) / coarse * unit), 1.0f, most);
@@ -71,6 +97,15 @@ inline void encode_scales(QuantizedMatrix& q, const pack::Extents& e, std::int64
     }
   }
   pack::write_codes(bits_of(aux), row, 0, groups, integers.data());
+}
+
+/// A zero far beyond the levels stands for what all weights have in common, -zero scale. When an integer scale is
+/// stored as another one, codes cannot make up for that there; the zero can.
+inline void follow_scales(const Format& f, std::span<const float> wanted, std::span<const float> stored,
+                          std::span<float> zeros) {
+  const float far = far_zero(f);
+  for (std::size_t g = 0; g < zeros.size(); ++g)
+    if (std::abs(zeros[g]) > far) zeros[g] = zeros[g] * (wanted[g] / stored[g]);
 }
 
 /// Writes the zeros of row i.

@@ -87,7 +87,7 @@ struct FitStrip {
   float* level_squares;                     // groups x lanes, scratch: what an error of the group's scale costs
   float* unit;                              // groups x lanes, scratch
   float* coarse;                            // coarse scales per row x lanes
-  std::int32_t* scale_integer;              // groups x lanes, of integer scales; 0 only for groups of zeros
+  std::int32_t* scale_integer;              // groups x lanes, of integer scales
   std::int32_t* zero_integer;               // groups x lanes, of integer zeros
   const float* importance = nullptr;        // of each column, with mean 1 over its group; null: all alike
   const float* group_importance = nullptr;  // of each group beside the others

@@ -173,9 +173,17 @@ class FitPass {
     pack::write_codes(q_.format.bits, q_.codes.data() + i * e_.code_row, 0, t_.cols, s.codes.data());
     const Overlap row = core::on_isa<OverlapOf>(x, s.restored.data(), t_.cols);
     const float gain = row.gain(q_.format.bits, 0.7, 1.3);
-    add_columns(x, s.restored.data(), gain, row.xx, columns);
+    if (!is_tiny(r, s)) add_columns(x, s.restored.data(), gain, row.xx, columns);
     write_zeros(i, r, s);
     return write_scales(i, r, gain, s);
+  }
+
+  /// Whether lane r has only the least coarse scale. What was too small for it does not tell what a column needs.
+  [[nodiscard]] bool is_tiny(std::int64_t r, const FitScratch& s) const noexcept {
+    if (is_float(plan_.scale)) return false;
+    for (std::int64_t k = 0; k < pack::coarse_per_row(q_.format, t_); ++k)
+      if (s.coarse[static_cast<std::size_t>(k * kStrip + r)] > kLeastCoarse) return false;
+    return true;
   }
 
   /// A row counts by 1 / |row|^2.
@@ -201,14 +209,10 @@ class FitPass {
       s.integers[static_cast<std::size_t>(g)] = static_cast<std::uint8_t>(
           s.scale_integer[static_cast<std::size_t>(g * kStrip + r)] & ((1 << bits_of(aux)) - 1));
     pack::write_codes(bits_of(aux), to, 0, t_.groups(), s.integers.data());
-    const std::int64_t per_coarse = plan_.coarse_groups == 0 ? t_.groups() : plan_.coarse_groups;
     for (std::int64_t k = 0; k < pack::coarse_per_row(q_.format, t_); ++k) {
-      const auto first = s.integers.begin() + k * per_coarse;
-      const bool zeros =
-          std::all_of(first, first + std::min(per_coarse, t_.groups() - k * per_coarse), [](auto m) { return m == 0; });
       const float fitted = s.coarse[static_cast<std::size_t>(k * kStrip + r)] * gain;
-      const float coarse = zeros ? kScaleOfZeros : pack::round_to(Aux::f16, fitted);
-      require_coarse(coarse, coarse, i);
+      const float coarse = fitted == 0 ? kScaleOfZeros : std::max(pack::round_to(Aux::f16, fitted), kLeastCoarse);
+      require_coarse(coarse, fitted, i);
       pack::write_float(Aux::f16, q_.coarse_scale.data() + i * e_.coarse_row, k, coarse);
     }
     return true;

@@ -133,11 +133,11 @@ class StripFitter {
     store(s_.level_squares, index, level_squares);
   }
 
-  /// The coarse scale of groups [first, last) of each row; 0 where all are 0.
+  /// The coarse scale of groups [first, last) of each row; 0 where all scales are 0.
   [[gnu::always_inline]] Float choose_coarse(std::int64_t first, std::int64_t last) const noexcept {
     Float largest;
     for (std::int64_t g = first; g < last; ++g) largest = max(largest, abs(load(s_.scale, g)));
-    Float best;
+    Float best = FitCoarse<Float>::without_cost(largest);
     Float least = INFINITY;
     for (int k = 0; k < FitCoarse<Float>::kTrials; ++k) {
       auto trial = FitCoarse<Float>::trial(coding_, k, largest);

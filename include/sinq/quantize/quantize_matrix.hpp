@@ -141,13 +141,16 @@ inline void encode_row(const WeightView& w, const Tiling& t, Factors& factors, c
                        const pack::Extents& e, const Coder& coder, std::int64_t i, RowScratch& s, QuantizedMatrix& q) {
   const auto groups = static_cast<std::size_t>(t.groups());
   const auto first = static_cast<std::size_t>(i) * groups;
-  encode_scales(q, e, i, std::span(factors.scale).subspan(first, groups));
-  encode_zeros(q, e, i, std::span(factors.zero).subspan(first, groups));
+  const auto scales = std::span(factors.scale).subspan(first, groups);
+  const auto zeros = std::span(factors.zero).subspan(first, groups);
   s.scales.resize(groups);
   s.zeros.resize(groups);
   s.weights.resize(static_cast<std::size_t>(core::padded(t.cols)));
   s.codes.resize(s.weights.size());
+  encode_scales(q, e, i, scales);
   reader.scales(i, s.scales.data());
+  follow_scales(q.format, scales, s.scales, zeros);
+  encode_zeros(q, e, i, zeros);
   reader.zeros(i, s.zeros.data());
   w.load(i, 0, t.cols, s.weights.data());
   core::on_isa<Multiply>(s.weights.data(), factors.col_inverse_of(t.panel_of(i), t), 1.0f, t.cols);
@@ -204,9 +207,12 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t i = first_row + r;
       const auto at = static_cast<std::size_t>(i) * groups;
-      encode_scales(q, e, i, std::span(factors.scale).subspan(at, groups));
-      encode_zeros(q, e, i, std::span(factors.zero).subspan(at, groups));
+      const auto scales = std::span(factors.scale).subspan(at, groups);
+      const auto zeros = std::span(factors.zero).subspan(at, groups);
+      encode_scales(q, e, i, scales);
       reader.scales(i, s.row_scale.data());
+      follow_scales(q.format, scales, s.row_scale, zeros);
+      encode_zeros(q, e, i, zeros);
       reader.zeros(i, s.row_zero.data());
       for (std::size_t g = 0; g < groups; ++g) {
         s.scale[g * kStrip + static_cast<std::size_t>(r)] = s.row_scale[g];
@@ -253,6 +259,11 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
 /// column), and one tile or 128 rows of floats per thread. Calibration::gptq needs 16 bytes per pair of columns beside.
 ///
 /// Without a configuration it uses preset(4.5). An empty one, `{}`, is not none: it is SINQ as published.
+///
+/// Where scales are integers below a coarse one, as in most presets, rows whose weights are all below some 1e-5 (dead
+/// neurons, unused words of a vocabulary) are restored only to within 2^-19 (2e-6; preset(4.5): 5e-7) times the
+/// column's scale: there is no smaller coarse scale (encode.hpp). QuantizeReport::tiny_rows tells; matrices of such
+/// weights throughout need `scale` = f32.
 ///
 /// Throws InvalidArgument if the configuration or the size is out of range, a weight, rounded to float, is not finite
 /// or not below 2^120 (naming row and column), or outputs overflow on Calibration::awq's sample; Cancelled if the
@@ -363,7 +374,8 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
     const auto mean = [&](const std::vector<double>& v) {
       return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
     };
-    *options.report = {mean(factors.imbalance_before), mean(factors.imbalance_after), balanced, widened};
+    *options.report = {mean(factors.imbalance_before), mean(factors.imbalance_after), balanced, widened,
+                       quantize::has_least_coarse(q)};
   }
   return q;
 }

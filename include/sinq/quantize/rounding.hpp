@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "config.hpp"
+#include "rules.hpp"
 
 // From the weights of one group (in the balanced domain, x = w / (col_scale row)) to a scale and a zero, and from those
 // to codes:  x ~= (level(code) - zero) * scale.

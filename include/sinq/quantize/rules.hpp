@@ -23,6 +23,9 @@ struct HqqShrinkage {
 /// Groups with a smaller scale (zeros, or so small that 1 / scale would overflow) are left out: the smallest normal.
 inline constexpr float kHqqLeastScale = 0x1p-126f;
 
+/// The smallest half: coarse scales are no smaller (encode.hpp).
+inline constexpr float kLeastCoarse = 0x1p-24f;
+
 /// Of the mean over the row. Columns without activations are fitted all the same: nobody knows what comes later.
 inline constexpr double kLeastImportance = 1e-3;
 
