@@ -423,6 +423,15 @@ TEST(Executor, ExceptionOfTheLowestIndexComesOutInAnyOrder) {
   EXPECT_EQ(below, 37);
 }
 
+TEST(Executor, WithoutWorkersIsNamed) {
+  struct NoWorkers final : Executor {
+    [[nodiscard]] int width() const noexcept override { return 0; }
+    void run(std::int64_t, TaskRef) override {}
+  } none;
+  EXPECT_EQ(message_of([&] { (void)core::width_of(none); }), "sinq: executor.width() = 0: must be positive");
+  EXPECT_EQ(core::width_of(SerialExecutor()), 1);
+}
+
 INSTANTIATE_TEST_SUITE_P(Widths, ExecutorTest, testing::Values(0, 1, 3));
 
 }  // namespace

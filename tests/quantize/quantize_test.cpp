@@ -515,6 +515,23 @@ TEST(Quantize, WrongConfigurationsAreNamed) {
   EXPECT_EQ(message_of([] { (void)quantize(WeightView{}); }), "sinq: rows = 0: allowed are 1 to 2^31 - 1");
 }
 
+/// Of which scratch memory has no piece for any worker.
+class NoWorkers final : public Executor {
+ public:
+  [[nodiscard]] int width() const noexcept override { return 0; }
+  void run(std::int64_t count, TaskRef task) override { SerialExecutor().run(count, task); }
+};
+
+TEST(Quantize, ExecutorsWithoutWorkersAreNamed) {
+  const Matrix w = weights(20, 40);
+  NoWorkers none;
+  const std::string expected = "sinq: executor.width() = 0: must be positive";
+  for (const QuantizeConfig& c : {QuantizeConfig{}, preset(4.5), QuantizeConfig{.refine = Refine::hqq}})
+    EXPECT_EQ(message_of([&] { (void)quantize(w, c, {.executor = &none}); }), expected);
+  const QuantizedMatrix q = quantize(w);
+  EXPECT_EQ(message_of([&] { (void)dequantize(q, &none); }), expected);
+}
+
 // --- the same bits ------------------------------------------------------------------------------------------------
 
 /// Runs the tasks backwards, each on another worker: a legal executor, if an odd one.

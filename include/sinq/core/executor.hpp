@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../version.hpp"
+#include "error.hpp"
 
 namespace sinq::inline SINQ_ABI {
 
@@ -57,6 +58,13 @@ class SerialExecutor final : public Executor {
 };
 
 namespace detail::core {
+
+/// How many pieces of scratch memory an executor's workers need.
+[[nodiscard]] inline int width_of(const Executor& executor) {
+  const int width = executor.width();
+  require(width >= 1, "executor.width()", width, "must be positive");
+  return width;
+}
 
 /// Runs tasks that may throw. The exception of the lowest failing index comes out on the calling thread: every lower
 /// index has run by then, so it is the same one whatever the number of threads.

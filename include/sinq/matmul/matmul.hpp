@@ -45,7 +45,7 @@ inline void matmul(std::span<const Product> products, const MatmulOptions& optio
   detail::matmul::validate(options);
   SerialExecutor serial;
   Executor& threads = options.executor ? *options.executor : serial;
-  const int width = threads.width();
+  const int width = detail::core::width_of(threads);
   const std::size_t needed = matmul_workspace(products, width);
   std::vector<std::byte> own;
   std::span<std::byte> workspace = options.workspace;

@@ -48,7 +48,7 @@ void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor 
   SerialExecutor serial;
   Executor& threads = executor ? *executor : serial;
   const std::int64_t per_worker = 2 * t.groups() + t.cols;
-  std::vector<float> scratch(static_cast<std::size_t>(threads.width() * per_worker));
+  std::vector<float> scratch(static_cast<std::size_t>(detail::core::width_of(threads) * per_worker));
   threads.run(q.rows, [&](std::int64_t i, int worker) {
     float* row = scratch.data() + worker * per_worker;
     detail::pack::restore_row(reader, i, row + t.cols, row);

@@ -104,7 +104,7 @@ class AwqSearch {
     struct Scratch {
       std::vector<float> factors, weights, restored, outputs;
     };
-    std::vector<Scratch> scratch(static_cast<std::size_t>(threads.width()));
+    std::vector<Scratch> scratch(static_cast<std::size_t>(core::width_of(threads)));
     core::run_throwing(threads, w_.rows, [&](std::int64_t i, int worker) {
       Scratch& s = scratch[static_cast<std::size_t>(worker)];
       s.factors.resize(static_cast<std::size_t>(2 * reader.tiling().groups()));

@@ -164,7 +164,7 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& fac
   const pack::Extents e = pack::extents(q.format, t);
   const pack::RowReader reader(q);
   const Coder coder(q.format);
-  std::vector<RowScratch> scratch(static_cast<std::size_t>(threads.width()));
+  std::vector<RowScratch> scratch(static_cast<std::size_t>(core::width_of(threads)));
   core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
     if (progress.cancelled()) return;
     encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
@@ -185,7 +185,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
     std::vector<std::uint8_t> codes;
     FeedbackScratch feedback;
   };
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads.width()));
+  std::vector<Scratch> scratch(static_cast<std::size_t>(core::width_of(threads)));
   core::run_throwing(threads, t.panels() * strips_per_panel, [&](std::int64_t strip, int worker) {
     const std::int64_t panel = strip / strips_per_panel;
     const std::int64_t first = strip % strips_per_panel * kStrip;
@@ -235,7 +235,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
                                    const Importance& importance, const FeedbackPlan* feedback, Executor& threads,
                                    Progress& progress, QuantizedMatrix& q) {
   FitPass pass(weights, options, factors.col_scale, factors.col_inverse, importance, feedback, q);
-  std::vector<FitScratch> scratch(static_cast<std::size_t>(threads.width()));
+  std::vector<FitScratch> scratch(static_cast<std::size_t>(core::width_of(threads)));
   std::atomic<bool> all_fit{true};
   core::run_throwing(threads, pass.chunks(), [&](std::int64_t chunk, int worker) {
     if (progress.cancelled() || !all_fit.load(std::memory_order_relaxed)) return;
@@ -292,7 +292,7 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
   if (balanced && config.refine == Refine::hqq) factors.row.resize(factors.scale.size());
   factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
   factors.imbalance_after.resize(static_cast<std::size_t>(tiles), 1.0);
-  std::vector<std::vector<float>> buffers(static_cast<std::size_t>(threads.width()));
+  std::vector<std::vector<float>> buffers(static_cast<std::size_t>(core::width_of(threads)));
   const auto choose_all = [&](bool balance, bool counted) {
     core::run_throwing(threads, tiles, [&](std::int64_t tile, int worker) {
       if (progress.cancelled()) return;
