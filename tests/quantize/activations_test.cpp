@@ -95,6 +95,16 @@ TEST(Activations, KeepEverySecondFourthEighthToken) {
 }
 
 // The two sums differ by the rounding of one order of adding and another.
+// A full sample of these would be 4 TiB.
+TEST(Activations, TakeMemoryForTheTokensThereAre) {
+  const Matrix x = uneven_tokens(3, 1 << 20);
+  Activations a(1 << 20, {.sample = 1 << 20});
+  for (std::int64_t t = 0; t < x.rows(); ++t) a.add(MatrixView<const float>(x.row(t).data(), 1, x.cols()));
+  ASSERT_EQ(a.sample().rows, 3);
+  for (std::int64_t t = 0; t < 3; ++t)
+    EXPECT_TRUE(std::equal(a.sample().row(t), a.sample().row(t) + x.cols(), x.row(t).data())) << t;
+}
+
 TEST(Activations, MergedAreThoseOfAllTokens) {
   const Matrix x = uneven_tokens(96, 40);
   Activations at_once(40, kAll);

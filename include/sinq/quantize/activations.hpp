@@ -44,7 +44,7 @@ class Activations {
     if (tokens.rows == 0) return;
     detail::core::require_view(tokens, "tokens");
     for (std::int64_t t = 0; t < tokens.rows; ++t) require_finite(tokens.row(t), t);
-    sample_.reserve(static_cast<std::size_t>(options_.sample * cols_));
+    make_room(tokens.rows);
     for (std::int64_t t = 0; t < tokens.rows; ++t) {
       const float* x = tokens.row(t);
       for (std::int64_t j = 0; j < cols_; ++j) {
@@ -111,6 +111,15 @@ class Activations {
       if (core::magnitude_bits(x[j]) >= core::magnitude_bits(core::kWeightLimit))
         core::raise<InvalidArgument>(
             core::text("sinq: tokens(", token, ", ", j, ") = ", x[j], ": must be finite and below 2^120 in magnitude"));
+  }
+
+  /// For as many more tokens as will be kept. Memory grows with those there are, since the largest sample of wide
+  /// layers would take more than there is; and here, since nothing is added if there is not enough.
+  void make_room(std::int64_t tokens) {
+    const std::int64_t kept = std::ssize(sample_) / cols_;
+    const std::int64_t needed = std::min(kept + std::min(tokens, options_.sample), options_.sample);
+    if (static_cast<std::int64_t>(sample_.capacity()) < needed * cols_)
+      sample_.reserve(static_cast<std::size_t>(std::max(needed, std::min(2 * kept, options_.sample)) * cols_));
   }
 
   /// Keeps a token; when there is no room, first lets go of every other one, and of this one if it is such a one.

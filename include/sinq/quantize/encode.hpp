@@ -39,13 +39,11 @@ inline constexpr float kScaleOfZeros = 0x1p-14f;
 // 2^-24 / 2^n, n the bits of an integer scale without its sign (3 to 8), and each weight by that times the span of the
 // levels (2^bits, 256 in a table, 2 of NF4 and NF3), beside what it loses to its bits anyway: by
 //
-//   2^-19 col_scale                                 with 256 levels and scales of 3 bits and a sign; 2^-21 in
-//   preset(4.5)
+//   2^-19 col_scale                       with 256 levels and scales of 3 bits and a sign; in preset(4.5) 2^-21
 //
 // at most. (A fit forgets weights so small that the square of an error beside them overflows: they become 0.)
 
-/// Refuses a coarse scale that is too large: there is no telling what else it would do to its row. `wanted`: before it
-/// was rounded.
+/// Refuses a coarse scale that is too large. `wanted`: before it was rounded.
 inline void require_coarse(float coarse, float wanted, std::int64_t row) {
   if (!core::is_finite(coarse))
     core::raise<InvalidArgument>(
