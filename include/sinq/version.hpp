@@ -14,7 +14,11 @@
 //   with -mavx and the like, the compiler uses such instructions everywhere: an engine whose other files must run on
 //   an older processor would crash there. Objects of sinq do not pass between files that differ in an instruction set
 //   named below: that does not link. (The kernels need no flags.) Those are the ones that compilers use unasked; files
-//   that differ in others only, or in -mtune and -O, do share functions.
+//   that differ in others only, or in -mtune and -O, do share functions. So do all files those of std and Eigen that
+//   are not inlined (std::vector<double>::_M_fill_insert), as with any header: their names know nothing of flags, and
+//   the linker may keep a copy with -mavx's instructions. They move and compare numbers, or round once, so results
+//   stay; a program that must start on an older processor has to keep files with such flags apart, as in a shared
+//   library that hides its symbols.
 //
 //   v0_1   v0_1_noexcept   v0_1_avx2_bmi2_f16c_fma   ...
 #if defined(__cpp_exceptions) || defined(__EXCEPTIONS)

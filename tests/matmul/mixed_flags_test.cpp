@@ -13,7 +13,8 @@
 //
 //   - in a file without flags, instructions of a newer processor stand only in the functions of that instruction set
 //     (a template defined in a target region would be a function like any other, with such instructions in it)
-//   - files with different flags share no function: the linker keeps one copy, whichever comes first
+//   - files with different flags share no function of the library: the linker keeps one copy, whichever comes first
+//     (of functions of std and Eigen it still does: version.hpp says what that means)
 //
 // The program linked from both must compute.
 
@@ -28,7 +29,7 @@ TEST(MixedFlags, WithoutFlagsNewInstructionsStayInTheirNamespace) {
   sinq::test::expect_avx_where_it_belongs(SINQ_PLAIN_OBJECT);
 }
 
-TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunction) {
+TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunctionOfTheLibrary) {
   sinq::test::expect_nothing_shared(SINQ_PLAIN_OBJECT, SINQ_FLAGGED_OBJECT);
 }
 

@@ -17,7 +17,7 @@ TEST(MixedFlags, WithoutFlagsNewInstructionsStayInTheirFunctions) {
   sinq::test::expect_avx_where_it_belongs(SINQ_PLAIN_OBJECT);
 }
 
-TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunction) {
+TEST(MixedFlags, FilesWithDifferentFlagsShareNoFunctionOfTheLibrary) {
   sinq::test::expect_nothing_shared(SINQ_PLAIN_OBJECT, SINQ_FLAGGED_OBJECT);
 }
 

@@ -49,7 +49,8 @@ inline std::set<std::string> functions_with_avx(const std::string& object) {
   return found;
 }
 
-/// Functions that every file may bring and the linker keeps one of.
+/// Functions of the library that every file may bring and the linker keeps one of. (Those of std and Eigen are beyond
+/// its reach: version.hpp.)
 inline std::set<std::string> shared_by_name(const std::string& object) {
   std::set<std::string> found;
   for (const std::string& line : lines_of("nm " + object)) {
@@ -72,7 +73,7 @@ inline void expect_avx_where_it_belongs(const std::string& object) {
   }
 }
 
-/// Two objects share no function.
+/// Two objects share no function of the library.
 inline void expect_nothing_shared(const std::string& one, const std::string& other) {
   if (!has_tool("nm")) GTEST_SKIP() << "nm is not installed";
   const auto of_one = shared_by_name(one);
