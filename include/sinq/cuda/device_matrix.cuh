@@ -147,7 +147,7 @@ class DeviceMatrix {
   /// Bytes of device memory.
   [[nodiscard]] std::int64_t bytes() const noexcept { return order_.bytes; }
 
-  /// The canonical form, bit for bit as it was (bits behind the last entry of a row are zero). Waits for `stream`.
+  /// The canonical form, bit for bit as it was. Waits for `stream`.
   [[nodiscard]] QuantizedMatrix download(cudaStream_t stream = nullptr, Executor* executor = nullptr) const {
     using namespace detail::cuda;
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(order_.bytes));

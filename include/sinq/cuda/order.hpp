@@ -7,7 +7,7 @@
 #include "codes.hpp"
 
 // Canonical order <-> kernel order, on the host. Nothing is lost or added but padding, so the way back gives the same
-// bytes (bits behind the last entry of a row, which mean nothing, come back as zero).
+// bytes.
 
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
@@ -114,7 +114,7 @@ void for_strips(const Weights& w, Executor* executor, Visitor&& visit) {
   SerialExecutor serial;
   Executor& threads = executor ? *executor : serial;
   const std::size_t size = static_cast<std::size_t>(w.units) * (kStripRows * kUnitCols);
-  std::vector<std::uint8_t> codes(size * static_cast<std::size_t>(threads.width()));
+  std::vector<std::uint8_t> codes(size * static_cast<std::size_t>(core::width_of(threads)));
   threads.run(strips_of(w), [&](std::int64_t strip, int worker) {
     const std::int64_t panel = strip / w.panel_strips, in_panel = (strip - panel * w.panel_strips) * kStripRows;
     const std::int64_t row = panel * w.tile_height + in_panel;
