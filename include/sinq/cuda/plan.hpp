@@ -390,18 +390,13 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
   const std::int64_t token_blocks = problem.experts == 0
                                         ? (tokens + block_tokens - 1) / block_tokens
                                         : tokens / block_tokens + std::min<std::int64_t>(tokens, problem.experts);
-  if (token_blocks > 65535) {
-    const std::string limit = core::text("with these options up to ", 65535 * block_tokens);
-    require(false, "tokens", tokens, limit.c_str());
-  }
+  require(token_blocks <= 65535, "tokens", tokens, "with these options up to ", 65535 * block_tokens);
   p.grid_z = static_cast<int>(token_blocks);
 
   plan_split(problem, device, options, p);
   if (!wgmma) plan_mma_chunks(w, device, options, p);
-  if (p.shared_bytes > device.shared_per_block) {
-    const std::string limit = core::text("the plan takes ", p.shared_bytes);
-    require(false, "device.shared_per_block", device.shared_per_block, limit.c_str());
-  }
+  require(p.shared_bytes <= device.shared_per_block, "device.shared_per_block", device.shared_per_block,
+          "the plan takes ", p.shared_bytes);
   p.workspace_bytes = p.slices == 1 ? 0 : std::int64_t{4} * p.slices * tokens * problem.rows;
   return p;
 }
@@ -443,27 +438,20 @@ inline void require_fitting(const sinq::cuda::Plan& plan, const Problem& problem
 inline void require_possible(const sinq::cuda::Plan& plan, const sinq::cuda::Device& here) {
   core::require(plan.kernel != sinq::cuda::Kernel::wgmma || here.wgmma, "plan.kernel", "wgmma",
                 "the current device is no Hopper, or this is not compiled for sm_90a (plan with its device_facts)");
-  if (plan.shared_bytes > here.shared_per_block) {
-    const std::string limit =
-        core::text("a block of the current device has up to ", here.shared_per_block, " (plan with its device_facts)");
-    core::require(false, "plan.shared_bytes", plan.shared_bytes, limit.c_str());
-  }
+  core::require(plan.shared_bytes <= here.shared_per_block, "plan.shared_bytes", plan.shared_bytes,
+                "a block of the current device has up to ", here.shared_per_block, " (plan with its device_facts)");
 }
 
 /// InvalidArgument unless a workspace has `bytes` bytes from a multiple of `alignment` on. If none are used, any will
 /// do.
 inline void require_workspace(std::span<std::byte> workspace, std::int64_t bytes, std::uintptr_t alignment) {
   using core::require;
-  if (static_cast<std::int64_t>(workspace.size()) < bytes) {
-    const std::string limit = core::text("must be at least ", bytes);
-    require(false, "workspace.size()", workspace.size(), limit.c_str());
-  }
+  require(static_cast<std::int64_t>(workspace.size()) >= bytes, "workspace.size()", workspace.size(),
+          "must be at least ", bytes);
   if (bytes == 0) return;
   require(workspace.data() != nullptr, "workspace.data()", "null", "must not be null");
-  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % alignment != 0) {
-    const std::string limit = core::text("must be aligned to ", alignment, " bytes");
-    require(false, "workspace.data()", static_cast<const void*>(workspace.data()), limit.c_str());
-  }
+  require(reinterpret_cast<std::uintptr_t>(workspace.data()) % alignment == 0, "workspace.data()",
+          static_cast<const void*>(workspace.data()), "must be aligned to ", alignment, " bytes");
 }
 
 inline void apply(const sinq::cuda::Plan& plan, const Problem& problem, Product& product) noexcept {
