@@ -7,12 +7,14 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <sinq/core.hpp>
 #include <sinq/core/thread_pool.hpp>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "support/isas.hpp"
 #include "support/message_of.hpp"
 
 namespace {
@@ -170,6 +172,26 @@ TEST(View, FirstWeightThatIsNotFiniteIsNamed) {
   for (std::uint32_t bits : {0x7f80'0001u, 0xffc0'0000u, 0xffff'ffffu, 0x7fff'ffffu})  // NaNs of all kinds
     EXPECT_FALSE(core::is_finite(std::bit_cast<float>(bits)));
   for (float x : {0.0f, -0.0f, 1e-45f, -3.4028235e38f}) EXPECT_TRUE(core::is_finite(x));
+}
+
+// --- lanes --------------------------------------------------------------------------------------------------------
+
+struct StoreAsBytes {
+  template <int kWidth>
+  [[gnu::always_inline]] static void run(const float* from, std::int64_t count, std::uint8_t* to) noexcept {
+    for (std::int64_t k = 0; k < count; k += kWidth) core::Lanes<kWidth>::load(from + k).store(to + k);
+  }
+};
+
+TEST(Lanes, WholeNumbersBecomeBytes) {
+  std::vector<float> from(256);
+  std::iota(from.begin(), from.end(), 0.0f);
+  test::on_every_isa([&](Isa isa) {
+    std::vector<std::uint8_t> to(from.size() + 1, 77);
+    core::on_isa<StoreAsBytes>(from.data(), std::int64_t{256}, to.data());
+    for (std::size_t k = 0; k < from.size(); ++k) EXPECT_EQ(to[k], from[k]) << name_of(isa);
+    EXPECT_EQ(to.back(), 77) << name_of(isa);
+  });
 }
 
 // --- instruction sets ---------------------------------------------------------------------------------------------

@@ -33,6 +33,19 @@ inline constexpr std::int64_t kLanes = 16;
   return (cols + kLanes - 1) / kLanes * kLanes;
 }
 
+/// The compiler is not told where v comes from: it does not merge that with what follows, nor put it off.
+template <class Vector>
+[[gnu::always_inline]] inline void keep_order([[maybe_unused]] Vector& v) noexcept {
+#if defined(__clang__)  // which takes no wide operands before it has inlined this
+#elif defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  asm("" : "+m"(v));
+#endif
+}
+
 /// product = a b, a being a vector or a number, kept apart from a sum that it goes into.
 template <class A, class Vector>
 [[gnu::always_inline]] inline void multiply_unfused(const A& a, const Vector& b, Vector& product) noexcept {
@@ -40,13 +53,7 @@ template <class A, class Vector>
 #pragma clang fp contract(off)
 #endif
   product = a * b;
-#if !defined(__clang__) && defined(__x86_64__)  // g++ knows no such pragma; this hides the product from it
-  asm("" : "+v"(product));
-#elif !defined(__clang__) && defined(__aarch64__)
-  asm("" : "+w"(product));
-#elif !defined(__clang__)
-  asm("" : "+m"(product));
-#endif
+  keep_order(product);  // g++ knows no such pragma; this hides the product from it
 }
 
 template <int kWidth, class Floats>
@@ -61,6 +68,24 @@ template <int kWidth, class Floats>
 [[gnu::always_inline]] inline void most_of(const Floats& a, const Floats& b, Floats& most) noexcept {
   most = b < a ? a : b;
 }
+template <int kWidth, class Ints>
+[[gnu::always_inline]] inline void store_bytes(const Ints& integers, std::uint8_t* to) noexcept {
+  const auto bytes = __builtin_convertvector(integers, typename VectorTypes<kWidth>::Bytes);
+  std::memcpy(to, &bytes, sizeof bytes);
+}
+#if !defined(__clang__)
+/// g++ takes one lane at a time; a shuffle within each half is one instruction.
+template <int kWidth, class Ints>
+requires(kWidth == 8) [[gnu::always_inline]] inline void store_bytes(const Ints& integers, std::uint8_t* to) noexcept {
+  typename VectorTypes<sizeof integers>::Bytes bytes;
+  std::memcpy(&bytes, &integers, sizeof bytes);
+  const decltype(bytes) lowest = {0,  4,  8,  12, 0,  4,  8,  12, 0,  4,  8,  12, 0,  4,  8,  12,
+                                  16, 20, 24, 28, 16, 20, 24, 28, 16, 20, 24, 28, 16, 20, 24, 28};
+  bytes = __builtin_shuffle(bytes, lowest);
+  std::memcpy(to, &bytes, 4);
+  std::memcpy(to + 4, reinterpret_cast<const std::byte*>(&bytes) + 16, 4);
+}
+#endif
 #if defined(__x86_64__) && !defined(__clang__)  // single instructions, of which g++ makes two
 template <int kWidth, class Floats>
 requires(kWidth > 4) [[gnu::always_inline]] inline void load_all(const float* from, Floats& all) noexcept {
@@ -139,8 +164,7 @@ class Lanes {
   /// Of lanes that hold integers from 0 to 255.
   [[gnu::always_inline]] void store(std::uint8_t* to) const noexcept {
     const Ints integers = __builtin_convertvector(v_, Ints);
-    const Bytes bytes = __builtin_convertvector(integers, Bytes);
-    std::memcpy(to, &bytes, sizeof bytes);
+    store_bytes<kWidth>(integers, to);
   }
 
   /// kWidth elements of any type, at any alignment.
@@ -219,6 +243,9 @@ class Lanes {
   [[gnu::always_inline]] friend Lanes mul_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
     return product(a, b) + c;
   }
+
+  /// This is to be known here: an addition that comes earlier is not put off.
+  [[gnu::always_inline]] void keep_order() noexcept { core::keep_order(v_); }
 
   [[gnu::always_inline]] friend Lanes sqrt(const Lanes& a) noexcept {
 #if defined(__clang__) && defined(__x86_64__)  // which takes no wider operands before it has inlined this

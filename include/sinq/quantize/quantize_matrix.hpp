@@ -78,8 +78,14 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   const std::int64_t stride = core::padded(cols);
   buffer.resize(static_cast<std::size_t>(rows * stride));
   if (stride != cols) std::fill(buffer.begin(), buffer.end(), 0.0f);
-  w.load(first_row, rows, first_col, cols, buffer.data(), stride);
-  const float largest = core::require_finite(buffer.data(), rows, cols, stride, first_row, first_col);
+  float largest = 0;
+  constexpr std::int64_t kRowsInCache = 64;
+  for (std::int64_t i = 0; i < rows; i += kRowsInCache) {
+    const std::int64_t count = std::min(kRowsInCache, rows - i);
+    float* block = buffer.data() + i * stride;
+    w.load(first_row + i, count, first_col, cols, block, stride);
+    largest = std::max(largest, core::require_finite(block, count, cols, stride, first_row + i, first_col));
+  }
 
   float* col_inverse = out.col_inverse_of(p, t) + first_col;
   if (balance) {
