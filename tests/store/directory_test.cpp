@@ -175,6 +175,24 @@ TEST(DirectoryWriter, Stacks) {
   EXPECT_EQ(store::contents(copy).stacks.at(0).count, 3);
 }
 
+/// Files know their own names only.
+TEST(DirectoryWriter, OneNameInTwoFilesIsRefused) {
+  Directory dir;
+  make_model(dir);
+  const Checkpoint model(dir / "in");
+  DirectoryWriter out(model, dir / "out", {.shard_bytes = 1});
+  const QuantizedMatrix q = arbitrary({}, 16, 64);
+  for (const char* name : {"a", "b"}) out.write(name, q);
+  EXPECT_TRUE(says(thrown_by([&] { out.write("a", q); }), "InvalidArgument", "name = a.codes: occurs twice"));
+  const std::byte some{};
+  const store::Tensor other{"a.codes", store::ElementType::u8, {1}, {&some, 1}, "", 0};
+  EXPECT_TRUE(says(thrown_by([&] { out.keep(other, "none"); }), "InvalidArgument", "name = a.codes: occurs twice"));
+  out.write("c", q);
+  out.finish();
+  const auto contents = store::contents(Checkpoint(dir / "out"));
+  EXPECT_EQ(contents.quantized.size(), 3u);
+}
+
 TEST(DirectoryWriter, WithoutFinishNothingRemains) {
   Directory dir;
   make_model(dir);

@@ -211,13 +211,14 @@ class DirectoryWriter {
     if (shard_ && shard_->data_bytes() > 0 && shard_->data_bytes() + bytes > options_.shard_bytes) close_shard();
     if (!shard_) {
       shards_.push_back(staging_ / ("shard-" + std::to_string(shards_.size())));
-      shard_.emplace(shards_.back(), WriterOptions{.header_bytes = header_bytes_});
+      shard_.emplace(shards_.back(), WriterOptions{.header_bytes = header_bytes_, .taken = &names_});
     }
     return *shard_;
   }
 
   void close_shard() {
     shard_->finish();
+    names_.insert(shard_->names().begin(), shard_->names().end());
     shard_.reset();
   }
 
@@ -309,6 +310,7 @@ class DirectoryWriter {
   bool is_new_ = true;
   Json config_;
   std::vector<std::filesystem::path> shards_;
+  std::unordered_set<std::string> names_;  // of the tensors in files that are complete
   std::optional<Writer> shard_;
   std::int64_t quantized_ = 0;
   std::vector<std::pair<std::string, std::string>> left_alone_;

@@ -25,6 +25,8 @@ struct WriterOptions {
   /// Bytes to keep free for the header. A header that grows beyond costs moving all data once at the end; one that
   /// stays below is filled with spaces.
   std::int64_t header_bytes = 64 << 10;
+  /// Names that other files of the same model have; must outlive the writer.
+  const std::unordered_set<std::string>* taken = nullptr;
 };
 
 /// Writes a safetensors file tensor by tensor, in memory of about one megabyte, and puts it in its place only when it
@@ -42,12 +44,13 @@ struct WriterOptions {
 /// tensors follow one another without gaps, as the format demands, so order them by falling alignment if a reader
 /// cares.
 ///
-/// InvalidArgument for a name that is not UTF-8, occurs twice or is "__metadata__", and for data that are not as long
-/// as type and shape say: such a call leaves the file as it was, and the next one may do better. IoError, with the path
-/// and the reason, where the system refuses.
+/// InvalidArgument for a name that is not UTF-8, occurs twice, is taken or is "__metadata__", and for data that are not
+/// as long as type and shape say: such a call leaves the file as it was, and the next one may do better. IoError, with
+/// the path and the reason, where the system refuses.
 class Writer {
  public:
-  explicit Writer(const std::filesystem::path& target, const WriterOptions& options = {}) : file_(target) {
+  explicit Writer(const std::filesystem::path& target, const WriterOptions& options = {})
+      : file_(target), taken_(options.taken) {
     detail::core::require(
         options.header_bytes >= 0 && options.header_bytes <= static_cast<std::int64_t>(detail::store::kMaxHeaderBytes),
         "header_bytes", options.header_bytes, "allowed are 0 to 100000000");
@@ -104,8 +107,13 @@ class Writer {
     metadata_keys_.emplace(key);
   }
 
-  /// Whether there is a tensor of that name so far, or an entry of __metadata__.
-  [[nodiscard]] bool has(std::string_view name) const { return names_.contains(std::string(name)); }
+  /// Names of the tensors so far.
+  [[nodiscard]] const std::unordered_set<std::string>& names() const noexcept { return names_; }
+  /// Whether there is a tensor of that name so far, here or in another file, or an entry of __metadata__.
+  [[nodiscard]] bool has(std::string_view name) const {
+    const std::string key(name);
+    return names_.contains(key) || (taken_ != nullptr && taken_->contains(key));
+  }
   [[nodiscard]] bool has_metadata(std::string_view key) const { return metadata_keys_.contains(std::string(key)); }
 
   /// Bytes of tensors so far.
@@ -198,6 +206,7 @@ class Writer {
   }
 
   detail::store::TemporaryFile file_;
+  const std::unordered_set<std::string>* taken_;
   std::uint64_t reserved_ = 0;  // bytes of the header
   std::uint64_t size_ = 0;      // of all data so far
   std::uint64_t flushed_ = 0;   // of these, in the file
