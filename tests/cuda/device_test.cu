@@ -418,9 +418,9 @@ TEST_F(Products, WrongArgumentsAreNamed) {
   };
   float *const x = memory.data(), *const y = x + 2000;
   EXPECT_EQ(message(plan, x, 2, 70, y, 20), "nothing was thrown");
-  EXPECT_EQ(message(plan, x, 2, 71, y, 20), "sinq: x.cols = 71: must equal the cols of the matrix");
-  EXPECT_EQ(message(plan, x, 2, 70, y, 19), "sinq: y.cols = 19: must equal the rows of the matrix");
-  EXPECT_EQ(message(plan, x, 3, 70, y, 20), "sinq: y.rows = 3: the plan is for another number of tokens");
+  EXPECT_EQ(message(plan, x, 2, 71, y, 20), "sinq: x.cols = 71: must equal the cols of the matrix, 70");
+  EXPECT_EQ(message(plan, x, 2, 70, y, 19), "sinq: y.cols = 19: must equal the rows of the matrix, 20");
+  EXPECT_EQ(message(plan, x, 3, 70, y, 20), "sinq: y.rows = 3: the plan is for 2 tokens");
   EXPECT_EQ(message(plan, nullptr, 2, 70, y, 20), "sinq: x.data = null: must not be null");
   EXPECT_EQ(message(plan, x, 2, 70, nullptr, 20), "sinq: y.data = null: must not be null");
   EXPECT_EQ(message(sliced, x, 2, 70, y, 20), "sinq: workspace.size() = 300: must be at least 320");
@@ -612,7 +612,7 @@ TEST_F(Groups, WrongOnesAreNamed) {
     });
   };
   EXPECT_EQ(message(plan, two, 40), "nothing was thrown");
-  EXPECT_EQ(message(plan, two, 39), "sinq: y.cols = 39: must equal the rows of all matrices");
+  EXPECT_EQ(message(plan, two, 39), "sinq: y.cols = 39: must equal the rows of all matrices, 40");
   EXPECT_EQ(message({}, two, 40), "sinq: plan.launches.size() = 0: was made for other matrices");
   EXPECT_NE(message(plan, std::span(two).first(1), 20).find("was made for another matrix"), std::string::npos);
 }

@@ -228,8 +228,8 @@ TEST_F(Quantizing, NamesAMatrixOfAnotherKind) {
     });
   };
   EXPECT_EQ(message(64, 64, {}), "nothing was thrown");
-  EXPECT_EQ(message(32, 64, {}), "sinq: w.rows() = 32: must equal weights.rows");
-  EXPECT_EQ(message(64, 32, {}), "sinq: w.cols() = 32: must equal weights.cols");
+  EXPECT_EQ(message(32, 64, {}), "sinq: w.rows() = 32: must equal weights.rows, 64");
+  EXPECT_EQ(message(64, 32, {}), "sinq: w.cols() = 32: must equal weights.cols, 64");
   EXPECT_EQ(message(64, 64, {.bits = 3}),
             "sinq: w.format() = another: must be the configuration's (make_device_matrix)");
 }

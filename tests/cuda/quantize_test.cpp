@@ -535,7 +535,7 @@ TEST(Quantize, ErrorsAreTheCpus) {
               weighted.calibration = Calibration::weighted;
               (void)on_device<float>(MatrixView<const float>(w), weighted, nullptr, std::vector<double>(99));
             }),
-            "sinq: mean_square.size() = 99: must equal weights.cols: this calibration needs it");
+            "sinq: mean_square.size() = 99: must equal weights.cols, 100: this calibration needs it");
 }
 
 // --- into a matrix that exists --------------------------------------------------------------------------------------

@@ -242,8 +242,8 @@ TEST(Dequantize, WritesOnlyItsRows) {
   const auto message = [&](std::int64_t rows, std::int64_t cols, std::int64_t stride) {
     return message_of([&] { dequantize(q, MatrixView<float>(memory.data(), rows, cols, stride)); });
   };
-  EXPECT_EQ(message(2, 70, 75), "sinq: out.rows = 2: must equal the rows of the matrix");
-  EXPECT_EQ(message(3, 71, 75), "sinq: out.cols = 71: must equal the cols of the matrix");
+  EXPECT_EQ(message(2, 70, 75), "sinq: out.rows = 2: must equal the rows of the matrix, 3");
+  EXPECT_EQ(message(3, 71, 75), "sinq: out.cols = 71: must equal the cols of the matrix, 70");
   EXPECT_EQ(message(3, 70, 69), "sinq: out.stride = 69: must be at least out.cols");
   EXPECT_EQ(message_of([&] { dequantize(q, MatrixView<float>(nullptr, 3, 70)); }),
             "sinq: out.data = null: must not be null");

@@ -137,7 +137,7 @@ TEST(Activations, RefuseWhatDoesNotFit) {
   Activations a(4);
   Matrix x = Matrix::Ones(3, 4);
   EXPECT_EQ(message_of([&] { a.add(MatrixView<const float>(x.data(), 4, 3)); }),
-            "sinq: tokens.cols = 3: must equal the columns of the statistics");
+            "sinq: tokens.cols = 3: must equal the columns of the statistics, 4");
   x(2, 1) = NAN;
   EXPECT_EQ(message_of([&] { a.add(x); }), "sinq: tokens(2, 1) = nan: must be finite and below 2^120 in magnitude");
   x(2, 1) = 0x1p120f;
@@ -145,7 +145,7 @@ TEST(Activations, RefuseWhatDoesNotFit) {
   EXPECT_EQ(a.tokens(), 0);
   EXPECT_EQ(a.mean_square(), std::vector<double>(4));
   EXPECT_EQ(message_of([&] { a.merge(Activations(5)); }),
-            "sinq: other.cols() = 5: must equal the columns of the statistics");
+            "sinq: other.cols() = 5: must equal the columns of the statistics, 4");
   EXPECT_EQ(message_of([&] { a.merge(Activations(4, kAll)); }),
             "sinq: other.has_second_moments() = 1: must be the same on both sides");
 }

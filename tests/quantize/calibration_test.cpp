@@ -115,7 +115,7 @@ TEST(Calibration, RefusesWhatIsMissing) {
   };
   for (Calibration c : {Calibration::awq, Calibration::weighted, Calibration::gptq}) {
     EXPECT_EQ(message(c, nullptr), "sinq: activations = null: this calibration needs them");
-    EXPECT_EQ(message(c, &other), "sinq: activations.cols() = 48: must equal weights.cols");
+    EXPECT_EQ(message(c, &other), "sinq: activations.cols() = 48: must equal weights.cols, 32");
     EXPECT_EQ(message(c, &none), "sinq: activations.tokens() = 0: must be at least 1");
   }
   EXPECT_EQ(message(Calibration::gptq, &diagonal),

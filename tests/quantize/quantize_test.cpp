@@ -764,7 +764,7 @@ TEST(Measure, EdgesAndRefusals) {
   EXPECT_EQ(measure(quantize(Matrix::Zero(4, 20)), view(Matrix::Zero(4, 20))).relative_error, 0);
   EXPECT_EQ(measure(q, view(Matrix::Zero(4, 20))).relative_error, INFINITY);
   EXPECT_EQ(message_of([&] { (void)measure(q, view(w.topRows(3))); }),
-            "sinq: weights.rows = 3: must equal the rows of the matrix");
+            "sinq: weights.rows = 3: must equal the rows of the matrix, 4");
   const std::vector<double> few(19, 1.0);
   EXPECT_EQ(message_of([&] { (void)measure(q, WeightView(nullptr, DType::f32, 4, 20)); }),
             "sinq: weights.data = null: must not be null");

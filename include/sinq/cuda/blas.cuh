@@ -111,9 +111,9 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, 
   made.fused = plan.fused;
   if (made != plan || plan.fused.tokens != x.rows)
     require(false, "plan", to_string(plan), "was made for another product, or changed by hand (use BlasOptions)");
-  require(x.cols == w.cols(), "x.cols", x.cols, "must equal the cols of the matrix");
-  require(y.cols == w.rows(), "y.cols", y.cols, "must equal the rows of the matrix");
-  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  require(x.cols == w.cols(), "x.cols", x.cols, "must equal the cols of the matrix, ", w.cols());
+  require(y.cols == w.rows(), "y.cols", y.cols, "must equal the rows of the matrix, ", w.rows());
+  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens, ", x.rows);
   detail::core::require_view(x, "x");
   detail::core::require_view(y, "y");
   require(handle != nullptr, "handle", "null", "must not be null");

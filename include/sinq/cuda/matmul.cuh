@@ -14,11 +14,11 @@ template <class X, class Y>
 void require_product(const sinq::cuda::Plan& plan, const Problem& problem, MatrixView<const X> x, MatrixView<Y> y,
                      std::span<std::byte> workspace, const Here& here) {
   using core::require;
-  require(x.cols == problem.w.cols, "x.cols", x.cols, "must equal the cols of the matrix");
-  require(y.cols == problem.rows, "y.cols", y.cols, "must equal the rows of the matrix");
+  require(x.cols == problem.w.cols, "x.cols", x.cols, "must equal the cols of the matrix, ", problem.w.cols);
+  require(y.cols == problem.rows, "y.cols", y.cols, "must equal the rows of the matrix, ", problem.rows);
   core::require_view(x, "x");
   core::require_view(y, "y");
-  require(y.rows == plan.tokens, "y.rows", y.rows, "the plan is for another number of tokens");
+  require(y.rows == plan.tokens, "y.rows", y.rows, "the plan is for ", plan.tokens, " tokens");
   require_fitting(plan, problem, NumberOf<X>::value);
   require_possible(plan, here.device);
   require_workspace(workspace, plan.workspace_bytes, 16);
@@ -77,7 +77,7 @@ template <class X, class Y>
 void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y,
             std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
   using namespace detail::cuda;
-  detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens, ", x.rows);
   const Here current = here();
   require_here(w.device(), current);
   const Problem problem = w.weights();
@@ -101,7 +101,7 @@ void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<cons
             std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
   using namespace detail::cuda;
   using detail::core::require;
-  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens");
+  require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens, ", x.rows);
   detail::core::require_view(y, "y");
   const auto for_all = [&](auto&& visit) {
     std::size_t k = 0;
@@ -118,7 +118,7 @@ void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<cons
     require_product(launch, problem, x, part, workspace, current);
     rows += problem.rows;
   });
-  require(y.cols == rows, "y.cols", y.cols, "must equal the rows of all matrices");
+  require(y.cols == rows, "y.cols", y.cols, "must equal the rows of all matrices, ", rows);
   for_all([&](const Plan& launch, const Problem& problem, std::int64_t row, MatrixView<Y> part) {
     multiply(launch, problem, {}, x, part, workspace, stream, bias != nullptr ? bias + row : nullptr, current);
   });

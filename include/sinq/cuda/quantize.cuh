@@ -98,8 +98,8 @@ void quantize_into(DeviceMatrix& w, MatrixView<const T> weights, const QuantizeC
   using detail::core::require;
   auto quantizing = detail::cuda::quantizing(weights, config, workspace, stream);
   require_here(w.device(), here());
-  require(w.rows() == weights.rows, "w.rows()", w.rows(), "must equal weights.rows");
-  require(w.cols() == weights.cols, "w.cols()", w.cols(), "must equal weights.cols");
+  require(w.rows() == weights.rows, "w.rows()", w.rows(), "must equal weights.rows, ", weights.rows);
+  require(w.cols() == weights.cols, "w.cols()", w.cols(), "must equal weights.cols, ", weights.cols);
   require(w.format() == quantizing.format() && w.table() == quantizing.table(), "w.format()", "another",
           "must be the configuration's (make_device_matrix)");
   quantizing.choose(mean_square);

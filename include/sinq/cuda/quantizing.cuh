@@ -34,7 +34,7 @@ class Quantizing {
   /// device; for a weighted fit.
   void choose(std::span<const double> mean_square) {
     core::require(!q_.weighted || static_cast<std::int64_t>(mean_square.size()) == weights_.cols, "mean_square.size()",
-                  mean_square.size(), "must equal weights.cols: this calibration needs it");
+                  mean_square.size(), "must equal weights.cols, ", weights_.cols, ": this calibration needs it");
     q_.mean_square = mean_square.data();
     // The two arrays lie next to each other.
     const auto* const end = reinterpret_cast<const std::uint8_t*>(q_.largest + q_.tiles());

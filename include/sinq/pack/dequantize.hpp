@@ -40,8 +40,8 @@ inline void restore_row(const RowReader& reader, std::int64_t i, float* factors,
 template <Element T>
 void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor = nullptr) {
   validate(q);
-  detail::core::require(out.rows == q.rows, "out.rows", out.rows, "must equal the rows of the matrix");
-  detail::core::require(out.cols == q.cols, "out.cols", out.cols, "must equal the cols of the matrix");
+  detail::core::require(out.rows == q.rows, "out.rows", out.rows, "must equal the rows of the matrix, ", q.rows);
+  detail::core::require(out.cols == q.cols, "out.cols", out.cols, "must equal the cols of the matrix, ", q.cols);
   detail::core::require_view(out, "out");
   const detail::pack::RowReader reader(q);
   const Tiling& t = reader.tiling();

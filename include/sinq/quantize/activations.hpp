@@ -39,7 +39,7 @@ class Activations {
   /// not below 2^120; nothing is added then. `executor`: threads for the second moments.
   void add(MatrixView<const float> tokens, Executor* executor = nullptr) {
     using detail::core::require;
-    require(tokens.cols == cols_, "tokens.cols", tokens.cols, "must equal the columns of the statistics");
+    require(tokens.cols == cols_, "tokens.cols", tokens.cols, "must equal the columns of the statistics, ", cols_);
     require(tokens.rows >= 0, "tokens.rows", tokens.rows, "must not be negative");
     if (tokens.rows == 0) return;
     detail::core::require_view(tokens, "tokens");
@@ -65,7 +65,7 @@ class Activations {
   /// all tokens here (but for the rounding of double); of the sample, both halves are thinned alike.
   void merge(const Activations& other) {
     using detail::core::require;
-    require(other.cols_ == cols_, "other.cols()", other.cols_, "must equal the columns of the statistics");
+    require(other.cols_ == cols_, "other.cols()", other.cols_, "must equal the columns of the statistics, ", cols_);
     require(other.products_.empty() == products_.empty(), "other.has_second_moments()", !other.products_.empty(),
             "must be the same on both sides");
     if (&other == this) return merge(Activations(other));

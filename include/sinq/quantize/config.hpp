@@ -201,7 +201,7 @@ inline void validate(const QuantizeConfig& c, const Activations* activations, st
   using core::require;
   if (c.calibration == Calibration::none) return;
   require(activations != nullptr, "activations", "null", "this calibration needs them");
-  require(activations->cols() == cols, "activations.cols()", activations->cols(), "must equal weights.cols");
+  require(activations->cols() == cols, "activations.cols()", activations->cols(), "must equal weights.cols, ", cols);
   require(activations->tokens() > 0, "activations.tokens()", activations->tokens(), "must be at least 1");
   require(c.calibration != Calibration::gptq || activations->has_second_moments(), "activations.has_second_moments()",
           "false", "calibration = gptq needs them");

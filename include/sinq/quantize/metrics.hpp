@@ -22,8 +22,8 @@ struct ErrorMetrics {
                                           std::span<const double> second_moments = {}) {
   using detail::core::require;
   validate(q);
-  require(weights.rows == q.rows, "weights.rows", weights.rows, "must equal the rows of the matrix");
-  require(weights.cols == q.cols, "weights.cols", weights.cols, "must equal the cols of the matrix");
+  require(weights.rows == q.rows, "weights.rows", weights.rows, "must equal the rows of the matrix, ", q.rows);
+  require(weights.cols == q.cols, "weights.cols", weights.cols, "must equal the cols of the matrix, ", q.cols);
   detail::core::require_view(weights, "weights");
   require(second_moments.empty() || static_cast<std::int64_t>(second_moments.size()) == q.cols, "second_moments.size()",
           second_moments.size(), "must be 0 or the cols of the matrix");
