@@ -109,7 +109,7 @@ void product(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, co
 
 void col_scale(benchmark::State& state, sinq::Isa isa, sinq::Numerics numerics, const Named& f, std::int64_t tokens,
                int width) {
-  constexpr std::int64_t n = 4096;
+  const std::int64_t n = 4096;
   const auto make = [&](sinq::Aux aux) {
     sinq::Format format = f.format;
     format.col_scale = aux;
@@ -159,7 +159,7 @@ std::vector<std::shared_ptr<Peer>> peers(std::int64_t n, std::int64_t tokens, in
 /// makes use of it.
 template <class Peer>
 void measure_peer(benchmark::State& state, std::int64_t tokens, int width) {
-  constexpr std::int64_t n = 4096;
+  const std::int64_t n = 4096;
   const Threads threads(width);
   const auto all = peers<Peer>(n, tokens, width);
   const auto products = static_cast<double>(n * n * tokens);

@@ -81,7 +81,7 @@ using Elements = testing::Types<float, double, half, bfloat16>;
 TYPED_TEST_SUITE(ElementTest, Elements);
 
 TYPED_TEST(ElementTest, SizesAndNames) {
-  constexpr DType type = DTypeOf<TypeParam>::value;
+  const DType type = DTypeOf<TypeParam>::value;
   EXPECT_EQ(size_of(type), sizeof(TypeParam));
   EXPECT_TRUE((core::with_dtype(type, [](auto x) { return std::is_same_v<decltype(x), TypeParam>; })));
   EXPECT_STREQ(name_of(DType::f32), "f32");
@@ -91,7 +91,7 @@ TYPED_TEST(ElementTest, SizesAndNames) {
 }
 
 TYPED_TEST(ElementTest, StridedViewAtEveryAlignment) {
-  constexpr std::int64_t rows = 3, cols = 5, stride = 7;
+  const std::int64_t rows = 3, cols = 5, stride = 7;
   for (std::size_t shift = 0; shift < 8; ++shift) {  // a memory-mapped file aligns nothing
     std::vector<std::byte> bytes(shift + sizeof(TypeParam) * ((rows - 1) * stride + cols));  // ends with the last one
     for (std::int64_t i = 0; i < rows; ++i)
