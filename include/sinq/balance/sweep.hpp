@@ -67,7 +67,7 @@ struct Sweep {
 
   /// kFolded rows, whose 16 lanes are folded side by side: lane = row. A fold is a chain of six operations that wait
   /// for each other; those of 16 rows wait together.
-  static constexpr std::int64_t kFolded = 16;
+  static constexpr std::int64_t kFolded = core::kLanes;
   template <int kWidth>
   struct RowBlock {
     float sum[kFolded * kWidth];  // not set to zero: that would take as long as a row or two
