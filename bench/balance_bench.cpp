@@ -23,7 +23,7 @@ const RowMajor& matrix(std::int64_t rows, std::int64_t cols) {
   static RowMajor w;
   if (w.rows() == rows && w.cols() == cols) return w;
   RowMajor tile = weights(rows, kTile);
-  tile.col(5) *= 0x1p17f;  // an update takes a factor of 2 off it
+  tile.col(5) *= 0x1p17f;  // an update takes a factor of 2 off it; beyond 2^16 a tile would be measured in units
   w = tile.replicate(1, cols / kTile);
   return w;
 }

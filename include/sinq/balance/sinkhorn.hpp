@@ -58,13 +58,11 @@ struct Axis {
   [[gnu::always_inline]] static void run(const float* deviation, std::size_t count, float target_inverse,
                                          const SinkhornOptions& o, float* factor, float* inverse) noexcept {
     using Float = core::Lanes<kWidth>;
-    const auto number = [](double v) { return Float(static_cast<float>(v)); };
-    const Float least[] = {number(o.min_deviation), number(o.min_step), number(o.min_factor)};
-    const Float most[] = {number(o.max_deviation), number(o.max_step), number(o.max_factor)};
+    const auto number = [](double v) { return static_cast<float>(v); };
     for (std::size_t k = 0; k < count; k += kWidth) {
-      const Float d = clamp(Float::load(deviation + k), least[0], most[0]);
-      const Float step = clamp(d * target_inverse, least[1], most[1]);
-      const Float f = clamp(Float::load(factor + k) * step, least[2], most[2]);
+      const Float d = clamp(Float::load(deviation + k), number(o.min_deviation), number(o.max_deviation));
+      const Float step = clamp(d * target_inverse, number(o.min_step), number(o.max_step));
+      const Float f = clamp(Float::load(factor + k) * step, number(o.min_factor), number(o.max_factor));
       f.store(factor + k);
       (1.0f / f).store(inverse + k);
     }
