@@ -53,9 +53,9 @@ class Ggml {
   [[nodiscard]] static std::optional<Ggml> find() {
     namespace fs = std::filesystem;
     std::vector<std::string> candidates = {"libggml-base.so", "libggml-base.so.0"};
-    std::vector<fs::path> roots = {"/usr/local/lib", "/usr/lib"};
-    if (const char* environment = std::getenv("VIRTUAL_ENV"))
-      roots.insert(roots.begin(), fs::path(environment) / "lib");
+    std::vector<fs::path> roots;
+    if (const char* environment = std::getenv("VIRTUAL_ENV")) roots.push_back(fs::path(environment) / "lib");
+    for (const char* root : {"/usr/local/lib", "/usr/lib"}) roots.emplace_back(root);
     if (const char* home = std::getenv("HOME")) roots.push_back(fs::path(home) / ".local" / "lib");
     std::error_code ignored;
     for (const fs::path& root : roots)

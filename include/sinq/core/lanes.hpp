@@ -135,6 +135,16 @@ class Lanes {
     Ints mask_;
   };
 
+  class Bits {
+   public:
+    [[gnu::always_inline]] explicit Bits(const Ints& integers) noexcept : v(integers) {}
+    [[gnu::always_inline]] Bits(const Bits& other) noexcept : v(other.v) {}
+    Bits& operator=(const Bits&) = delete;
+    ~Bits() = default;
+
+    Ints v;
+  };
+
   [[gnu::always_inline]] Lanes(float all = 0) noexcept : v_(Floats{} + all) {}
   [[gnu::always_inline]] Lanes(const Lanes& other) noexcept : v_(other.v_) {}
   [[gnu::always_inline]] Lanes& operator=(const Lanes& other) noexcept {
@@ -191,6 +201,17 @@ class Lanes {
     const Lanes subnormal = of_bits(moved + (1 << 23)) - Lanes(0x1p-14f);
     const Ints magnitude = exponent == 0 ? subnormal.bits().v : normal;
     return of_bits(magnitude | (bits & 0x8000) << 16);
+  }
+
+  [[gnu::always_inline]] static Lanes of_bits(const Ints& bits) noexcept {
+    Lanes r;
+    std::memcpy(&r.v_, &bits, sizeof bits);
+    return r;
+  }
+  [[gnu::always_inline]] Bits bits() const noexcept {
+    Ints r;
+    std::memcpy(&r, &v_, sizeof r);
+    return Bits(r);
   }
 
   [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept { return make(a.v_ + b.v_); }
@@ -383,31 +404,12 @@ class Lanes {
   }
 
  private:
-  class Bits {
-   public:
-    [[gnu::always_inline]] explicit Bits(const Ints& integers) noexcept : v(integers) {}
-    [[gnu::always_inline]] Bits(const Bits& other) noexcept : v(other.v) {}
-    Bits& operator=(const Bits&) = delete;
-    ~Bits() = default;
-
-    Ints v;
-  };
   static constexpr std::make_integer_sequence<int, kWidth> kAll{};
 
   [[gnu::always_inline]] static Lanes make(const Floats& v) noexcept {
     Lanes r;
     r.v_ = v;
     return r;
-  }
-  [[gnu::always_inline]] static Lanes of_bits(const Ints& bits) noexcept {
-    Lanes r;
-    std::memcpy(&r.v_, &bits, sizeof bits);
-    return r;
-  }
-  [[gnu::always_inline]] Bits bits() const noexcept {
-    Ints r;
-    std::memcpy(&r, &v_, sizeof r);
-    return Bits(r);
   }
   [[gnu::always_inline]] static Bits load_shorts(const std::byte* from) noexcept {
     Shorts shorts;

@@ -56,6 +56,11 @@ class FitCoding {
       return load_shared<float>(at + 4 * 16);
     }
   }
+  template <bool kZero, class Group, class Use>
+  SINQ_CUDA_DEVICE void each_level(const Group& g, Lane b, Lane inverse, Use& use) const {
+    SINQ_CUDA_UNROLL
+    for (int j = 0; j < g.cols; ++j) use(j, nearest(kZero ? (g[j] - b) * inverse : g[j] * inverse));
+  }
   [[nodiscard]] SINQ_CUDA_DEVICE Lane scale_as_stored(Lane v) const { return stored(q_.w.scale.number, v.value()); }
   [[nodiscard]] SINQ_CUDA_DEVICE Lane zero_as_stored(Lane v) const { return stored(q_.w.zero.number, v.value()); }
   [[nodiscard]] SINQ_CUDA_DEVICE Lane coarse_as_stored(Lane v) const { return stored(Number::f16, v.value()); }
@@ -193,7 +198,7 @@ SINQ_CUDA_DEVICE void fit_coarse_block(const Quantization& q) {
   auto trial = FitCoarse<Lane>::trial(FitCoding<0>(q), lane, largest);
   for (int g = first; g < end; ++g) {
     const std::int64_t i = q.at_row(of.row, g);
-    trial.add(q.fit.most, load_global<float>(q.scale + i), load_global<float>(q.level_squares + i), largest);
+    trial.add(q.fit.most, load_global<float>(q.scale + i), load_global<float>(q.level_squares + i));
   }
   // The first of the cheapest.
   const float infinity = as_float(0x7f80'0000u);

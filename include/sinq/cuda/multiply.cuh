@@ -154,7 +154,8 @@ SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const 
         for (int i = 0; i < 2; ++i) {
           const std::uint32_t two = two_shorts(Number::f16, v[2 * i], v[2 * i + 1]);
           words.w[i] = two;
-          const float low = from_half(static_cast<std::uint16_t>(two)), high = from_half(two >> 16);
+          const float low = from_half(static_cast<std::uint16_t>(two));
+          const float high = from_half(static_cast<std::uint16_t>(two >> 16));
           const float undo = power_of_two(kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i));
           sum += low * undo;
           sum += high * undo;

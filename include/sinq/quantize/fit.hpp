@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "config.hpp"
+#include "level_bytes.hpp"
 #include "level_grid.hpp"
 #include "rounding.hpp"
 #include "rules.hpp"
@@ -55,12 +56,14 @@ struct FitPlan : FitRules {
     for (int code = 0; code <= last; ++code) level[code] = core::level(f.levels, f.bits, table, code);
     for (int code = 0; code < last; ++code) middle[code] = level[code] / 2 + level[code + 1] / 2;
     grid = LevelGrid(level, middle, levels);
+    bytes = LevelBytes(level, middle, levels);
   }
 
   Aux scale;
   Aux zero;
   std::int64_t coarse_groups;
   LevelGrid grid;
+  LevelBytes bytes;
 
  private:
   void place_zeros(const core::LevelSpan& span) noexcept {

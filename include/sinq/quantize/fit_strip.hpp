@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "../core/two_lanes.hpp"
 #include "fit.hpp"
 
 // The kernel of the fit: a strip of rows, a lane per row.
@@ -15,30 +16,79 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 #undef SINQ_SHARED_UNROLL
 #undef SINQ_SHARED_NO_UNROLL
 
-/// kLevels: 0, the size of the codebook, or kCells of its grid.
-template <int kWidth, int kLevels>
-class FitCoding {
-  using Float = core::Lanes<kWidth>;
+/// How the levels nearest to weights are found.
+enum class Find { rounding, comparing, grid, bytes };
 
+/// kLevels: the size of the codebook; 0: even levels.
+template <class Float, Find kFind, int kLevels>
+class FitCoding {
  public:
   [[gnu::always_inline]] explicit FitCoding(const FitPlan& plan) noexcept : p_(plan) {}
 
   [[gnu::always_inline]] const FitRules& rules() const noexcept { return p_; }
+  template <bool kZero, class Group, class Use>
+  [[gnu::always_inline]] void each_level(const Group& g, const Float& b, const Float& inverse,
+                                         Use& use) const noexcept {
+    std::int64_t j = 0;
+#if defined(__x86_64__) && !defined(__clang__)
+    if constexpr (kFind == Find::bytes) {
+      const Float twice = inverse + inverse;
+      for (; j + LevelBytes::kVectors <= g.cols; j += LevelBytes::kVectors)
+        search<kZero>(g, j, b, twice, use, std::make_integer_sequence<int, LevelBytes::kVectors>{});
+    }
+#endif
+    for (; j < g.cols; ++j) use(j, nearest(above<kZero>(g[j], b) * inverse));
+  }
+  [[gnu::always_inline]] Float scale_as_stored(const Float& v) const noexcept {
+    return as_stored(p_.scale, v);
+  }
+  [[gnu::always_inline]] Float zero_as_stored(const Float& v) const noexcept {
+    return as_stored(p_.zero, v);
+  }
+  [[gnu::always_inline]] Float coarse_as_stored(const Float& v) const noexcept {
+    return as_stored(Aux::f16, v);
+  }
+
+ private:
+  template <bool kZero>
+  [[gnu::always_inline]] static Float above(const Float& x, const Float& b) noexcept {
+    if constexpr (kZero) return x - b;
+    return x;
+  }
+#if defined(__x86_64__) && !defined(__clang__)
+  /// A zero can make positions overflow. Without one they cannot: inverse_of.
+  template <bool kZero>
+  [[gnu::always_inline]] static Float bounded(const Float& twice) noexcept {
+    if constexpr (kZero) return min(twice, 512);
+    return twice;
+  }
+  /// Of columns j, j + 1, ..., a search in either half of the lanes.
+  template <bool kZero, class Group, class Use, int... kCol>
+  [[gnu::always_inline]] void search(const Group& g, std::int64_t j, const Float& b, const Float& twice, Use& use,
+                                     std::integer_sequence<int, kCol...> /*all*/) const noexcept {
+    using Half = decltype(Float::low);
+    using Search = LevelBytes::Search<kLevels>;
+    const Float positions[] = {bounded<kZero>(above<kZero>(g[j + kCol], b) * twice)...};
+    Half low[] = {positions[kCol].low...};
+    Half high[] = {positions[kCol].high...};
+    Search in_low(p_.bytes, low);
+    Search in_high(p_.bytes, high);
+    Search::run_two(in_low, in_high);
+    in_low.levels(low);
+    in_high.levels(high);
+    (use(j + kCol, Float(low[kCol], high[kCol])), ...);
+  }
+#endif
   [[gnu::always_inline]] Float nearest(const Float& position) const noexcept {
-    if constexpr (kLevels == 0) {
+    if constexpr (kFind == Find::rounding) {
       return round(clamp(position, p_.low, p_.high));
-    } else if constexpr (kLevels == LevelGrid::kCells) {
+    } else if constexpr (kFind == Find::grid) {
       return p_.grid.nearest(position);
     } else {
       Float code;
       return Float::template nearest_level<kLevels>(position, p_.middle, p_.level, code);
     }
   }
-  [[gnu::always_inline]] Float scale_as_stored(const Float& v) const noexcept { return as_stored(p_.scale, v); }
-  [[gnu::always_inline]] Float zero_as_stored(const Float& v) const noexcept { return as_stored(p_.zero, v); }
-  [[gnu::always_inline]] Float coarse_as_stored(const Float& v) const noexcept { return as_stored(Aux::f16, v); }
-
- private:
   [[gnu::always_inline]] static Float as_stored(Aux aux, const Float& value) noexcept {
     return value.each([aux](float v) { return pack::round_to(aux, v); });
   }
@@ -46,11 +96,9 @@ class FitCoding {
   const FitPlan& p_;
 };
 
-/// One sub-block of kWidth lanes, beginning with lane `lane`. kWeighted: whether columns differ in importance.
-template <int kWidth, int kLevels, bool kZero, bool kWeighted>
+/// Float: the lanes that are worked on at once, beginning with `lane`. kWeighted: whether columns differ in importance.
+template <class Float, Find kFind, int kLevels, bool kZero, bool kWeighted>
 class StripFitter {
-  using Float = core::Lanes<kWidth>;
-
  public:
   [[gnu::always_inline]] StripFitter(const FitPlan& plan, const FitStrip& strip, int lane) noexcept
       : p_(plan), s_(strip), lane_(lane), coding_(plan) {}
@@ -91,7 +139,7 @@ class StripFitter {
       return v;
     }
   };
-  using Coding = FitCoding<kWidth, kLevels>;
+  using Coding = FitCoding<Float, kFind, kLevels>;
   using Fitter = GroupFitter<Float, kZero, Coding, Group>;
 
   [[gnu::always_inline]] Float load(const float* array, std::int64_t group) const noexcept {
@@ -141,8 +189,7 @@ class StripFitter {
     Float least = INFINITY;
     for (int k = 0; k < FitCoarse<Float>::kTrials; ++k) {
       auto trial = FitCoarse<Float>::trial(coding_, k, largest);
-      for (std::int64_t g = first; g < last; ++g)
-        trial.add(p_.most, load(s_.scale, g), load(s_.level_squares, g), largest);
+      for (std::int64_t g = first; g < last; ++g) trial.add(p_.most, load(s_.scale, g), load(s_.level_squares, g));
       const auto better = trial.cost < least;
       least = Float::select(better, trial.cost, least);
       best = Float::select(better, trial.coarse, best);
@@ -163,43 +210,52 @@ class StripFitter {
   Coding coding_;
 };
 
-template <int kLevels, bool kZero, bool kWeighted>
+template <Find kFind, int kLevels, bool kZero, bool kWeighted>
 struct FitOfStrip {
   template <int kWidth>
   [[gnu::always_inline]] static void run(const FitPlan& plan, const FitStrip& strip) noexcept {
-    for (int lane = 0; lane < kStrip; lane += kWidth)
-      StripFitter<kWidth, kLevels, kZero, kWeighted>(plan, strip, lane).run();
+    using Float = std::conditional_t<kWidth == 8, core::ManyLanes<8, 16>, core::Lanes<kWidth>>;
+    for (int lane = 0; lane < kStrip; lane += sizeof(Float) / sizeof(float))
+      StripFitter<Float, kFind, kLevels, kZero, kWeighted>(plan, strip, lane).run();
   }
 };
 
-SINQ_KERNEL void fit_strip(const FitPlan& plan, const FitStrip& strip) noexcept {
-  const auto with_levels = [&](auto levels, auto&& run) {
-    const auto with_zero = [&](auto zero) {
-      if (strip.importance == nullptr)
-        run(FitOfStrip<levels(), zero(), false>());
-      else
-        run(FitOfStrip<levels(), zero(), true>());
-    };
-    if (plan.zero == Aux::none)
-      with_zero(std::false_type{});
+/// Calls run(FitOfStrip<kFind, kLevels, ...>()).
+template <Find kFind, int kLevels, class Run>
+void with_fit(const FitPlan& plan, const FitStrip& strip, Run&& run) noexcept {
+  const auto with_zero = [&](auto zero) {
+    if (strip.importance == nullptr)
+      run(FitOfStrip<kFind, kLevels, zero(), false>());
     else
-      with_zero(std::true_type{});
+      run(FitOfStrip<kFind, kLevels, zero(), true>());
   };
+  if (plan.zero == Aux::none)
+    with_zero(std::false_type{});
+  else
+    with_zero(std::true_type{});
+}
+
+SINQ_KERNEL void fit_strip(const FitPlan& plan, const FitStrip& strip) noexcept {
 #if defined(__x86_64__) && !defined(__clang__)
-  if (plan.grid.usable && current_isa() >= Isa::avx512)
-    return with_levels(std::integral_constant<int, LevelGrid::kCells>{},
-                       [&]<class Body>(const Body&) { core::run_avx512<Body>(plan, strip); });
+  if (plan.grid.usable && current_isa() >= Isa::avx512) {
+    const auto run = [&]<class Body>(const Body&) { core::run_avx512<Body>(plan, strip); };
+    return with_fit<Find::grid, 0>(plan, strip, run);
+  }
+  if (plan.bytes.usable() && current_isa() >= Isa::avx2) {
+    const auto run = [&]<class Body>(const Body&) { core::run_avx2<Body>(plan, strip); };
+    return plan.levels == 16 ? with_fit<Find::bytes, 16>(plan, strip, run) : with_fit<Find::bytes, 8>(plan, strip, run);
+  }
 #endif
   const auto run = [&]<class Body>(const Body&) { core::on_isa<Body>(plan, strip); };
   switch (plan.levels) {
     case 16:
-      return with_levels(std::integral_constant<int, 16>{}, run);
+      return with_fit<Find::comparing, 16>(plan, strip, run);
     case 8:
-      return with_levels(std::integral_constant<int, 8>{}, run);
+      return with_fit<Find::comparing, 8>(plan, strip, run);
     case 4:
-      return with_levels(std::integral_constant<int, 4>{}, run);
+      return with_fit<Find::comparing, 4>(plan, strip, run);
     default:
-      return with_levels(std::integral_constant<int, 0>{}, run);
+      return with_fit<Find::rounding, 0>(plan, strip, run);
   }
 }
 

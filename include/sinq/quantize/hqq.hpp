@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "../core/two_lanes.hpp"
 #include "elementary.hpp"
 #include "rounding.hpp"
 #include "rules.hpp"
@@ -40,30 +41,45 @@ struct HqqRound {
   template <int kWidth>
   [[gnu::always_inline]] static double run(const float* x, std::int64_t cols, std::span<const ScaleZero> rows,
                                            float* new_zeros, const HqqShrinkage& shrinkage) noexcept {
-    using Float = core::Lanes<kWidth>;
-    alignas(64) static constexpr float kIndex[core::kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    using Sixteen = core::ManyLanes<kWidth, 16>;
+    constexpr int kMany = 64;  // a step is a chain of some 60 operations, each of which waits for the one before it
+    using Many = core::ManyLanes<kWidth, kMany>;
+    alignas(64) static constexpr float kIndex[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     double total = 0;
     for (std::size_t i = 0; i < rows.size(); ++i, x += core::padded(cols)) {
-      new_zeros[i] = rows[i].zero;
-      if (rows[i].scale < kHqqLeastScale) continue;
-      const Float scale = rows[i].scale;
-      const Float zero = rows[i].zero;
-      const Float inverse = 1 / rows[i].scale;
-      core::SixteenLanes<kWidth> error;
-      core::SixteenLanes<kWidth> sum;
-      for (std::int64_t j = 0; j < cols; j += core::kLanes) {
-        for (std::size_t k = 0; k < error.size(); ++k) {
-          const auto offset = static_cast<std::int64_t>(k) * kWidth;
-          const auto step = HqqStep<Float>::of(shrinkage, Float::load(x + j + offset), scale, inverse, zero);
-          const auto counts = Float::load(kIndex + offset) < Float(static_cast<float>(cols - j));
-          error[k] = error[k] + Float::select(counts, step.size, 0);
-          sum[k] = sum[k] + Float::select(counts, step.wanted, 0);
-        }
+      const ScaleZero of = rows[i];
+      new_zeros[i] = of.zero;
+      if (of.scale < kHqqLeastScale) continue;
+      Sixteen error;
+      Sixteen sum;
+      std::int64_t j = 0;
+      for (; j + kMany <= cols; j += kMany) {
+        const auto step = HqqStep<Many>::of(shrinkage, Many::load(x + j), of.scale, 1 / of.scale, of.zero);
+        add<Sixteen>(step.size, error);
+        add<Sixteen>(step.wanted, sum);
       }
-      total += double{core::fold<kWidth>(error, core::Plus{})};
-      new_zeros[i] = core::fold<kWidth>(sum, core::Plus{}) / static_cast<float>(cols);
+      for (; j < cols; j += core::kLanes) {
+        const auto step = HqqStep<Sixteen>::of(shrinkage, Sixteen::load(x + j), of.scale, 1 / of.scale, of.zero);
+        const auto counts = Sixteen::load(kIndex) < Sixteen(static_cast<float>(cols - j));
+        error = error + Sixteen::select(counts, step.size, 0);
+        sum = sum + Sixteen::select(counts, step.wanted, 0);
+      }
+      total += double{error.fold(core::Plus{})};
+      new_zeros[i] = sum.fold(core::Plus{}) / static_cast<float>(cols);
     }
     return total;
+  }
+
+ private:
+  /// Sixteen after sixteen.
+  template <class Sixteen, class Float>
+  [[gnu::always_inline]] static void add(const Float& v, Sixteen& sum) noexcept {
+    if constexpr (std::is_same_v<Float, Sixteen>) {
+      sum = sum + v;
+    } else {
+      add(v.low, sum);
+      add(v.high, sum);
+    }
   }
 };
 
