@@ -213,13 +213,13 @@ using Table = __m256i;  // of 16 bytes, for all rows
   words[3] = _mm256_extract_epi32(bytes.lower, 4);
 }
 /// Keeps sums in the order in which they are written: g++ 12 would add up products first, which takes more registers.
-[[SINQ_TARGET, gnu::always_inline]] inline Ints in_order(Ints sum) noexcept {
+[[SINQ_TARGET, gnu::always_inline]] inline Ints keep_order(Ints sum) noexcept {
   asm("" : "+x"(sum.upper), "+x"(sum.lower));
   return sum;
 }
 /// sum + the two products of signed 16-bit numbers of every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints dot_of_shorts(Ints sum, Ints a, Ints b) noexcept {
-  return in_order(add_ints(sum, {_mm256_madd_epi16(a.upper, b.upper), _mm256_madd_epi16(a.lower, b.lower)}));
+  return keep_order(add_ints(sum, {_mm256_madd_epi16(a.upper, b.upper), _mm256_madd_epi16(a.lower, b.lower)}));
 }
 /// Four bytes, the same in every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints broadcast(const std::int8_t* four) noexcept {
@@ -238,7 +238,7 @@ namespace maddubs {
   return {_mm256_maddubs_epi16(bytes.upper, x.upper), _mm256_maddubs_epi16(bytes.lower, x.lower)};
 }
 [[SINQ_TARGET, gnu::always_inline]] inline Ints add_shorts(Ints a, Ints b) noexcept {
-  return in_order({_mm256_add_epi16(a.upper, b.upper), _mm256_add_epi16(a.lower, b.lower)});
+  return keep_order({_mm256_add_epi16(a.upper, b.upper), _mm256_add_epi16(a.lower, b.lower)});
 }
 
 /// Codes (integers.inc) for vpmaddubsw, which adds the products of two bytes up in 16 bits. So small are they that

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "coder.hpp"
 #include "config.hpp"
 #include "rounding.hpp"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "coder.hpp"
 #include "encode.hpp"
 #include "feedback.hpp"
 #include "fit.hpp"

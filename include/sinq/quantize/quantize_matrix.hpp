@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "awq.hpp"
+#include "coder.hpp"
 #include "encode.hpp"
 #include "fit_matrix.hpp"
 #include "hqq.hpp"
