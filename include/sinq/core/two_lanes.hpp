@@ -59,8 +59,8 @@ class TwoLanes {
   [[gnu::always_inline]] friend TwoLanes max(const TwoLanes& a, const TwoLanes& b) noexcept {
     return {max(a.low, b.low), max(a.high, b.high)};
   }
-  [[gnu::always_inline]] friend TwoLanes clamp(const TwoLanes& a, const TwoLanes& low, const TwoLanes& high) noexcept {
-    return min(max(a, low), high);
+  [[gnu::always_inline]] friend TwoLanes clamp(const TwoLanes& a, const TwoLanes& least, const TwoLanes& most) noexcept {
+    return min(max(a, least), most);
   }
   [[gnu::always_inline]] friend TwoLanes abs(const TwoLanes& a) noexcept { return {abs(a.low), abs(a.high)}; }
   [[gnu::always_inline]] friend TwoLanes mul_add(const TwoLanes& a, const TwoLanes& b, const TwoLanes& c) noexcept {
