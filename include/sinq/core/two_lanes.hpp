@@ -59,7 +59,8 @@ class TwoLanes {
   [[gnu::always_inline]] friend TwoLanes max(const TwoLanes& a, const TwoLanes& b) noexcept {
     return {max(a.low, b.low), max(a.high, b.high)};
   }
-  [[gnu::always_inline]] friend TwoLanes clamp(const TwoLanes& a, const TwoLanes& least, const TwoLanes& most) noexcept {
+  [[gnu::always_inline]] friend TwoLanes clamp(const TwoLanes& a, const TwoLanes& least,
+                                               const TwoLanes& most) noexcept {
     return min(max(a, least), most);
   }
   [[gnu::always_inline]] friend TwoLanes abs(const TwoLanes& a) noexcept { return {abs(a.low), abs(a.high)}; }
