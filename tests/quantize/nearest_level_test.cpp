@@ -35,21 +35,17 @@ struct NearestByGrid {
 template <int kLevels>
 struct NearestInBytes {
   template <int kWidth>
-  [[gnu::always_inline]] static void run(const LevelBytes& bytes, const float* position, Found* found) noexcept {
+  [[gnu::always_inline]] static void run(const LevelBytes& bytes, const float* position, Found* to) noexcept {
     using Float = detail::core::Lanes<kWidth>;
     Float v[2][LevelBytes::kVectors];
     for (int k = 0; k < 64; k += kWidth) {
-      const Float at_most = min(Float::load(position + k), 256);
+      const Float at_most = min(Float(256), Float::load(position + k));
       v[k / 32][k % 32 / kWidth] = at_most + at_most;
     }
-    LevelBytes::Search<kLevels> a(bytes, v[0]);
-    LevelBytes::Search<kLevels> b(bytes, v[1]);
-    LevelBytes::Search<kLevels>::run_two(a, b);
-    a.store_codes(found->code);
-    b.store_codes(found->code + 32);
-    a.levels(v[0]);
-    b.levels(v[1]);
-    for (int k = 0; k < 64; k += kWidth) v[k / 32][k % 32 / kWidth].store(found->level + k);
+    const LevelBytes::Searches<kLevels> found(bytes, v[0], v[1]);
+    found.store_codes(to->code);
+    found.levels(v[0], v[1]);
+    for (int k = 0; k < 64; k += kWidth) v[k / 32][k % 32 / kWidth].store(to->level + k);
   }
 };
 
@@ -72,7 +68,7 @@ struct Codebook {
 /// Positions on boundaries, beside them, and anywhere. `find(positions)` looks at 64 of them.
 template <class Find>
 void compare(const Codebook& book, std::mt19937& random, bool codes, Find&& find) {
-  std::vector<float> positions = {0, 1e-45f, -1e-45f, 1e30f, -1e30f, INFINITY, -INFINITY};
+  std::vector<float> positions = {0, 1e-45f, -1e-45f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
   for (int k = 0; k + 1 < book.levels; ++k)
     for (float towards : {-INFINITY, INFINITY})
       for (float at : {book.middle[k], book.level[k], (book.middle[k] + book.level[k]) / 2}) {

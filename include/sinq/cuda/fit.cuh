@@ -59,7 +59,10 @@ class FitCoding {
   template <bool kZero, class Group, class Use>
   SINQ_CUDA_DEVICE void each_level(const Group& g, Lane b, Lane inverse, Use& use) const {
     SINQ_CUDA_UNROLL
-    for (int j = 0; j < g.cols; ++j) use(j, nearest(kZero ? (g[j] - b) * inverse : g[j] * inverse));
+    for (int j = 0; j < g.cols; ++j) {
+      const Lane x = g[j];
+      use(j, x, nearest(kZero ? (x - b) * inverse : x * inverse));
+    }
   }
   [[nodiscard]] SINQ_CUDA_DEVICE Lane scale_as_stored(Lane v) const { return stored(q_.w.scale.number, v.value()); }
   [[nodiscard]] SINQ_CUDA_DEVICE Lane zero_as_stored(Lane v) const { return stored(q_.w.zero.number, v.value()); }

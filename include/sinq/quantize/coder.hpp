@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "config.hpp"
 #include "level_bytes.hpp"
@@ -61,8 +62,9 @@ class Coder {
     std::int64_t done = 0;
 #if defined(__x86_64__) && !defined(__clang__)
     if constexpr (kWidth == 8) {
-      if (c.bytes_.usable() && c.last_ == 15) done = c.search<16>(x, cols, size, scales, zeros, codes, restored);
-      if (c.bytes_.usable() && c.last_ == 7) done = c.search<8>(x, cols, size, scales, zeros, codes, restored);
+      if (restored && c.bytes_.usable())  // what has a table is fitted, and its fit asks what is restored
+        done = c.last_ == 15 ? c.search<16>(x, cols, size, scales, zeros, codes, restored)
+                             : c.search<8>(x, cols, size, scales, zeros, codes, restored);
     }
 #endif
     for (std::int64_t group = done / size; group * size < cols; ++group) {
@@ -100,7 +102,7 @@ class Coder {
         scale[k] = scales;
         zero[k] = zeros;
       }
-      search<kLevels>(x + j, scale, zero, codes + j, restored ? restored + j : nullptr,
+      search<kLevels>(x + j, scale, zero, codes + j, restored + j,
                       std::make_integer_sequence<int, LevelBytes::kVectors>{});
     }
     return j;
@@ -110,25 +112,21 @@ class Coder {
   [[gnu::always_inline]] void search(const float* x, const float* const* scale, const float* const* zero,
                                      std::uint8_t* codes, float* restored,
                                      std::integer_sequence<int, kVector...> /*all*/) const noexcept {
-    using Float = core::Lanes<8>;
-    using Search = LevelBytes::Search<kLevels>;
     constexpr std::int64_t kHalf = kSearched / 2;
-    Float low[] = {twice(x + 8 * kVector, scale[kVector / 2], zero[kVector / 2])...};
-    Float high[] = {twice(x + kHalf + 8 * kVector, scale[2 + kVector / 2], zero[2 + kVector / 2])...};
-    Search in_low(bytes_, low);
-    Search in_high(bytes_, high);
-    Search::run_two(in_low, in_high);
-    in_low.store_codes(codes);
-    in_high.store_codes(codes + kHalf);
-    if (!restored) return;
-    in_low.levels(low);
-    in_high.levels(high);
+    constexpr std::int64_t kUpper = kHalf / core::kLanes;
+    core::Lanes<8> low[] = {twice(x + 8 * kVector, scale[kVector / 2], zero[kVector / 2])...};
+    core::Lanes<8> high[] = {
+        twice(x + kHalf + 8 * kVector, scale[kUpper + kVector / 2], zero[kUpper + kVector / 2])...};
+    const LevelBytes::Searches<kLevels> found(bytes_, low, high);
+    found.store_codes(codes);
+    found.levels(low, high);
     (restore(low[kVector], scale[kVector / 2], zero[kVector / 2], restored + 8 * kVector), ...);
-    (restore(high[kVector], scale[2 + kVector / 2], zero[2 + kVector / 2], restored + kHalf + 8 * kVector), ...);
+    (restore(high[kVector], scale[kUpper + kVector / 2], zero[kUpper + kVector / 2], restored + kHalf + 8 * kVector),
+     ...);
   }
   [[gnu::always_inline]] static core::Lanes<8> twice(const float* x, const float* scale, const float* zero) noexcept {
     using Float = core::Lanes<8>;
-    const Float position = min(Float::load(x) / Float::broadcast(scale) + Float::broadcast(zero), 256);
+    const Float position = min(Float(256), Float::load(x) / Float::broadcast(scale) + Float::broadcast(zero));
     return position + position;
   }
   [[gnu::always_inline]] static void restore(const core::Lanes<8>& level, const float* scale, const float* zero,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "../core/two_lanes.hpp"
 #include "fit.hpp"
 
@@ -19,7 +22,7 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 /// How the levels nearest to weights are found.
 enum class Find { rounding, comparing, grid, bytes };
 
-/// kLevels: the size of the codebook; 0: even levels.
+/// kLevels: the size of the codebook; 0: even levels, or a grid.
 template <class Float, Find kFind, int kLevels>
 class FitCoding {
  public:
@@ -37,7 +40,7 @@ class FitCoding {
         search<kZero>(g, j, b, twice, use, std::make_integer_sequence<int, LevelBytes::kVectors>{});
     }
 #endif
-    for (; j < g.cols; ++j) use(j, nearest(above<kZero>(g[j], b) * inverse));
+    for (; j < g.cols; ++j) use(j, g[j], nearest(above<kZero>(g[j], b) * inverse));
   }
   [[gnu::always_inline]] Float scale_as_stored(const Float& v) const noexcept {
     return as_stored(p_.scale, v);
@@ -59,7 +62,7 @@ class FitCoding {
   /// A zero can make positions overflow. Without one they cannot: inverse_of.
   template <bool kZero>
   [[gnu::always_inline]] static Float bounded(const Float& twice) noexcept {
-    if constexpr (kZero) return min(twice, 512);
+    if constexpr (kZero) return min(Float(512), twice);  // and what is not a number stays that
     return twice;
   }
   /// Of columns j, j + 1, ..., a search in either half of the lanes.
@@ -67,16 +70,11 @@ class FitCoding {
   [[gnu::always_inline]] void search(const Group& g, std::int64_t j, const Float& b, const Float& twice, Use& use,
                                      std::integer_sequence<int, kCol...> /*all*/) const noexcept {
     using Half = decltype(Float::low);
-    using Search = LevelBytes::Search<kLevels>;
     const Float positions[] = {bounded<kZero>(above<kZero>(g[j + kCol], b) * twice)...};
     Half low[] = {positions[kCol].low...};
     Half high[] = {positions[kCol].high...};
-    Search in_low(p_.bytes, low);
-    Search in_high(p_.bytes, high);
-    Search::run_two(in_low, in_high);
-    in_low.levels(low);
-    in_high.levels(high);
-    (use(j + kCol, Float(low[kCol], high[kCol])), ...);
+    LevelBytes::Searches<kLevels>(p_.bytes, low, high).levels(low, high);
+    (use(j + kCol, g[j + kCol], Float(low[kCol], high[kCol])), ...);
   }
 #endif
   [[gnu::always_inline]] Float nearest(const Float& position) const noexcept {

@@ -37,6 +37,8 @@ class LevelBytes {
     if (levels != 8 && levels != 16) return;
     for (int k = 0; k < levels; ++k)
       if (!(level[k] >= -128 && level[k] <= 127) || level[k] != std::nearbyint(level[k])) return;
+    for (int k = 0; k + 1 < levels; ++k)
+      if (middle[k] == 0) return;
     const int half = levels / 2;
     const auto twice = [&](int k) { return static_cast<int>(2 * middle[k]); };
     int center[2];
@@ -47,8 +49,6 @@ class LevelBytes {
       center[upper] = (least + most + 2) >> 1;  // so that no boundary is at 127, which nothing exceeds
       fill(less_center_[upper], -center[upper]);
     }
-    for (int k = 0; k + 1 < levels; ++k)
-      if (middle[k] == 0) return;
     usable_ = true;
     fill(middle_, twice(half - 1));
     for (int step = 0, width = levels / 4; width > 0; ++step, width /= 2)
@@ -91,6 +91,7 @@ class LevelBytes {
  public:
   static constexpr int kVectors = 4;  // of 8 floats in a search
 
+ private:
   /// The search for the levels nearest to kVectors vectors of positions.
   template <int kLevels>
   class Search {
@@ -101,7 +102,7 @@ class LevelBytes {
     using Bytes [[gnu::vector_size(kBytes)]] = std::int8_t;
 
    public:
-    /// `twice`: the positions times two, below 2^31 (no boundary is beyond 256).
+    /// `twice`: the positions times two. From 2^31 on they are taken for the lowest, as is what is not a number.
     [[gnu::always_inline]] Search(const LevelBytes& of, const Float (&twice)[kVectors]) noexcept : of_(of) {
       Shorts low;
       Shorts high;
@@ -123,16 +124,11 @@ class LevelBytes {
       SINQ_OF_TWO("vpacksswb", index_, low_above, high_above);
       index_ &= Bytes{} + std::int8_t{1};
     }
-    /// In a search each step waits for the one before it: two take turns.
-    [[gnu::always_inline]] static void run_two(Search& a, Search& b) noexcept {
-      a.template step<0>();
-      b.template step<0>();
-      a.template step<1>();
-      b.template step<1>();
-      if constexpr (kLevels == 16) {
-        a.template step<2>();
-        b.template step<2>();
-      }
+    template <int kStep>
+    [[gnu::always_inline]] void step() noexcept {
+      Bytes boundary;
+      look_up(of_.boundary_[kStep], boundary);
+      index_ = index_ + index_ - (twice_ > boundary);
     }
     [[gnu::always_inline]] void levels(Float (&level)[kVectors]) const noexcept {
       Bytes third;
@@ -182,16 +178,43 @@ class LevelBytes {
       load(table, entries);
       SINQ_OF_TWO("vpshufb", found, entries, index_);
     }
-    template <int kStep>
-    [[gnu::always_inline]] void step() noexcept {
-      Bytes boundary;
-      look_up(of_.boundary_[kStep], boundary);
-      index_ = index_ + index_ - (twice_ > boundary);
-    }
 
     const LevelBytes& of_;
     Bytes twice_;
     Bytes index_;
+  };
+
+ public:
+  /// Two searches in turns: in one, each step waits for the one before it. Positions come times two, below 2^31.
+  template <int kLevels>
+  class Searches {
+    using Positions = core::Lanes<8>[kVectors];
+
+   public:
+    [[gnu::always_inline]] Searches(const LevelBytes& of, const Positions& low, const Positions& high) noexcept
+        : low_(of, low), high_(of, high) {
+      low_.template step<0>();
+      high_.template step<0>();
+      low_.template step<1>();
+      high_.template step<1>();
+      if constexpr (kLevels == 16) {
+        low_.template step<2>();
+        high_.template step<2>();
+      }
+    }
+    [[gnu::always_inline]] void levels(Positions& low, Positions& high) const noexcept {
+      low_.levels(low);
+      high_.levels(high);
+    }
+    /// 64 of them.
+    [[gnu::always_inline]] void store_codes(std::uint8_t* to) const noexcept {
+      low_.store_codes(to);
+      high_.store_codes(to + 8 * kVectors);
+    }
+
+   private:
+    Search<kLevels> low_;
+    Search<kLevels> high_;
   };
 #endif
 };
