@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -43,7 +44,8 @@ struct HqqRound {
   [[gnu::always_inline]] static double run(const float* x, std::int64_t cols, std::span<const ScaleZero> rows,
                                            float* new_zeros, const HqqShrinkage& shrinkage) noexcept {
     using Sixteen = core::ManyLanes<kWidth, 16>;
-    constexpr int kMany = 64;  // a step is a chain of some 60 operations, each of which waits for the one before it
+    // A step is a chain of some 60 operations, each of which waits for the one before it: up to 8 side by side.
+    constexpr int kMany = std::min(64, 8 * kWidth);
     using Many = core::ManyLanes<kWidth, kMany>;
     alignas(64) static constexpr float kIndex[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     double total = 0;

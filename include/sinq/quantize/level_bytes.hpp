@@ -29,6 +29,8 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
 /// only the upper two bytes are not 0.
 class LevelBytes {
  public:
+  static constexpr int kVectors = 4;  // of 8 floats in a search
+
   LevelBytes() = default;
   /// `middle`: the ascending boundaries between the levels. Not usable unless those are 8 or 16 integers, no boundary
   /// is 0 (2 position may be above it where the position itself is too small for a float), and those of either half lie
@@ -88,10 +90,6 @@ class LevelBytes {
   Table fourth_byte_;
 
 #if defined(__x86_64__) && !defined(__clang__)
- public:
-  static constexpr int kVectors = 4;  // of 8 floats in a search
-
- private:
   /// The search for the levels nearest to kVectors vectors of positions.
   template <int kLevels>
   class Search {
