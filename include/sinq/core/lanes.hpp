@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -378,7 +377,8 @@ class Lanes {
   }
 #endif
 
-  /// Lane 0 of op(lane l, lane l + 8), and so on: see `fold`.
+  /// All lanes folded in halves, 16 -> 8 -> 4 -> 2 -> 1: the same order, hence the same bits, whatever the width (of
+  /// 16 lanes in several registers: TwoLanes).
   template <class Op>
   [[gnu::always_inline]] float fold(Op&& op) const noexcept {
     Lanes r = *this;
@@ -540,18 +540,6 @@ struct MostMagnitude {
     return max_magnitude(a, b);
   }
 };
-
-/// kLanes floats as 16 / kWidth pieces.
-template <int kWidth>
-using SixteenLanes = std::array<Lanes<kWidth>, static_cast<std::size_t>(kLanes / kWidth)>;
-
-/// Folds 16 lanes in halves, 16 -> 8 -> 4 -> 2 -> 1: the same order, hence the same bits, whatever the width.
-template <int kWidth, class Op>
-[[gnu::always_inline]] inline float fold(SixteenLanes<kWidth> v, Op&& op) noexcept {
-  for (std::size_t half = v.size() / 2; half > 0; half /= 2)
-    for (std::size_t l = 0; l < half; ++l) v[l] = op(v[l], v[l + half]);
-  return v[0].fold(op);
-}
 
 /// Calls Body::run<kWidth>(args...), compiled for the instruction set in use. `run` and all it calls are always_inline,
 /// or else they would be compiled for the portable one.

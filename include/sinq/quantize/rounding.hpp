@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "../core/two_lanes.hpp"
 #include "config.hpp"
 #include "rules.hpp"
 
@@ -61,28 +62,23 @@ struct RangeOf {
   /// Of x[j] factor[j]. The mean is summed in float over blocks of 256, and the blocks in double.
   template <int kWidth>
   [[gnu::always_inline]] static Range run(const float* x, const float* factor, std::int64_t count) noexcept {
-    using Float = core::Lanes<kWidth>;
-    core::SixteenLanes<kWidth> low;
-    core::SixteenLanes<kWidth> high;
-    low.fill(INFINITY);
-    high.fill(-INFINITY);
+    using Sixteen = core::ManyLanes<kWidth, 16>;
+    Sixteen low = INFINITY;
+    Sixteen high = -INFINITY;
     double sum = 0;
     std::int64_t j = 0;
     while (j + core::kLanes <= count) {
-      core::SixteenLanes<kWidth> part;
+      Sixteen part;
       for (const std::int64_t end = std::min(j + 256, count - count % core::kLanes); j < end; j += core::kLanes) {
-        for (std::size_t k = 0; k < part.size(); ++k) {
-          const auto at = j + static_cast<std::int64_t>(k) * kWidth;
-          const Float v = Float::load(x + at);
-          const Float f = Float::load(factor + at);
-          low[k] = min(low[k], v * f);
-          high[k] = max(high[k], v * f);
-          part[k] = mul_add(v, f, part[k]);
-        }
+        const Sixteen v = Sixteen::load(x + j);
+        const Sixteen f = Sixteen::load(factor + j);
+        low = min(low, v * f);
+        high = max(high, v * f);
+        part = mul_add(v, f, part);
       }
-      sum += double{core::fold<kWidth>(part, core::Plus{})};
+      sum += double{part.fold(core::Plus{})};
     }
-    Range r{core::fold<kWidth>(low, core::Least{}), core::fold<kWidth>(high, core::Most{}), 0};
+    Range r{low.fold(core::Least{}), high.fold(core::Most{}), 0};
     for (; j < count; ++j) {
       const float v = x[j] * factor[j];
       r.low = std::min(r.low, v);
