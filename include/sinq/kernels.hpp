@@ -14,3 +14,4 @@
 #include "balance/sweep.hpp"
 #include "matmul/kernels.hpp"
 #include "quantize/fit_strip.hpp"
+#include "quantize/hqq_round.hpp"

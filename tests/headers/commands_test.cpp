@@ -55,7 +55,7 @@ TEST(Commands, ContinuousIntegrationRunsTheSecondOne) {
 TEST(Commands, TheReadmeShowsCodeThatRuns) {
   const std::vector<std::string> snippets = blocks_of(text_of("README.md"), "cpp");
   const std::vector<std::string> files = {"examples/quick_start.cpp", "examples/quick_start.cpp",
-                                          "tests/consumer/cuda/main.cu"};
+                                          "tests/consumer/main.cu"};
   ASSERT_EQ(snippets.size(), files.size());
   for (std::size_t k = 0; k < files.size(); ++k) {
     const std::string program = text_of(files[k]);

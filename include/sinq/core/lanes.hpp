@@ -362,6 +362,9 @@ class Lanes {
 #endif
     Lanes nearest = level[0];
     code = 0;
+#if !defined(__clang__) && !defined(__CUDACC__)  // which do not know it
+#pragma GCC unroll 3                             // no loop for four levels, with -O2 neither
+#endif
     for (int k = 0; k + 1 < kLevels; ++k) {
       const Condition beyond = Lanes(middle[k]) < position;
       code = select(beyond, static_cast<float>(k + 1), code);

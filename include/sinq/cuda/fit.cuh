@@ -234,18 +234,18 @@ SINQ_CUDA_DEVICE void settle_groups_block(const Quantization& q) {
   with_group<kCols, kWeighted>(q, [&](std::int64_t at, const FitGroup<kCols, kWeighted>& g) {
     const GroupFitter<Lane, kZero, FitCoding<kLevels>, FitGroup<kCols, kWeighted>> fitter(coding, g);
     const Lane fitted = load_global<float>(q.scale + at), zero = load_global<float>(q.zero + at);
-    FitStored<Lane> chosen;
+    Lane coarse;
+    if (q.w.header != 0) {
+      const RowGroup i = RowGroup::at(q, at);
+      coarse = load_global<float>(q.fitted_coarse + q.at_row(i.row, i.group / q.w.coarse_groups));
+    }
+    FitStored<Lane> chosen = fitter.store(fitted, zero, coarse);
     if (q.w.header == 0) {
-      chosen = fitter.store_float(fitted, zero);
       const bool lost = chosen.scale == 0 && 0 < g.largest && q.w.scale.number != Number::f32;
       if (lost || !is_finite(chosen.scale.value())) {
         raise_global(q.findings + kBeyondAux, ~static_cast<std::uint64_t>(at));
         chosen.scale = fitted;  // what a message names
       }
-    } else {
-      const RowGroup i = RowGroup::at(q, at);
-      const std::int64_t block = q.at_row(i.row, i.group / q.w.coarse_groups);
-      chosen = fitter.store_integer(fitted, zero, load_global<float>(q.fitted_coarse + block));
     }
     store_global(q.scale + at, chosen.scale.value());
     store_global(q.zero + at, chosen.zero.value());

@@ -20,6 +20,11 @@ decltype(auto) with_float_aux(Aux aux, Visitor&& visit) {
   return with_float_aux(aux, [&](auto zero) { return static_cast<float>(static_cast<decltype(zero)>(value)); });
 }
 
+/// Never inline: every kernel of the fit would hold several.
+[[gnu::noinline]] inline void round_all_to(Aux aux, float* values, int count) noexcept {
+  for (int k = 0; k < count; ++k) values[k] = round_to(aux, values[k]);
+}
+
 inline void write_float(Aux aux, std::uint8_t* array, std::int64_t index, float value) noexcept {
   with_float_aux(aux, [&](auto zero) {
     const auto stored = static_cast<decltype(zero)>(value);

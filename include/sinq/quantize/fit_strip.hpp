@@ -88,7 +88,10 @@ class FitCoding {
     }
   }
   [[gnu::always_inline]] static Float as_stored(Aux aux, const Float& value) noexcept {
-    return value.each([aux](float v) { return pack::round_to(aux, v); });
+    float lanes[sizeof(Float) / sizeof(float)];
+    value.store(lanes);
+    pack::round_all_to(aux, lanes, sizeof(Float) / sizeof(float));
+    return Float::load(lanes);
   }
 
   const FitPlan& p_;
@@ -104,21 +107,22 @@ class StripFitter {
   [[gnu::always_inline]] void run() noexcept {
     const Tiling& t = *s_.tiling;
     for (std::int64_t g = 0; g < t.groups(); ++g) fit_group(g);
-    if (is_float(p_.scale)) {
-      for (std::int64_t g = 0; g < t.groups(); ++g) {
-        const Group of = group(g);
-        finish(g, Fitter(coding_, of).store_float(load(s_.scale, g), load(s_.zero, g)));
-      }
-      return;
-    }
-    const std::int64_t per_coarse = p_.coarse_groups == 0 ? t.groups() : p_.coarse_groups;
+    const bool integers = !is_float(p_.scale);
+    const std::int64_t per_coarse = integers && p_.coarse_groups != 0 ? p_.coarse_groups : t.groups();
     for (std::int64_t first = 0; first < t.groups(); first += per_coarse) {
       const std::int64_t last = std::min(first + per_coarse, t.groups());
-      const Float coarse = choose_coarse(first, last);
-      coarse.store(s_.coarse + first / per_coarse * kStrip + lane_);
+      Float coarse;
+      if (integers) {
+        coarse = choose_coarse(first, last);
+        coarse.store(s_.coarse + first / per_coarse * kStrip + lane_);
+      }
       for (std::int64_t g = first; g < last; ++g) {
         const Group of = group(g);
-        finish(g, Fitter(coding_, of).store_integer(load(s_.scale, g), load(s_.zero, g), coarse));
+        const FitStored<Float> stored = Fitter(coding_, of).store(load(s_.scale, g), load(s_.zero, g), coarse);
+        store(s_.scale, g, stored.scale);
+        store(s_.zero, g, stored.zero);
+        store(s_.zero_integer, g, stored.zero_integer);
+        if (integers) store(s_.scale_integer, g, stored.scale_integer);
       }
     }
   }
@@ -193,13 +197,6 @@ class StripFitter {
       best = Float::select(better, trial.coarse, best);
     }
     return best;
-  }
-
-  [[gnu::always_inline]] void finish(std::int64_t index, const FitStored<Float>& stored) const noexcept {
-    store(s_.scale, index, stored.scale);
-    store(s_.zero, index, stored.zero);
-    store(s_.zero_integer, index, stored.zero_integer);
-    if (!is_float(p_.scale)) store(s_.scale_integer, index, stored.scale_integer);
   }
 
   const FitPlan& p_;
