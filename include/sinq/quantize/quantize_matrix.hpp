@@ -52,8 +52,7 @@ class Progress {
 
 /// What the first pass leaves behind for the whole matrix.
 struct Factors {
-  std::vector<float> scale;              // rows x groups
-  std::vector<float> zero;               //
+  std::vector<ScaleZero> chosen;         // rows x groups
   std::vector<float> col_scale;          // panels x cols, as they are stored; empty where there are none
   std::vector<float> col_inverse;        // panels x cols; where there are no column scales, a row of ones
   std::vector<float> row;                // rows x groups: the balancing's row factors; empty where none are needed
@@ -111,16 +110,13 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
     return out.row.empty() ? 1.0f : out.row[static_cast<std::size_t>((first_row + i) * t.groups() + g)];
   };
   const std::vector<float> ones(hqq ? static_cast<std::size_t>(cols) : 0, 1.0f);
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const auto k = static_cast<std::size_t>(i);
-    float* x = buffer.data() + i * stride;
-    if (hqq) {
-      core::on_isa<Multiply>(x, col_inverse, 1 / row_factor(i), cols);
-      chosen[k] = hqq_first_choice(core::on_isa<RangeOf>(x, ones.data(), cols), c.bits, c.zero);
-    } else {
-      chosen[k] = first_choice(c.rounding, core::on_isa<RangeOf>(x, col_inverse, cols), c.bits, c.zero);
-    }
-  }
+  if (hqq)
+    for (std::int64_t i = 0; i < rows; ++i)
+      core::on_isa<Multiply>(buffer.data() + i * stride, col_inverse, 1 / row_factor(i), cols);
+  std::vector<Range> ranges(chosen.size());
+  core::on_isa<RangesOf>(buffer.data(), stride, cols, hqq ? ones.data() : col_inverse, std::span(ranges));
+  for (std::size_t k = 0; k < chosen.size(); ++k)
+    chosen[k] = hqq ? hqq_first_choice(ranges[k], c.bits, c.zero) : first_choice(c.rounding, ranges[k], c.bits, c.zero);
   if (hqq) {
     refine_hqq(buffer.data(), cols, chosen, c.bits, c.hqq);
     for (std::int64_t i = 0; i < rows; ++i) chosen[static_cast<std::size_t>(i)].scale *= row_factor(i);
@@ -129,41 +125,34 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   for (std::int64_t i = 0; i < rows; ++i) {
     const auto k = static_cast<std::size_t>(i);
     const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
-    out.scale[at] = chosen[k].scale;
-    out.zero[at] = chosen[k].zero;
-    if (!core::is_finite(out.scale[at]) || !core::is_finite(out.zero[at]))  // factors far beyond the defaults
-      core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", out.scale[at],
+    const ScaleZero of = out.chosen[at] = chosen[k];
+    if (!core::is_finite(of.scale) || !core::is_finite(of.zero))  // factors far beyond the defaults
+      core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", of.scale,
                                               " in the group from column ", first_col, ": must be finite"));
-    if (out.scale[at] != 0 && !fits(c.scale, out.scale[at])) out.beyond_aux.store(true, std::memory_order_relaxed);
+    if (of.scale != 0 && !fits(c.scale, of.scale)) out.beyond_aux.store(true, std::memory_order_relaxed);
   }
 }
 
-/// Second pass, one row: write scales and zeros, read back what a reader will see, choose the codes against it.
-struct RowScratch {
-  std::vector<float> scales, zeros, weights;
-  std::vector<std::uint8_t> codes;
-};
+/// Second pass, scales and zeros of one row: written, and what a reader will see, for the codes to be chosen against.
+struct RowAuxiliaries {
+  std::vector<float> chosen_scales, chosen_zeros, scales, zeros;
 
-inline void encode_row(const WeightView& w, const Tiling& t, Factors& factors, const pack::RowReader& reader,
-                       const pack::Extents& e, const Coder& coder, std::int64_t i, RowScratch& s, QuantizedMatrix& q) {
-  const auto groups = static_cast<std::size_t>(t.groups());
-  const auto first = static_cast<std::size_t>(i) * groups;
-  const auto scales = std::span(factors.scale).subspan(first, groups);
-  const auto zeros = std::span(factors.zero).subspan(first, groups);
-  s.scales.resize(groups);
-  s.zeros.resize(groups);
-  s.weights.resize(static_cast<std::size_t>(core::padded(t.cols)));
-  s.codes.resize(s.weights.size());
-  encode_scales(q, e, i, scales);
-  reader.scales(i, s.scales.data());
-  follow_scales(q.format, scales, s.scales, zeros);
-  encode_zeros(q, e, i, zeros);
-  reader.zeros(i, s.zeros.data());
-  w.load(i, 0, t.cols, s.weights.data());
-  core::on_isa<Multiply>(s.weights.data(), factors.col_inverse_of(t.panel_of(i), t), 1.0f, t.cols);
-  coder.encode(s.weights.data(), t.cols, s.scales.data(), s.zeros.data(), s.codes.data());
-  pack::write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, t.cols, s.codes.data());
-}
+  void encode(const Factors& factors, const Tiling& t, const pack::RowReader& reader, const pack::Extents& e,
+              std::int64_t i, QuantizedMatrix& q) {
+    const auto groups = static_cast<std::size_t>(t.groups());
+    for (auto* v : {&chosen_scales, &chosen_zeros, &scales, &zeros}) v->resize(groups);
+    for (std::size_t g = 0; g < groups; ++g) {
+      const ScaleZero& of = factors.chosen[static_cast<std::size_t>(i) * groups + g];
+      chosen_scales[g] = of.scale;
+      chosen_zeros[g] = of.zero;
+    }
+    encode_scales(q, e, i, chosen_scales);
+    reader.scales(i, scales.data());
+    follow_scales(q.format, chosen_scales, scales, chosen_zeros);
+    encode_zeros(q, e, i, chosen_zeros);
+    reader.zeros(i, zeros.data());
+  }
+};
 
 /// Second pass without a fit.
 inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& factors, Executor& threads,
@@ -171,10 +160,22 @@ inline void encode_rows(const WeightView& weights, const Tiling& t, Factors& fac
   const pack::Extents e = pack::extents(q.format, t);
   const pack::RowReader reader(q);
   const Coder coder(q.format);
-  std::vector<RowScratch> scratch(static_cast<std::size_t>(core::width_of(threads)));
+  struct Scratch {
+    RowAuxiliaries aux;
+    std::vector<float> x;
+    std::vector<std::uint8_t> codes;
+  };
+  std::vector<Scratch> scratch(static_cast<std::size_t>(core::width_of(threads)));
   core::run_throwing(threads, t.rows, [&](std::int64_t i, int worker) {
     if (progress.cancelled()) return;
-    encode_row(weights, t, factors, reader, e, coder, i, scratch[static_cast<std::size_t>(worker)], q);
+    Scratch& s = scratch[static_cast<std::size_t>(worker)];
+    s.x.resize(static_cast<std::size_t>(core::padded(t.cols)));
+    s.codes.resize(s.x.size());
+    s.aux.encode(factors, t, reader, e, i, q);
+    weights.load(i, 0, t.cols, s.x.data());
+    core::on_isa<Multiply>(s.x.data(), factors.col_inverse_of(t.panel_of(i), t), 1.0f, t.cols);
+    coder.encode(s.x.data(), t.cols, s.aux.scales.data(), s.aux.zeros.data(), s.codes.data());
+    pack::write_codes(q.format.bits, q.codes.data() + i * e.code_row, 0, t.cols, s.codes.data());
     progress.finished_one();
   });
 }
@@ -188,7 +189,8 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
   const Coder coder(q.format);
   const std::int64_t strips_per_panel = (t.tile_height + kStrip - 1) / kStrip;
   struct Scratch {
-    std::vector<float> x, scale, zero, row_scale, row_zero;
+    RowAuxiliaries aux;
+    std::vector<float> x, scale, zero;
     std::vector<std::uint8_t> codes;
     FeedbackScratch feedback;
   };
@@ -204,26 +206,16 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
     s.x.assign(static_cast<std::size_t>(kStrip * stride), 0.0f);
     s.scale.assign(groups * kStrip, 1.0f);
     s.zero.assign(groups * kStrip, 0.0f);
-    s.row_scale.resize(groups);
-    s.row_zero.resize(groups);
     s.codes.resize(static_cast<std::size_t>(stride));
     const float* col_inverse = factors.col_inverse_of(panel, t);
     const float* col_scale = factors.col_scale.empty() ? col_inverse : factors.col_scale.data() + panel * t.cols;
     const std::int64_t first_row = t.panel_begin(panel) + first;
     weights.load(first_row, rows, 0, t.cols, s.x.data(), stride);
     for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t i = first_row + r;
-      const auto at = static_cast<std::size_t>(i) * groups;
-      const auto scales = std::span(factors.scale).subspan(at, groups);
-      const auto zeros = std::span(factors.zero).subspan(at, groups);
-      encode_scales(q, e, i, scales);
-      reader.scales(i, s.row_scale.data());
-      follow_scales(q.format, scales, s.row_scale, zeros);
-      encode_zeros(q, e, i, zeros);
-      reader.zeros(i, s.row_zero.data());
+      s.aux.encode(factors, t, reader, e, first_row + r, q);
       for (std::size_t g = 0; g < groups; ++g) {
-        s.scale[g * kStrip + static_cast<std::size_t>(r)] = s.row_scale[g];
-        s.zero[g * kStrip + static_cast<std::size_t>(r)] = s.row_zero[g];
+        s.scale[g * kStrip + static_cast<std::size_t>(r)] = s.aux.scales[g];
+        s.zero[g * kStrip + static_cast<std::size_t>(r)] = s.aux.zeros[g];
       }
       core::on_isa<Multiply>(s.x.data() + r * stride, col_inverse, 1.0f, t.cols);
     }
@@ -292,11 +284,10 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
 
   quantize::Factors factors;
   const bool second_axis = balanced || awq;
-  if (config.refine != Refine::fit) factors.scale.resize(static_cast<std::size_t>(t.rows * t.groups()));
-  factors.zero.resize(factors.scale.size());
+  if (config.refine != Refine::fit) factors.chosen.resize(static_cast<std::size_t>(t.rows * t.groups()));
   factors.col_scale.resize(second_axis ? static_cast<std::size_t>(t.panels() * t.cols) : 0, 1.0f);
   factors.col_inverse.resize(static_cast<std::size_t>(second_axis ? t.panels() * t.cols : t.cols), 1.0f);
-  if (balanced && config.refine == Refine::hqq) factors.row.resize(factors.scale.size());
+  if (balanced && config.refine == Refine::hqq) factors.row.resize(factors.chosen.size());
   factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
   factors.imbalance_after.resize(static_cast<std::size_t>(tiles), 1.0);
   std::vector<std::vector<float>> buffers(static_cast<std::size_t>(core::width_of(threads)));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "../core/two_lanes.hpp"
 #include "config.hpp"
@@ -58,18 +59,29 @@ struct Multiply {
   }
 };
 
-struct RangeOf {
-  /// Of x[j] factor[j]. The mean is summed in float over blocks of 256, and the blocks in double.
+struct RangesOf {
+  /// Of x[i * stride + j] factor[j] in every row i. The mean is summed in float over blocks of 256, and the blocks in
+  /// double.
   template <int kWidth>
-  [[gnu::always_inline]] static Range run(const float* x, const float* factor, std::int64_t count) noexcept {
+  [[gnu::always_inline]] static void run(const float* x, std::int64_t stride, std::int64_t cols, const float* factor,
+                                         std::span<Range> rows) noexcept {
+    for (Range& row : rows) {
+      row = of_row<kWidth>(x, cols, factor);
+      x += stride;
+    }
+  }
+
+ private:
+  template <int kWidth>
+  [[gnu::always_inline]] static Range of_row(const float* x, std::int64_t cols, const float* factor) noexcept {
     using Sixteen = core::ManyLanes<kWidth, 16>;
     Sixteen low = INFINITY;
     Sixteen high = -INFINITY;
     double sum = 0;
     std::int64_t j = 0;
-    while (j + core::kLanes <= count) {
+    while (j + core::kLanes <= cols) {
       Sixteen part;
-      for (const std::int64_t end = std::min(j + 256, count - count % core::kLanes); j < end; j += core::kLanes) {
+      for (const std::int64_t end = std::min(j + 256, cols - cols % core::kLanes); j < end; j += core::kLanes) {
         const Sixteen v = Sixteen::load(x + j);
         const Sixteen f = Sixteen::load(factor + j);
         low = min(low, v * f);
@@ -79,13 +91,13 @@ struct RangeOf {
       sum += double{part.fold(core::Plus{})};
     }
     Range r{low.fold(core::Least{}), high.fold(core::Most{}), 0};
-    for (; j < count; ++j) {
+    for (; j < cols; ++j) {
       const float v = x[j] * factor[j];
       r.low = std::min(r.low, v);
       r.high = std::max(r.high, v);
       sum += double{v};
     }
-    r.mean = static_cast<float>(sum / static_cast<double>(count));
+    r.mean = static_cast<float>(sum / static_cast<double>(cols));
     return r;
   }
 };
