@@ -11,7 +11,7 @@ static_assert(__cplusplus >= 202002L, "sinq::cuda asks nvcc for C++20");
 
 float product_in_another_file(const sinq::QuantizedMatrix& q);
 
-/// An input of ones times the matrix, on the current device: the first output, as in ../other.cpp.
+/// An input of ones times the matrix, on the current device: the first output, as in other.cpp.
 float product_on_the_device(const sinq::QuantizedMatrix& q) {
   const std::vector<__half> ones(static_cast<std::size_t>(q.cols), __float2half(1));
   __half* x_data = nullptr;
@@ -43,7 +43,7 @@ int main() {
   weights.setConstant(2);
   const sinq::QuantizedMatrix q = sinq::quantize(weights);
   std::printf("sinq %d.%d.%d\n", SINQ_VERSION_MAJOR, SINQ_VERSION_MINOR, SINQ_VERSION_PATCH);
-  const auto good = [](float product) { return std::abs(product - 128) < 128 * 3 / 2048.0F; };  // see ../main.cpp
+  const auto good = [](float product) { return std::abs(product - 128) < 128 * 3 / 2048.0F; };  // see main.cpp
   int devices = 0;
   const bool has_device = cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
   return good(product_in_another_file(q)) && (!has_device || good(product_on_the_device(q))) ? 0 : 1;

@@ -92,10 +92,6 @@ class TwoLanes {
   [[gnu::always_inline]] float fold(Op&& op) const noexcept {
     return op(low, high).fold(op);
   }
-  template <class Change>
-  [[gnu::always_inline]] TwoLanes each(Change&& change) const noexcept {
-    return {low.each(change), high.each(change)};
-  }
 
   Half low, high;
 

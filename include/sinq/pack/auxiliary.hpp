@@ -20,7 +20,7 @@ decltype(auto) with_float_aux(Aux aux, Visitor&& visit) {
   return with_float_aux(aux, [&](auto zero) { return static_cast<float>(static_cast<decltype(zero)>(value)); });
 }
 
-/// Never inline: every kernel of the fit would hold several.
+/// The same for many, in place. Never inline: every kernel of the fit would hold several.
 [[gnu::noinline]] inline void round_all_to(Aux aux, float* values, int count) noexcept {
   for (int k = 0; k < count; ++k) values[k] = round_to(aux, values[k]);
 }

@@ -107,8 +107,8 @@ class StripFitter {
   [[gnu::always_inline]] void run() noexcept {
     const Tiling& t = *s_.tiling;
     for (std::int64_t g = 0; g < t.groups(); ++g) fit_group(g);
-    const bool integers = !is_float(p_.scale);
-    const std::int64_t per_coarse = integers && p_.coarse_groups != 0 ? p_.coarse_groups : t.groups();
+    const bool integers = is_integer(p_.scale);
+    const std::int64_t per_coarse = p_.coarse_groups == 0 ? t.groups() : p_.coarse_groups;
     for (std::int64_t first = 0; first < t.groups(); first += per_coarse) {
       const std::int64_t last = std::min(first + per_coarse, t.groups());
       Float coarse;

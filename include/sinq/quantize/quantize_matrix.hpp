@@ -125,7 +125,8 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
   for (std::int64_t i = 0; i < rows; ++i) {
     const auto k = static_cast<std::size_t>(i);
     const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
-    const ScaleZero of = out.chosen[at] = chosen[k];
+    const ScaleZero of = chosen[k];
+    out.chosen[at] = of;
     if (!core::is_finite(of.scale) || !core::is_finite(of.zero))  // factors far beyond the defaults
       core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", of.scale,
                                               " in the group from column ", first_col, ": must be finite"));
