@@ -2,7 +2,7 @@
 #pragma once
 
 // All kernels of the CPU, for the one file of a program that compiles them. With SINQ_EXTERN_KERNELS defined for all
-// files the others only declare them. One that quantizes, saves and multiplies then compiles in a fifth of the time,
+// files the others only declare them. One that quantizes, saves and multiplies then compiles in a quarter of the time,
 // one that only multiplies in less than a tenth (g++ 12 -O2).
 //
 //   g++ -DSINQ_EXTERN_KERNELS -O2 -c one.cpp two.cpp    # include <sinq/sinq.hpp>
