@@ -35,9 +35,18 @@ class FitCoding {
     std::int64_t j = 0;
 #if defined(__x86_64__) && !defined(__clang__)
     if constexpr (kFind == Find::bytes) {
-      const Float twice = inverse + inverse;
-      for (; j + LevelBytes::kVectors <= g.cols; j += LevelBytes::kVectors)
-        search<kZero>(g, j, b, twice, use, std::make_integer_sequence<int, LevelBytes::kVectors>{});
+      constexpr std::int64_t kMany = LevelBytes::kVectors;
+      if (g.cols >= kMany) {
+        // One search ahead: what is found is used while the next one waits for its own steps.
+        auto found = search<kZero>(g, 0, b, inverse + inverse, kVectors);
+        for (; j + 2 * kMany <= g.cols; j += kMany) {
+          const auto next = search<kZero>(g, j + kMany, b, inverse + inverse, kVectors);
+          use_found(g, j, found, use, kVectors);
+          found = next;
+        }
+        use_found(g, j, found, use, kVectors);
+        j += kMany;
+      }
     }
 #endif
     for (; j < g.cols; ++j) use(j, g[j], nearest(above<kZero>(g[j], b) * inverse));
@@ -65,15 +74,26 @@ class FitCoding {
     if constexpr (kZero) return min(Float(512), twice);  // and what is not a number stays that
     return twice;
   }
+  static constexpr std::make_integer_sequence<int, LevelBytes::kVectors> kVectors{};
+
   /// Of columns j, j + 1, ..., a search in either half of the lanes.
-  template <bool kZero, class Group, class Use, int... kCol>
-  [[gnu::always_inline]] void search(const Group& g, std::int64_t j, const Float& b, const Float& twice, Use& use,
+  template <bool kZero, class Group, int... kCol>
+  [[gnu::always_inline]] auto search(const Group& g, std::int64_t j, const Float& b, const Float& twice,
                                      std::integer_sequence<int, kCol...> /*all*/) const noexcept {
     using Half = decltype(Float::low);
     const Float positions[] = {bounded<kZero>(above<kZero>(g[j + kCol], b) * twice)...};
-    Half low[] = {positions[kCol].low...};
-    Half high[] = {positions[kCol].high...};
-    LevelBytes::Searches<kLevels>(p_.bytes, low, high).levels(low, high);
+    const Half low[] = {positions[kCol].low...};
+    const Half high[] = {positions[kCol].high...};
+    return LevelBytes::Searches<kLevels>(p_.bytes, low, high);
+  }
+  template <class Group, class Use, int... kCol>
+  [[gnu::always_inline]] static void use_found(const Group& g, std::int64_t j,
+                                               const LevelBytes::Searches<kLevels>& found, Use& use,
+                                               std::integer_sequence<int, kCol...> /*all*/) noexcept {
+    using Half = decltype(Float::low);
+    Half low[sizeof...(kCol)];
+    Half high[sizeof...(kCol)];
+    found.levels(low, high);
     (use(j + kCol, g[j + kCol], Float(low[kCol], high[kCol])), ...);
   }
 #endif

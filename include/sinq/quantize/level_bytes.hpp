@@ -101,7 +101,7 @@ class LevelBytes {
 
    public:
     /// `twice`: the positions times two. From 2^31 on they are taken for the lowest, as is what is not a number.
-    [[gnu::always_inline]] Search(const LevelBytes& of, const Float (&twice)[kVectors]) noexcept : of_(of) {
+    [[gnu::always_inline]] Search(const LevelBytes& of, const Float (&twice)[kVectors]) noexcept : of_(&of) {
       Shorts low;
       Shorts high;
       round_up(twice[0], twice[1], low);
@@ -125,14 +125,14 @@ class LevelBytes {
     template <int kStep>
     [[gnu::always_inline]] void step() noexcept {
       Bytes boundary;
-      look_up(of_.boundary_[kStep], boundary);
+      look_up(of_->boundary_[kStep], boundary);
       index_ = index_ + index_ - (twice_ > boundary);
     }
     [[gnu::always_inline]] void levels(Float (&level)[kVectors]) const noexcept {
       Bytes third;
       Bytes fourth;
-      look_up(of_.third_byte_, third);
-      look_up(of_.fourth_byte_, fourth);
+      look_up(of_->third_byte_, third);
+      look_up(of_->fourth_byte_, fourth);
       Shorts low;
       Shorts high;
       SINQ_OF_TWO("vpunpcklbw", low, third, fourth);
@@ -177,7 +177,7 @@ class LevelBytes {
       SINQ_OF_TWO("vpshufb", found, entries, index_);
     }
 
-    const LevelBytes& of_;
+    const LevelBytes* of_;
     Bytes twice_;
     Bytes index_;
   };
