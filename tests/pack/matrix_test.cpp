@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <memory>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/pack.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/formats.hpp"
@@ -487,6 +490,66 @@ TEST(PackedMatrix, IsDense) {
       const std::int64_t unused = aux == Aux::u5 || aux == Aux::u6 ? 64 * 2 * groups / (32 / bits_of(aux)) * 2 / 8 : 0;
       EXPECT_EQ(pack(q).bytes(), q.bytes() + coarse_padding + unused);
     }
+}
+
+/// Before it is made, and after it has been moved from.
+TEST(PackedMatrix, IsEmptyWithoutAMatrix) {
+  std::mt19937 random(11);
+  const QuantizedMatrix q = random_matrix({}, 20, 70, random);
+  PackedMatrix a;
+  const auto expect_empty = [](const PackedMatrix& p) {
+    EXPECT_EQ(p.rows(), 0);
+    EXPECT_EQ(p.cols(), 0);
+    EXPECT_EQ(p.bytes(), 0);
+    EXPECT_EQ(message_of([&] { (void)unpack(p); }), "sinq: p = empty: must hold a matrix, see pack");
+    EXPECT_EQ(message_of([&] { (void)slice_rows(p, 0, 1); }),
+              "sinq: first = 0: must be one of the 0 rows of the matrix");
+  };
+  expect_empty(a);
+  PackedMatrix b = pack(q);
+  a = std::move(b);
+  expect_empty(b);  // NOLINT(bugprone-use-after-move): what is left of it
+  EXPECT_EQ(unpack(a), q);
+  const PackedMatrix c(std::move(a));
+  expect_empty(a);  // NOLINT(bugprone-use-after-move)
+  b = c;
+  EXPECT_EQ(unpack(b), q);
+  EXPECT_EQ(unpack(c), q);
+}
+
+TEST(PackedMatrix, LiesInTheCallersMemory) {
+  std::mt19937 random(12);
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  for (const Format& f : {Format{}, {.bits = 3, .tile = Tile::square, .scale = Aux::u6, .zero = Aux::u5}}) {
+    const QuantizedMatrix q = random_matrix(f, 101, 230, random);
+    const std::size_t size = packed_bytes(f, 101, 230);
+    std::vector<std::byte> bytes(size + 128, std::byte{0x5a});
+    void* first = bytes.data();
+    std::size_t space = bytes.size();
+    std::byte* const memory = static_cast<std::byte*>(std::align(64, size, first, space));
+    const PackedMatrix own = pack(q);
+    PackedMatrix p = pack(q, {memory, size}, &threads);
+    EXPECT_EQ(p.bytes(), own.bytes());
+    EXPECT_EQ(std::memcmp(memory, detail::pack::StripAccess::strip(own, 0), size), 0);
+    for (const std::byte* at = bytes.data(); at < bytes.data() + bytes.size(); ++at)
+      if (at < memory || at >= memory + size) {
+        ASSERT_EQ(*at, std::byte{0x5a});
+      }
+    const PackedMatrix copy = p;
+    const PackedMatrix moved = std::move(p);
+    EXPECT_EQ(unpack(copy), q);
+    EXPECT_EQ(unpack(moved), q);
+    EXPECT_EQ(unpack(slice_rows(moved, 64, 37)), slice_rows(q, 64, 37));
+    const auto message = [&](std::byte* at, std::size_t count) {
+      return message_of([&] { (void)pack(q, {at, count}); });
+    };
+    EXPECT_EQ(message(memory, size - 1), "sinq: memory.size() = " + std::to_string(size - 1) + ": must be at least " +
+                                             std::to_string(size) + ", see packed_bytes");
+    EXPECT_EQ(message(nullptr, size), "sinq: memory.data() = null: must not be null");
+    EXPECT_NE(message(memory + 4, size).find(": must be a multiple of 64"), std::string::npos);
+  }
+  EXPECT_EQ(message_of([&] { (void)packed_bytes({.bits = 7}, 1, 1); }), "sinq: bits = 7: allowed are 2, 3, 4, 5, 6, 8");
 }
 
 // --- parts --------------------------------------------------------------------------------------------------------

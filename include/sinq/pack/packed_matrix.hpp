@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
 #include <utility>
 
 #include "../core/large_pages.hpp"
@@ -12,20 +13,30 @@ struct StripAccess;
 }
 
 /// A quantized matrix in the order in which the kernels read it (pack/strip_order.hpp). Made once, at load, by `pack`;
-/// constant from then on, so any number of threads may multiply by it at once.
+/// constant from then on, so any number of threads may multiply by it at once. It is empty (0 x 0) before, and after it
+/// has been moved from.
 class PackedMatrix {
  public:
+  PackedMatrix() = default;
+  PackedMatrix(const PackedMatrix&) = default;
+  PackedMatrix(PackedMatrix&& other) noexcept { swap(other); }
+  PackedMatrix& operator=(PackedMatrix other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~PackedMatrix() = default;
+
   [[nodiscard]] std::int64_t rows() const noexcept { return order_.tiling.rows; }
   [[nodiscard]] std::int64_t cols() const noexcept { return order_.tiling.cols; }
   [[nodiscard]] const Format& format() const noexcept { return format_; }
-  /// Bytes held in memory.
+  /// Bytes held in memory, the caller's (see pack) among them.
   [[nodiscard]] std::int64_t bytes() const noexcept {
-    return static_cast<std::int64_t>(lines_.size() * sizeof(Line) + col_scale_.size()) +
-           detail::pack::table_bytes(format_);
+    return order_.strips * order_.strip + std::ssize(col_scale_) + detail::pack::table_bytes(format_);
   }
 
  private:
   friend PackedMatrix pack(const QuantizedMatrix& q, Executor* executor);
+  friend PackedMatrix pack(const QuantizedMatrix& q, std::span<std::byte> memory, Executor* executor);
   friend PackedMatrix slice_rows(const PackedMatrix& p, std::int64_t first, std::int64_t count, Executor* executor);
   friend detail::pack::StripAccess;
 
@@ -33,19 +44,36 @@ class PackedMatrix {
     std::uint8_t bytes[detail::pack::kLine];
   };
 
-  /// With all of `q` but what strips hold, and with room for these.
-  explicit PackedMatrix(const QuantizedMatrix& q)
-      : format_(q.format), order_(q.format, q.tiling()), table_(q.table), col_scale_(q.col_scale) {
+  /// With all of `q` but what strips hold, and with room for these: in `memory` if given.
+  explicit PackedMatrix(const QuantizedMatrix& q, std::byte* memory = nullptr)
+      : format_(q.format),
+        order_(q.format, q.tiling()),
+        table_(q.table),
+        col_scale_(q.col_scale),
+        callers_(reinterpret_cast<std::uint8_t*>(memory)) {
     for (int code = 0; code < 1 << format_.bits; ++code)
       levels_[static_cast<std::size_t>(code)] = detail::core::level(format_.levels, format_.bits, table_, code);
-    lines_.resize(static_cast<std::size_t>(order_.strips * order_.strip / detail::pack::kLine));
+    if (!callers_) lines_.resize(static_cast<std::size_t>(order_.strips * order_.strip / detail::pack::kLine));
+  }
+
+  /// The strips of `q`, on the executor.
+  void fill(const QuantizedMatrix& q, Executor* executor);
+
+  void swap(PackedMatrix& other) noexcept {
+    std::swap(format_, other.format_);
+    std::swap(order_, other.order_);
+    std::swap(table_, other.table_);
+    std::swap(levels_, other.levels_);
+    std::swap(col_scale_, other.col_scale_);
+    std::swap(lines_, other.lines_);
+    std::swap(callers_, other.callers_);
   }
 
   [[nodiscard]] std::uint8_t* strip(std::int64_t s) noexcept {
-    return reinterpret_cast<std::uint8_t*>(lines_.data()) + s * order_.strip;
+    return (callers_ ? callers_ : reinterpret_cast<std::uint8_t*>(lines_.data())) + s * order_.strip;
   }
   [[nodiscard]] const std::uint8_t* strip(std::int64_t s) const noexcept {
-    return reinterpret_cast<const std::uint8_t*>(lines_.data()) + s * order_.strip;
+    return (callers_ ? callers_ : reinterpret_cast<const std::uint8_t*>(lines_.data())) + s * order_.strip;
   }
 
   Format format_;
@@ -54,6 +82,7 @@ class PackedMatrix {
   std::array<float, 256> levels_{};      // level(code) for every code
   std::vector<std::uint8_t> col_scale_;  // as in QuantizedMatrix
   std::vector<Line, detail::core::LargePages<Line>> lines_;
+  std::uint8_t* callers_ = nullptr;  // in their place, memory that the caller owns
 };
 
 namespace detail::pack {
@@ -133,15 +162,43 @@ void pack_strip(const QuantizedMatrix& q, const StripOrder& o, std::int64_t s, s
 
 }  // namespace detail::pack
 
+inline void PackedMatrix::fill(const QuantizedMatrix& q, Executor* executor) {
+  SerialExecutor serial;
+  (executor ? *executor : serial).run(order_.strips, [&](std::int64_t s, int) {
+    detail::core::with_code_bits(q.format.bits,
+                                 [&](auto bits) { detail::pack::pack_strip<bits()>(q, order_, s, strip(s)); });
+  });
+}
+
 /// Checks `q` (InvalidArgument, see `validate`) and brings it into kernel order, strip by strip on the executor.
 [[nodiscard]] inline PackedMatrix pack(const QuantizedMatrix& q, Executor* executor = nullptr) {
   validate(q);
   PackedMatrix p(q);
-  SerialExecutor serial;
-  (executor ? *executor : serial).run(p.order_.strips, [&](std::int64_t s, int) {
-    detail::core::with_code_bits(q.format.bits,
-                                 [&](auto bits) { detail::pack::pack_strip<bits()>(q, p.order_, s, p.strip(s)); });
-  });
+  p.fill(q, executor);
+  return p;
+}
+
+/// Bytes of memory that a packed matrix of the given format and size takes, at 64 bytes' alignment: codes and all
+/// auxiliaries but the column scales, which lie apart. InvalidArgument unless format and size are legal.
+[[nodiscard]] inline std::size_t packed_bytes(const Format& format, std::int64_t rows, std::int64_t cols) {
+  detail::pack::validate(format);
+  const detail::pack::StripOrder o(format, tiling(rows, cols, format.group_size, format.tile));
+  return static_cast<std::size_t>(o.strips * o.strip);
+}
+
+/// The same in memory that the caller owns, and keeps as it is while the matrix or a copy of it is in use:
+/// `packed_bytes` at an alignment of 64.
+[[nodiscard]] inline PackedMatrix pack(const QuantizedMatrix& q, std::span<std::byte> memory,
+                                       Executor* executor = nullptr) {
+  using detail::core::require;
+  validate(q);
+  const std::size_t needed = packed_bytes(q.format, q.rows, q.cols);
+  require(memory.data() != nullptr, "memory.data()", "null", "must not be null");
+  require(memory.size() >= needed, "memory.size()", memory.size(), "must be at least ", needed, ", see packed_bytes");
+  require(reinterpret_cast<std::uintptr_t>(memory.data()) % detail::pack::kLine == 0, "memory.data()",
+          static_cast<const void*>(memory.data()), "must be a multiple of ", detail::pack::kLine);
+  PackedMatrix p(q, memory.data());
+  p.fill(q, executor);
   return p;
 }
 
@@ -208,6 +265,7 @@ void unpack_row(const PackedMatrix& p, std::int64_t i, const Extents& e, Quantiz
 
 /// The canonical form, bit for bit as it was packed, strip by strip on the executor.
 [[nodiscard]] inline QuantizedMatrix unpack(const PackedMatrix& p, Executor* executor = nullptr) {
+  detail::core::require(p.rows() > 0, "p", "empty", "must hold a matrix, see pack");
   return detail::pack::unpack_rows(p, 0, p.rows(), executor);
 }
 
