@@ -54,15 +54,16 @@ class Linear {
     std::array<sinq::Product, sizeof...(L)> products;
     std::size_t count = 0;
     for (std::size_t k = 0; k < layers.size(); ++k) {
-      if (const auto* packed = std::get_if<sinq::PackedMatrix>(&layers[k]->weight_))
-        products[count++] = {packed, x, y[k]};
-      else
+      const Vector& bias = layers[k]->bias_;
+      if (const auto* packed = std::get_if<sinq::PackedMatrix>(&layers[k]->weight_)) {
+        products[count++] = {packed, x, y[k], {}, bias};
+      } else {
         multiply(std::get<sinq::WeightView>(layers[k]->weight_), x, y[k], executor);
+        if (bias.size() != 0) y[k].rowwise() += bias;
+      }
     }
     sinq::matmul(std::span<const sinq::Product>(products).first(count),
                  {.executor = &executor, .numerics = layers[0]->numerics_});
-    for (std::size_t k = 0; k < layers.size(); ++k)
-      if (layers[k]->bias_.size() != 0) y[k].rowwise() += layers[k]->bias_;
     return y;
   }
 

@@ -491,12 +491,61 @@ TEST(Products, WrongOnesAreNamed) {
   };
   EXPECT_EQ(message({&w, x, y, good}), "nothing was thrown");
   EXPECT_EQ(message({nullptr, x, y, good}), "sinq: products[1].w = null: must point to a matrix");
+  const PackedMatrix empty;
+  EXPECT_EQ(message({&empty, x, y, good}), "sinq: products[1].w = empty: must hold a matrix, see pack");
   EXPECT_EQ(message({&w, x, y, high}), "sinq: products[1].token = 3: must be one of the 3 rows of x");
   EXPECT_EQ(message({&w, x, y, low}), "sinq: products[1].token = -1: must be one of the 3 rows of x");
   EXPECT_EQ(message({&w, x, y, one}), "sinq: products[1].y.rows = 2: must be 1, tokens.size()");
   EXPECT_EQ(message({&w, x, y}), "sinq: products[1].y.rows = 2: must be 3, the rows of x");
   RowMajor<float> wide(3, 70);
   EXPECT_EQ(message({&w, x, wide}), "sinq: products[1].y.cols = 70: must be 20, the rows of the matrix");
+}
+
+/// A sum of two floats, rounded once more where y is not float: the same bits as adding it to a product in float.
+TEST_P(IsaTest, BiasIsAddedInFloat) {
+  std::mt19937 random(17);
+  Eigen::ThreadPool pool(2);
+  ThreadPoolExecutor threads(pool);
+  for (Tile tile : {Tile::stripe, Tile::square})
+    for (std::int64_t tokens : {1, 3, 17, 130})
+      for (Numerics numerics : kNumerics) {
+        const PackedMatrix p = pack(random_matrix({.group_size = 32, .tile = tile}, 75, 130, random));
+        const auto x = random_activations<float>(tokens, 130, random);
+        const auto bias = random_activations<float>(1, 75, random);
+        const RowMajor<bfloat16> short_bias = bias.cast<bfloat16>();
+        const MatmulOptions options{.executor = &threads, .numerics = numerics};
+        const RowMajor<float> without = product(p, x, options);
+        RowMajor<float> sum = without;
+        for (std::int64_t t = 0; t < tokens; ++t) sum.row(t) += bias;
+        RowMajor<float> y(tokens, 75);
+        matmul(p, x, y, options, bias);
+        EXPECT_EQ(y, sum);
+        RowMajor<half> halves(tokens, 75);
+        RowMajor<float> apart(tokens, 75);
+        const Product products[] = {{&p, x, halves, {}, short_bias}, {&p, x, apart}};
+        matmul(products, options);
+        for (std::int64_t t = 0; t < tokens; ++t)
+          EXPECT_EQ(halves.row(t), (without.row(t) + short_bias.cast<float>()).cast<half>());
+        EXPECT_EQ(apart, without);
+      }
+}
+
+TEST(Products, WrongBiasesAreNamed) {
+  std::mt19937 random(18);
+  const PackedMatrix w = pack(random_matrix({}, 20, 70, random));
+  const auto x = random_activations<float>(2, 70, random);
+  RowMajor<float> y(2, 20), first_y(2, 20);
+  const RowMajor<float> good = RowMajor<float>::Zero(1, 20);
+  const auto message = [&](const ActivationView<const void>& bias) {
+    const Product products[] = {{&w, x, first_y, {}, good}, {&w, x, y, {}, bias}};
+    return message_of([&] { matmul(products); });
+  };
+  EXPECT_EQ(message(good), "nothing was thrown");
+  EXPECT_EQ(message(MatrixView<const float>(good.data(), 1, 19)),
+            "sinq: products[1].bias.cols = 19: must be 20, the rows of the matrix");
+  EXPECT_EQ(message(MatrixView<const float>(good.data(), 2, 20)), "sinq: products[1].bias.rows = 2: must be 1");
+  EXPECT_EQ(message(y.row(1)), "sinq: products[1].y overlaps products[1].bias: must lie in memory of its own");
+  EXPECT_EQ(message(first_y.row(0)), "sinq: products[0].y overlaps products[1].bias: must lie in memory of its own");
 }
 
 /// Tensor parallelism: parts by rows give the same bits, parts by columns add up. Columns are cut between groups and
@@ -571,6 +620,57 @@ TEST(Workspace, OneForTheMostTokensServesFewer) {
   }
   EXPECT_EQ(message_of([&] { (void)matmul_workspace(p, -1); }), "sinq: tokens = -1: allowed are 0 to 2^31 - 1");
   EXPECT_EQ(message_of([&] { (void)matmul_workspace(p, 1, 0); }), "sinq: width = 0: allowed are 1 to 65536");
+}
+
+/// Planned before there is any memory for x and y, and each by itself.
+TEST(Workspace, ShapesAreEnoughToKnowItsSize) {
+  std::mt19937 random(19);
+  const PackedMatrix p = pack(random_matrix({}, 40, 130, random));
+  const PackedMatrix square = pack(random_matrix({.tile = Tile::square}, 70, 130, random));
+  const auto x = random_activations<float>(5, 130, random);
+  RowMajor<float> y(5, 40), square_y(2, 70);
+  const std::vector<std::int32_t> tokens = {4, 1};
+  const Product products[] = {{&p, x, y}, {&square, x, square_y, tokens}};
+  Product planned[] = {products[0], products[1]};
+  for (Product& one : planned) one.x.data = one.y.data = nullptr;
+  const std::vector<std::int32_t> unknown(2, -1);
+  planned[1].tokens = unknown;
+  for (int width : {1, 3}) {
+    EXPECT_EQ(matmul_workspace(planned, width), matmul_workspace(products, width));
+    EXPECT_GE(matmul_workspace(p, 5, width) + matmul_workspace(square, 2, width), matmul_workspace(products, width));
+  }
+  EXPECT_EQ(message_of([&] { (void)matmul_workspace(PackedMatrix(), 1); }),
+            "sinq: w = empty: must hold a matrix, see pack");
+}
+
+/// What lies behind the bytes that are needed is not used.
+TEST(Workspace, IsNobodyElsesMemory) {
+  std::mt19937 random(20);
+  const PackedMatrix p = pack(random_matrix({}, 20, 70, random));
+  const std::size_t size = matmul_workspace(p, 2);
+  ASSERT_EQ(size % sizeof(float), 0u);
+  std::vector<float> memory(size / sizeof(float) + 400);
+  const std::span<std::byte> workspace(reinterpret_cast<std::byte*>(memory.data()), memory.size() * sizeof(float));
+  std::vector<float> other(400);
+  const auto message = [&](const float* x, float* y, const float* bias) {
+    return message_of([&] {
+      matmul(p, MatrixView<const float>(x, 2, 70), MatrixView<float>(y, 2, 20), {.workspace = workspace},
+             MatrixView<const float>(bias, 1, 20));
+    });
+  };
+  float* const inside = memory.data() + size / sizeof(float) - 1;
+  EXPECT_EQ(message(inside, other.data(), other.data() + 40),
+            "sinq: workspace overlaps x: must lie in memory of its own");
+  EXPECT_EQ(message(other.data() + 40, inside, other.data()),
+            "sinq: workspace overlaps y: must lie in memory of its own");
+  EXPECT_EQ(message(other.data() + 40, other.data(), inside),
+            "sinq: workspace overlaps bias: must lie in memory of its own");
+  EXPECT_EQ(message(inside + 1, other.data(), other.data() + 40), "nothing was thrown");
+  const auto x = random_activations<float>(2, 70, random);
+  EXPECT_EQ(message_of([&] {
+              (void)product(p, x, {.workspace = {static_cast<std::byte*>(nullptr), size}});
+            }),
+            "sinq: workspace.data() = null: must not be null");
 }
 
 TEST_P(IsaTest, NothingIsAllocatedWhereAWorkspaceIsGiven) {

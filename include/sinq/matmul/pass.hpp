@@ -77,6 +77,16 @@ inline void prepare_token(const Product& p, const Method& method, const pack::St
   method.prepare(w, panel, p.x.at(row, 0), p.x.dtype, to, n);
 }
 
+/// To the results of a strip, tokens x kStripRows.
+inline void add_bias(const ActivationView<const void>& bias, std::int64_t first, std::int64_t rows, std::int64_t tokens,
+                     float* y) noexcept {
+  if (bias.data == nullptr) return;
+  float of_rows[kStripRows] = {};
+  WeightView(bias.data, bias.dtype, 1, bias.cols).load(0, first, rows, of_rows);
+  for (std::int64_t n = 0; n < tokens; ++n)
+    for (std::int64_t r = 0; r < kStripRows; ++r) y[n * kStripRows + r] += of_rows[r];
+}
+
 inline void run_task(const Place& at, const Pass& pass, int worker, float* scratch) noexcept {
   const Product& p = *at.product;
   const pack::StripReader w(*p.w);
@@ -96,14 +106,17 @@ inline void run_task(const Place& at, const Pass& pass, int worker, float* scrat
     const std::int64_t strips = std::min(method.strips, end - first);
     float* const y = scratch + kScratch;
     method.kernel({&w, &levels, first, strips, &x, tokens, scratch, y});
-    for (std::int64_t s = 0; s < strips; ++s)
+    for (std::int64_t s = 0; s < strips; ++s) {
+      const std::int64_t row = o.first_row(first + s);
+      const std::int64_t rows = o.rows(first + s);
+      add_bias(p.bias, row, rows, tokens, y + s * result);
       for (std::int64_t n = 0; n < tokens; ++n)
-        method.deliver(y + s * result + n * kStripRows, o.rows(first + s), p.y.dtype,
-                       p.y.at(pass.first + n, o.first_row(first + s)));
+        method.deliver(y + s * result + n * kStripRows, rows, p.y.dtype, p.y.at(pass.first + n, row));
+    }
   }
 }
 
-/// One pass over the weights.
+/// Prepares tokens that strips share, then multiplies them by every strip.
 inline void run_pass(std::span<const Product> products, const Pass& pass, Executor& threads, float* workspace) {
   float* const prepared = workspace + pass.width * floats_per_worker();
   std::int64_t tokens = 0;

@@ -68,14 +68,16 @@ struct ActivationView {
   }
 };
 
-/// One product of a call: y = x W^T, or of some rows of x. y may not overlap x: a result is written while other ones
-/// still need the activations.
+/// One product of a call: y = x W^T + bias, or of some rows of x. y may not overlap x: a result is written while other
+/// ones still need the activations.
 struct Product {
   const PackedMatrix* w = nullptr;
   ActivationView<const void> x;
   ActivationView<void> y;
   /// The rows of x that take part, in the order of the rows of y: the tokens that go to an expert. Absent: all of them.
   std::optional<std::span<const std::int32_t>> tokens = {};
+  /// 1 x (rows of w), added to every row of y before that is rounded to its type. Without data: none.
+  ActivationView<const void> bias = {};
 };
 
 namespace detail::matmul {
@@ -99,55 +101,99 @@ template <class A, class B>
   return at < a_row || at + b_row > step;
 }
 
-/// The one validation of a product; those before it are valid. Where there are several, a message names which.
-inline void validate(std::span<const Product> products, std::size_t which) {
-  const Product& p = products[which];
-  const auto prefix = [&](std::size_t k) { return products.size() == 1 ? "" : core::text("products[", k, "]."); };
-  const auto require = [&](bool ok, const char* name, const auto& value, const auto&... limit) {
+/// The checks of one product of a call: InvalidArgument, which names the product where there are several.
+class ProductCheck {
+ public:
+  ProductCheck(std::span<const Product> products, std::size_t which) noexcept : products_(products), which_(which) {}
+
+  /// Shapes, which are all that the size of a workspace depends on.
+  void shapes() const {
+    const Product& p = products_[which_];
+    require(p.w != nullptr, "w", "null", "must point to a matrix");
+    require(p.w->rows() > 0, "w", "empty", "must hold a matrix, see pack");
+    require(p.x.cols == p.w->cols(), "x.cols", p.x.cols, "must be ", p.w->cols(), ", the cols of the matrix");
+    require(p.y.cols == p.w->rows(), "y.cols", p.y.cols, "must be ", p.w->rows(), ", the rows of the matrix");
+    if (p.tokens)
+      require(p.y.rows == std::ssize(*p.tokens), "y.rows", p.y.rows, "must be ", p.tokens->size(), ", tokens.size()");
+    else
+      require(p.x.rows == p.y.rows, "y.rows", p.y.rows, "must be ", p.x.rows, ", the rows of x");
+    require(p.y.rows >= 0 && p.y.rows <= 0x7fff'ffff, "y.rows", p.y.rows, "allowed are 0 to 2^31 - 1 tokens");
+    if (p.bias.data == nullptr) return;
+    require(p.bias.rows == 1, "bias.rows", p.bias.rows, "must be 1");
+    require(p.bias.cols == p.w->rows(), "bias.cols", p.bias.cols, "must be ", p.w->rows(), ", the rows of the matrix");
+  }
+
+  /// What is read and written, where those before it are valid.
+  void memory() const {
+    const Product& p = products_[which_];
+    if (p.tokens)
+      for (const std::int32_t token : *p.tokens)
+        require(token >= 0 && token < p.x.rows, "token", token, "must be one of the ", p.x.rows, " rows of x");
+    require_view(p.x, "x");
+    require_view(p.y, "y");
+    if (p.bias.data != nullptr) require_view(p.bias, "bias");
+    if (p.y.rows == 0) return;  // neither reads nor writes
+    require_apart(p.x, which_, "x", which_);
+    require_apart(p.bias, which_, "bias", which_);
+    // Every pair is looked at once: 6 to 12 ns (Zen 3) for each two products that have tokens, 50 us for 128 with one
+    // x.
+    for (std::size_t k = 0; k < which_; ++k) {
+      const Product& before = products_[k];
+      if (before.y.rows == 0) continue;
+      require_apart(before.y, k, "y", which_);
+      require_apart(before.bias, k, "bias", which_);
+      require_apart(p.bias, which_, "bias", k);
+      if (p.x.data == before.x.data && p.x.dtype == before.x.dtype && p.x.rows == before.x.rows &&
+          p.x.cols == before.x.cols && p.x.stride == before.x.stride)
+        continue;  // both have been compared with it
+      require_apart(before.x, k, "x", which_);
+      require_apart(p.x, which_, "x", k);
+    }
+  }
+
+  /// The workspace, of which the first `bytes` are used, is nobody else's.
+  void workspace(std::byte* data, std::size_t bytes) const {
+    const Product& p = products_[which_];
+    if (p.y.rows == 0) return;
+    const auto floats = static_cast<std::int64_t>(bytes / sizeof(float));
+    const ActivationView<void> used(MatrixView<float>(reinterpret_cast<float*>(data), 1, floats));
+    const auto apart = [&](const auto& view, const char* name) {
+      if (overlap(view, used)) [[unlikely]]
+        raise("workspace overlaps ", prefix(which_), name);
+    };
+    apart(p.x, "x");
+    apart(p.y, "y");
+    apart(p.bias, "bias");
+  }
+
+ private:
+  [[nodiscard]] std::string prefix(std::size_t k) const {
+    return products_.size() == 1 ? "" : core::text("products[", k, "].");
+  }
+  template <class... Limit>
+  void require(bool ok, const char* name, const auto& value, const Limit&... limit) const {
     if (!ok) [[unlikely]]
-      core::require(false, (prefix(which) + name).c_str(), value, limit...);
-  };
-  const auto require_view = [&](const auto& view, const char* name) {
-    if (products.size() == 1)
+      core::require(false, (prefix(which_) + name).c_str(), value, limit...);
+  }
+  void require_view(const auto& view, const char* name) const {
+    if (products_.size() == 1)
       core::require_view(view, name);
     else
-      core::require_view(view, "products[", which, "].", name);
-  };
-  require(p.w != nullptr, "w", "null", "must point to a matrix");
-  const ActivationView<const void>& x = p.x;
-  const ActivationView<void>& y = p.y;
-  require(x.cols == p.w->cols(), "x.cols", x.cols, "must be ", p.w->cols(), ", the cols of the matrix");
-  require(y.cols == p.w->rows(), "y.cols", y.cols, "must be ", p.w->rows(), ", the rows of the matrix");
-  if (p.tokens) {
-    require(y.rows == std::ssize(*p.tokens), "y.rows", y.rows, "must be ", p.tokens->size(), ", tokens.size()");
-    for (const std::int32_t token : *p.tokens)
-      require(token >= 0 && token < x.rows, "token", token, "must be one of the ", x.rows, " rows of x");
-  } else {
-    require(x.rows == y.rows, "y.rows", y.rows, "must be ", x.rows, ", the rows of x");
+      core::require_view(view, "products[", which_, "].", name);
   }
-  require(y.rows >= 0 && y.rows <= 0x7fff'ffff, "y.rows", y.rows, "allowed are 0 to 2^31 - 1 tokens");
-  require_view(x, "x");
-  require_view(y, "y");
-  // Every pair is looked at once: 6 to 12 ns (Zen 3) for each two products that have tokens, 50 us for 128 with one x.
-  const auto require_apart = [&](const auto& other, std::size_t of, const ActivationView<void>& result, std::size_t k,
-                                 const char* name) {
-    if (overlap(other, result)) [[unlikely]]
-      core::raise<InvalidArgument>(
-          core::text("sinq: ", prefix(k), "y overlaps ", prefix(of), name, ": must lie in memory of its own"));
-  };
-  if (y.rows == 0) return;  // neither reads nor writes
-  require_apart(x, which, y, which, "x");
-  for (std::size_t k = 0; k < which; ++k) {
-    const Product& before = products[k];
-    if (before.y.rows == 0) continue;
-    require_apart(before.y, k, y, which, "y");
-    if (x.data == before.x.data && x.dtype == before.x.dtype && x.rows == before.x.rows && x.cols == before.x.cols &&
-        x.stride == before.x.stride)
-      continue;  // both have been compared with it
-    require_apart(before.x, k, y, which, "x");
-    require_apart(x, which, before.y, k, "x");
+  /// `other` is of product `of`.
+  void require_apart(const auto& other, std::size_t of, const char* name, std::size_t result) const {
+    if (other.data != nullptr && overlap(other, products_[result].y)) [[unlikely]]
+      raise(prefix(result), "y overlaps ", prefix(of), name);
   }
-}
+  template <class... Pieces>
+  [[noreturn]] static void raise(const Pieces&... pieces) {
+    core::raise<InvalidArgument>(core::text("sinq: ", pieces..., ": must lie in memory of its own"));
+  }
+
+  std::span<const Product> products_;
+  std::size_t which_;
+};
 
 inline void validate(const MatmulOptions& options) {
   core::require(options.numerics <= Numerics::fast, "numerics", static_cast<int>(options.numerics),
