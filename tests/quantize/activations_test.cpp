@@ -150,4 +150,52 @@ TEST(Activations, RefuseWhatDoesNotFit) {
             "sinq: other.has_second_moments() = 1: must be the same on both sides");
 }
 
+/// Tokens known by their means count in squares and products, those that were added in all else as well.
+TEST(Activations, MeansMergeWithTokens) {
+  const Matrix x = uneven_tokens(64, 20);
+  Activations first(20, kAll), all(20, kAll);
+  first.add(x.topRows(32));
+  all.add(x);
+  std::vector<double> moments(20 * 20);
+  for (std::int64_t i = 0; i < 20; ++i)
+    for (std::int64_t j = 0; j < 20; ++j) moments[static_cast<std::size_t>(i * 20 + j)] = first.second_moment(i, j);
+  Activations a = Activations::of_second_moments(moments, 20, 32);
+  EXPECT_EQ(a.sample().rows, 0);
+  EXPECT_EQ(a.mean_magnitude(), std::vector<double>(20));
+  a.add(x.bottomRows(32));
+  EXPECT_EQ(a.tokens(), 64);
+  EXPECT_EQ(a.mean_square(), all.mean_square());
+  for (std::int64_t i = 0; i < 20; ++i)
+    for (std::int64_t j = 0; j < 20; ++j) EXPECT_EQ(a.second_moment(i, j), all.second_moment(i, j));
+  Activations last(20);
+  last.add(x.bottomRows(32));
+  EXPECT_EQ(a.mean_magnitude(), last.mean_magnitude());
+  EXPECT_EQ(a.sample().rows, 32);
+  Activations merged = Activations::of_mean_square(first.mean_square(), 32);
+  merged.merge(last);
+  Activations both(20);
+  both.add(x.topRows(32));
+  both.merge(last);
+  EXPECT_EQ(merged.mean_square(), both.mean_square());
+  EXPECT_EQ(merged.mean_magnitude(), last.mean_magnitude());
+}
+
+TEST(Activations, WrongMeansAreNamed) {
+  const auto message = [](const std::vector<double>& means, std::int64_t tokens) {
+    return message_of([&] { (void)Activations::of_mean_square(means, tokens); });
+  };
+  const std::string limits = ": must be finite and below 2^240 in magnitude, a square at least 0";
+  EXPECT_EQ(message({1, 2}, 3), "nothing was thrown");
+  EXPECT_EQ(message({}, 3), "sinq: cols = 0: allowed are 1 to 2^31 - 1");
+  EXPECT_EQ(message({1, 2}, 0), "sinq: tokens = 0: must be at least 1");
+  EXPECT_EQ(message({1, -2}, 3), "sinq: E[x_1 x_1] = -2" + limits);
+  EXPECT_EQ(message({NAN, 2}, 3), "sinq: E[x_0 x_0] = nan" + limits);
+  const auto of_moments = [](const std::vector<double>& moments, std::int64_t cols) {
+    return message_of([&] { (void)Activations::of_second_moments(moments, cols, 3); });
+  };
+  EXPECT_EQ(of_moments({1, -2, NAN, 4}, 2), "nothing was thrown");
+  EXPECT_EQ(of_moments({1, 2, 3}, 2), "sinq: second_moments.size() = 3: must be 4, cols x cols");
+  EXPECT_EQ(of_moments({1, INFINITY, 3, 4}, 2), "sinq: E[x_0 x_1] = inf" + limits);
+}
+
 }  // namespace

@@ -102,6 +102,26 @@ TEST(Calibration, BitsDependNeitherOnThreadsNorOnTheInstructionSet) {
     }
 }
 
+/// 64 tokens, so that means of them times their number are their sums to the last bit.
+TEST(Calibration, MeansOfElsewhereAreAsGoodAsTokens) {
+  const Matrix w = weights(48, 80);
+  const Activations seen = statistics(tokens(64, 80));
+  const Activations diagonal = Activations::of_mean_square(seen.mean_square(), 64);
+  std::vector<double> all(80 * 80, NAN);  // below the diagonal, where nothing is read
+  for (std::int64_t i = 0; i < 80; ++i)
+    for (std::int64_t j = i; j < 80; ++j) all[static_cast<std::size_t>(i * 80 + j)] = seen.second_moment(i, j);
+  const Activations moments = Activations::of_second_moments(all, 80, 64);
+  EXPECT_EQ(moments.tokens(), 64);
+  EXPECT_EQ(moments.mean_square(), seen.mean_square());
+  for (const QuantizeConfig& c : methods(Calibration::weighted)) {
+    EXPECT_TRUE(same(quantize(w, c, {.activations = &diagonal}), quantize(w, c, {.activations = &seen})))
+        << describe(c);
+    EXPECT_TRUE(same(quantize(w, c, {.activations = &moments}), quantize(w, c, {.activations = &seen}))) << describe(c);
+  }
+  for (const QuantizeConfig& c : methods(Calibration::gptq))
+    EXPECT_TRUE(same(quantize(w, c, {.activations = &moments}), quantize(w, c, {.activations = &seen}))) << describe(c);
+}
+
 TEST(Calibration, RefusesWhatIsMissing) {
   const Matrix w = weights(16, 32);
   const Activations none(32, {.second_moments = true});
@@ -121,6 +141,9 @@ TEST(Calibration, RefusesWhatIsMissing) {
   EXPECT_EQ(message(Calibration::gptq, &diagonal),
             "sinq: activations.has_second_moments() = false: calibration = gptq needs them");
   EXPECT_EQ(message(Calibration::weighted, &diagonal), "nothing was thrown");
+  const Activations means = Activations::of_mean_square(diagonal.mean_square(), 8);
+  EXPECT_EQ(message(Calibration::awq, &means),
+            "sinq: activations.sample().rows = 0: calibration = awq needs tokens themselves");
   EXPECT_EQ(message_of([&] { (void)quantize(w, {.calibration = Calibration::weighted}, {.activations = &other}); }),
             "sinq: calibration = weighted: needs refine = fit");
 }

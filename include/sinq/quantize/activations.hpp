@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "squares.hpp"
@@ -35,6 +36,35 @@ class Activations {
     if (options.second_moments) products_.resize(static_cast<std::size_t>(cols * detail::core::padded(cols)));
   }
 
+  /// What is known of `tokens` tokens already, such as an importance matrix that came with the model: E[x_j^2], of
+  /// every column. Enough for Calibration::weighted; awq asks for tokens themselves, too (add). InvalidArgument unless
+  /// all are finite, at least 0 and below 2^240.
+  [[nodiscard]] static Activations of_mean_square(std::span<const double> mean_square, std::int64_t tokens) {
+    Activations a(std::ssize(mean_square));
+    a.set_tokens(tokens);
+    for (std::int64_t j = 0; j < a.cols_; ++j)
+      a.squares_[static_cast<std::size_t>(j)] = sum_of(mean_square[static_cast<std::size_t>(j)], j, j, tokens);
+    return a;
+  }
+  /// E[x_i x_j], cols x cols, of which the diagonal and what lies above it are read, such as the Hessian that an engine
+  /// has computed elsewhere: for Calibration::gptq. InvalidArgument unless all are finite and below 2^240 in magnitude,
+  /// and those of the diagonal at least 0.
+  [[nodiscard]] static Activations of_second_moments(std::span<const double> second_moments, std::int64_t cols,
+                                                     std::int64_t tokens) {
+    Activations a(cols, {.second_moments = true});
+    a.set_tokens(tokens);
+    detail::core::require(std::ssize(second_moments) == cols * cols, "second_moments.size()", second_moments.size(),
+                          "must be ", cols * cols, ", cols x cols");
+    for (std::int64_t i = 0; i < cols; ++i)
+      for (std::int64_t j = i; j < cols; ++j)
+        a.products_[static_cast<std::size_t>(i * detail::core::padded(cols) + j)] =
+            sum_of(second_moments[static_cast<std::size_t>(i * cols + j)], i, j, tokens);
+    for (std::int64_t j = 0; j < cols; ++j)
+      a.squares_[static_cast<std::size_t>(j)] =
+          a.products_[static_cast<std::size_t>(j * detail::core::padded(cols) + j)];
+    return a;
+  }
+
   /// Adds tokens x cols inputs of the layer. InvalidArgument if there are other columns, or a value is not finite or
   /// not below 2^120; nothing is added then. `executor`: threads for the second moments.
   void add(MatrixView<const float> tokens, Executor* executor = nullptr) {
@@ -52,9 +82,10 @@ class Activations {
         magnitudes_[static_cast<std::size_t>(j)] += std::abs(v);
         squares_[static_cast<std::size_t>(j)] += v * v;
       }
-      if ((tokens_ + t) % stride_ == 0) keep(x);
+      if ((added_ + t) % stride_ == 0) keep(x);
     }
     tokens_ += tokens.rows;
+    added_ += tokens.rows;
     if (products_.empty()) return;
     SerialExecutor serial;
     detail::quantize::add_squares(products_.data(), cols_, 0, tokens.data, tokens.stride, tokens.rows, 1.0,
@@ -80,15 +111,16 @@ class Activations {
     for (std::int64_t k = 0; k < std::ssize(other.sample_); k += stride / other.stride_ * cols_)
       sample_.insert(sample_.end(), other.sample_.begin() + k, other.sample_.begin() + k + cols_);
     tokens_ += other.tokens_;
+    added_ += other.added_;
   }
 
   [[nodiscard]] std::int64_t cols() const noexcept { return cols_; }
   [[nodiscard]] std::int64_t tokens() const noexcept { return tokens_; }
 
-  /// E|x_j|, 0 before the first token.
-  [[nodiscard]] std::vector<double> mean_magnitude() const { return mean(magnitudes_); }
+  /// E|x_j| of the tokens that were added, 0 before the first.
+  [[nodiscard]] std::vector<double> mean_magnitude() const { return mean(magnitudes_, added_); }
   /// E[x_j^2], as `measure` takes them.
-  [[nodiscard]] std::vector<double> mean_square() const { return mean(squares_); }
+  [[nodiscard]] std::vector<double> mean_square() const { return mean(squares_, tokens_); }
 
   [[nodiscard]] bool has_second_moments() const noexcept { return !products_.empty(); }
   /// E[x_i x_j]; only where has_second_moments().
@@ -98,12 +130,26 @@ class Activations {
            static_cast<double>(std::max<std::int64_t>(tokens_, 1));
   }
 
-  /// Every 2^n-th token, for the least n with which they number at most `ActivationsOptions::sample`.
+  /// Of the tokens that were added every 2^n-th, for the least n with which they number at most
+  /// `ActivationsOptions::sample`; after `merge`, every 2^n-th of either side.
   [[nodiscard]] MatrixView<const float> sample() const noexcept {
     return {sample_.data(), std::ssize(sample_) / cols_, cols_};
   }
 
  private:
+  /// The sum over `tokens` tokens whose mean is `mean`.
+  [[nodiscard]] static double sum_of(double mean, std::int64_t i, std::int64_t j, std::int64_t tokens) {
+    if (!(std::abs(mean) < 0x1p240) || (i == j && mean < 0)) [[unlikely]]
+      detail::core::raise<InvalidArgument>(
+          detail::core::text("sinq: E[x_", i, " x_", j, "] = ", mean,
+                             ": must be finite and below 2^240 in magnitude, a square at least 0"));
+    return mean * static_cast<double>(tokens);
+  }
+  void set_tokens(std::int64_t tokens) {
+    detail::core::require(tokens >= 1, "tokens", tokens, "must be at least 1");
+    tokens_ = tokens;
+  }
+
   void require_finite(const float* x, std::int64_t token) const {
     namespace core = detail::core;
     if (core::magnitude_bits(core::largest_magnitude(x, cols_)) < core::magnitude_bits(core::kWeightLimit)) return;
@@ -146,18 +192,19 @@ class Activations {
     stride_ *= 2;
   }
 
-  [[nodiscard]] std::vector<double> mean(std::vector<double> sums) const {
-    for (double& v : sums) v /= static_cast<double>(std::max<std::int64_t>(tokens_, 1));
+  [[nodiscard]] static std::vector<double> mean(std::vector<double> sums, std::int64_t tokens) {
+    for (double& v : sums) v /= static_cast<double>(std::max<std::int64_t>(tokens, 1));
     return sums;
   }
 
   std::int64_t cols_;
   ActivationsOptions options_;
   std::int64_t tokens_ = 0;
+  std::int64_t added_ = 0;  // of these: the others are known by their means
   std::vector<double> magnitudes_;
   std::vector<double> squares_;
   std::vector<double> products_;  // cols x padded(cols), upper triangle; empty: not asked for
-  std::vector<float> sample_;     // tokens 0, stride_, 2 stride_, ...
+  std::vector<float> sample_;     // of those added: tokens 0, stride_, 2 stride_, ...
   std::int64_t stride_ = 1;
 };
 

@@ -203,6 +203,8 @@ inline void validate(const QuantizeConfig& c, const Activations* activations, st
   require(activations != nullptr, "activations", "null", "this calibration needs them");
   require(activations->cols() == cols, "activations.cols()", activations->cols(), "must equal weights.cols, ", cols);
   require(activations->tokens() > 0, "activations.tokens()", activations->tokens(), "must be at least 1");
+  require(c.calibration != Calibration::awq || activations->sample().rows > 0, "activations.sample().rows", 0,
+          "calibration = awq needs tokens themselves");
   require(c.calibration != Calibration::gptq || activations->has_second_moments(), "activations.has_second_moments()",
           "false", "calibration = gptq needs them");
 }
