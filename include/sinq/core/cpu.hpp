@@ -144,7 +144,7 @@ struct X86 {
   if (isa == Isa::avx512) return has_avx512(x);
   if (isa == Isa::avxvnni) return has_avx_vnni(x) || (kStandIns && has_avx2(x));
   if (isa == Isa::avx2) return has_avx2(x);
-#elif defined(__aarch64__) && defined(__linux__)
+#elif defined(__aarch64__) && defined(__linux__) && !defined(__clang__)  // whose products are portable code
   if (isa == Isa::neon) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #endif
   return isa == Isa::portable;

@@ -50,9 +50,11 @@ class Cancelled : public Error {
   using Error::Error;
 };
 
-/// Called instead of throwing where the library is compiled with `-fno-exceptions`. It must not return: it may
-/// `longjmp` (past destructors, so what the call had allocated is lost), end the thread or the process. If it does
-/// return, or none was set, `std::abort` ends the process.
+/// Called instead of throwing where the library is compiled with `-fno-exceptions`: on the thread that found the error,
+/// which in `quantize` may be one of the executor's. It must not return. On the thread that called the library it may
+/// `longjmp` (past destructors, so what the call had allocated is lost, and only if the executor has no other threads,
+/// which would go on); elsewhere the process has to end, since the call waits for the thread. If it does return, or
+/// none was set, `std::abort` ends the process.
 using ErrorHook = void (*)(const char* message);
 
 namespace detail::core {
