@@ -13,7 +13,8 @@
 
 namespace sinq::inline SINQ_ABI {
 
-/// Base of everything this library throws.
+/// Base of every error that this library raises. Exceptions of others pass through: std::bad_alloc, those of the
+/// caller's executor and callbacks.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -64,7 +65,7 @@ inline std::atomic<ErrorHook>& error_hook() {
   return hook;
 }
 
-/// "bits = 7, allowed: 2, 3, 4, 5, 6, 8" from its pieces. What is written to files is made here, too: a program's
+/// "bits = 7: allowed are 2, 3, 4, 5, 6, 8" from its pieces. What is written to files is made here, too: a program's
 /// global locale may group digits.
 template <class... Pieces>
 std::string text(const Pieces&... pieces) {

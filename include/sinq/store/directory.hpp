@@ -79,10 +79,10 @@ namespace store {
 ///     out.finish({{"bits", 4}, {"group_size", 64}});
 ///
 /// The result holds model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json;
-/// config.json as it was plus `quantization_config` (quant_method, format_version, what `finish` was given, and
-/// `left_alone`: tensor -> reason); and the small files beside them (tokenizer, generation settings, licence, ...;
-/// not: hidden files, subdirectories, weights of other forms, anything above 64 MiB). config.json is read and printed
-/// again, so its layout may change; order, names and values do not.
+/// config.json as it was plus `quantization_config` (quant_method, format_version, what `finish` was given,
+/// quantized_matrices: how many, and left_alone: tensor -> reason); and the small files beside them (tokenizer,
+/// generation settings, licence, ...; not: hidden files, subdirectories, weights of other forms, anything above 64
+/// MiB). config.json is read and printed again, so its layout may change; order, names and values do not.
 ///
 /// What a kill or an error leaves. All of it is first written to a temporary directory, which an error removes and a
 /// kill leaves behind (its name ends in ".tmp"). If `target` does not exist, that directory is beside it and becomes it
@@ -91,6 +91,8 @@ namespace store {
 /// model files of an earlier save that are now stale go last. So a model in one file is replaced in one step; when
 /// shards replace shards of the same names, a kill between two renames can leave a mixture, which Checkpoint refuses
 /// where it does not fit together. Other files in `target` stay as they are.
+///
+/// One writer is used by one thread at a time; writers of different targets may run at once.
 class DirectoryWriter {
  public:
   /// InvalidArgument where the model lies in `target` itself, FormatError where its config.json is malformed or says
@@ -153,7 +155,8 @@ class DirectoryWriter {
     std::int64_t model_bytes = 0;  // of the safetensors files, headers included
   };
 
-  /// Completes the directory. `settings`, an object, goes into the `quantization_config`. Once, as the last call.
+  /// Completes the directory. `settings`, an object without the four members above, goes into the
+  /// `quantization_config`. Once, as the last call.
   Saved finish(const Json& settings = Json::object()) {
     detail::core::require(settings.is_object(), "settings", settings.type_name(), "must be a JSON object");
     return complete(config_with(settings));

@@ -47,6 +47,8 @@ struct WriterOptions {
 /// InvalidArgument for a name that is not UTF-8, occurs twice, is taken or is "__metadata__", and for data that are not
 /// as long as type and shape say: such a call leaves the file as it was, and the next one may do better. IoError, with
 /// the path and the reason, where the system refuses.
+///
+/// One writer is used by one thread at a time; different ones may run at once, as long as nobody changes their `taken`.
 class Writer {
  public:
   explicit Writer(const std::filesystem::path& target, const WriterOptions& options = {})
