@@ -292,6 +292,18 @@ TEST(Validate, EveryArrayOfTheWrongSizeIsNamed) {
   EXPECT_THROW(validate(q), InvalidArgument);
 }
 
+/// What memory for it cannot be had, or not even counted.
+TEST(Validate, ComesBeforeMemoryForTheResult) {
+  std::mt19937 random(15);
+  QuantizedMatrix q = random_matrix({}, 3, 70, random);
+  q.rows = -1;
+  EXPECT_EQ(message_of([&] { (void)dequantize(q); }), "sinq: rows = -1: allowed are 1 to 2^31 - 1");
+  QuantizedMatrix huge;
+  huge.rows = huge.cols = 0x7fff'ffff;
+  EXPECT_EQ(message_of([&] { (void)dequantize(huge); }),
+            "sinq: codes has 0 bytes, the format asks for 2305843008139952128");
+}
+
 TEST(Validate, AuxiliariesThatAreNotFiniteAreNamed) {
   std::mt19937 random(6);
   const float bad[] = {INFINITY, -INFINITY, NAN};

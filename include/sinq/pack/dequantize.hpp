@@ -33,6 +33,22 @@ inline void restore_row(const RowReader& reader, std::int64_t i, float* factors,
     }
 }
 
+/// All rows of a matrix that is valid, into a view of its size.
+template <Element T>
+void restore_rows(const QuantizedMatrix& q, const MatrixView<T>& out, Executor* executor) {
+  const RowReader reader(q);
+  const Tiling& t = reader.tiling();
+  SerialExecutor serial;
+  Executor& threads = executor ? *executor : serial;
+  const std::int64_t per_worker = 2 * t.groups() + t.cols;
+  std::vector<float> scratch(static_cast<std::size_t>(core::width_of(threads) * per_worker));
+  threads.run(q.rows, [&](std::int64_t i, int worker) {
+    float* row = scratch.data() + worker * per_worker;
+    restore_row(reader, i, row + t.cols, row);
+    for (std::int64_t j = 0; j < t.cols; ++j) out.row(i)[j] = static_cast<T>(row[j]);
+  });
+}
+
 }  // namespace detail::pack
 
 /// W ~= (level(code) - zero) * scale * col_scale, as rows x cols of T. Evaluated in float and rounded to T once, so
@@ -43,25 +59,16 @@ void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor 
   detail::core::require(out.rows == q.rows, "out.rows", out.rows, "must equal the rows of the matrix, ", q.rows);
   detail::core::require(out.cols == q.cols, "out.cols", out.cols, "must equal the cols of the matrix, ", q.cols);
   detail::core::require_view(out, "out");
-  const detail::pack::RowReader reader(q);
-  const Tiling& t = reader.tiling();
-  SerialExecutor serial;
-  Executor& threads = executor ? *executor : serial;
-  const std::int64_t per_worker = 2 * t.groups() + t.cols;
-  std::vector<float> scratch(static_cast<std::size_t>(detail::core::width_of(threads) * per_worker));
-  threads.run(q.rows, [&](std::int64_t i, int worker) {
-    float* row = scratch.data() + worker * per_worker;
-    detail::pack::restore_row(reader, i, row + t.cols, row);
-    for (std::int64_t j = 0; j < t.cols; ++j) out.row(i)[j] = static_cast<T>(row[j]);
-  });
+  detail::pack::restore_rows(q, out, executor);
 }
 
 /// The same as a new row-major Eigen matrix.
 template <Element T = float>
 [[nodiscard]] Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> dequantize(
     const QuantizedMatrix& q, Executor* executor = nullptr) {
+  validate(q);  // before memory for its rows and cols is asked for
   Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> out(q.rows, q.cols);
-  dequantize(q, MatrixView<T>(out), executor);
+  detail::pack::restore_rows(q, MatrixView<T>(out), executor);
   return out;
 }
 
