@@ -48,13 +48,12 @@ sinq::WeightView original_of(const sinq::store::Checkpoint& original, const std:
 
 Row quantized_row(const sinq::store::Checkpoint& model, const sinq::store::Contents::Matrix& m,
                   const sinq::store::Checkpoint* original) {
-  static constexpr const char* kLevels[] = {"uniform", "symmetric", "nf4", "nf3", "table"};
   const sinq::QuantizedMatrix q = sinq::store::read_quantized(model, m.name);
   Row row;
   row.name = m.name;
   row.shape = {m.rows, m.cols};
   row.bits = m.format.bits;
-  row.stored = std::to_string(m.format.bits) + " bits " + kLevels[static_cast<int>(m.format.levels)];
+  row.stored = std::to_string(m.format.bits) + " bits " + sinq::name_of(m.format.levels);
   row.weights = static_cast<double>(m.rows) * static_cast<double>(m.cols);
   row.bytes = static_cast<double>(m.bytes);
   const auto restored = sinq::dequantize<float>(q);

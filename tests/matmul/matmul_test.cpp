@@ -53,8 +53,8 @@ class Expected {
             << (numerics == Numerics::fast ? "fast" : "exact") << ", token " << t << " of " << y.rows << ", row " << i
             << " of " << q_.rows << 'x' << q_.cols << ", bits " << q_.format.bits << " levels "
             << static_cast<int>(q_.format.levels) << " group " << q_.format.group_size << " tile "
-            << static_cast<int>(q_.format.tile) << " scale " << detail::pack::text_of(q_.format.scale) << " zero "
-            << detail::pack::text_of(q_.format.zero) << " on " << name_of(current_isa());
+            << static_cast<int>(q_.format.tile) << " scale " << name_of(q_.format.scale) << " zero "
+            << name_of(q_.format.zero) << " on " << name_of(current_isa());
     }
   }
 

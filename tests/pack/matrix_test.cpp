@@ -51,6 +51,16 @@ TEST(Format, WrongOnesAreNamed) {
       "nothing was thrown");
 }
 
+TEST(Names, OfEveryEnumeration) {
+  const auto names = [](auto... values) { return (std::string() + ... + (" " + std::string(name_of(values)))); };
+  EXPECT_EQ(names(Levels::uniform, Levels::symmetric, Levels::nf4, Levels::nf3, Levels::table),
+            " uniform symmetric nf4 nf3 table");
+  EXPECT_EQ(names(Tile::stripe, Tile::square), " stripe square");
+  EXPECT_EQ(names(Aux::none, Aux::u4, Aux::u5, Aux::u6, Aux::u7, Aux::u8, Aux::f16, Aux::bf16, Aux::f32),
+            " none u4 u5 u6 u7 u8 f16 bf16 f32");
+  EXPECT_EQ(names(static_cast<Levels>(5), static_cast<Tile>(2), static_cast<Aux>(9)), "   ");
+}
+
 // --- sizes, by hand -----------------------------------------------------------------------------------------------
 
 struct Size {

@@ -19,6 +19,24 @@ namespace sinq::inline SINQ_ABI {
 /// wasted whichever side is longer.
 enum class Levels : std::uint8_t { uniform, symmetric, nf4, nf3, table };
 
+/// As files spell it; empty for a value that the enumeration does not have.
+[[nodiscard]] constexpr const char* name_of(Levels levels) noexcept {
+  switch (levels) {
+    case Levels::uniform:
+      return "uniform";
+    case Levels::symmetric:
+      return "symmetric";
+    case Levels::nf4:
+      return "nf4";
+    case Levels::nf3:
+      return "nf3";
+    case Levels::table:
+      return "table";
+    default:
+      return "";
+  }
+}
+
 /// The levels of `Levels::table`, never falling; entries from 2^bits on are unused and zero.
 using LevelTable = std::array<std::int8_t, 16>;
 

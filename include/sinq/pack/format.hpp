@@ -23,6 +23,31 @@ enum class Aux : std::uint8_t { none = 0, u4 = 4, u5 = 5, u6 = 6, u7 = 7, u8 = 8
 [[nodiscard]] constexpr int bits_of(Aux aux) noexcept {
   return aux == Aux::bf16 ? 16 : static_cast<int>(aux);
 }
+/// As files spell it; empty for a value that the enumeration does not have.
+[[nodiscard]] constexpr const char* name_of(Aux aux) noexcept {
+  switch (aux) {
+    case Aux::none:
+      return "none";
+    case Aux::u4:
+      return "u4";
+    case Aux::u5:
+      return "u5";
+    case Aux::u6:
+      return "u6";
+    case Aux::u7:
+      return "u7";
+    case Aux::u8:
+      return "u8";
+    case Aux::f16:
+      return "f16";
+    case Aux::bf16:
+      return "bf16";
+    case Aux::f32:
+      return "f32";
+    default:
+      return "";
+  }
+}
 
 /// Everything about a quantized matrix that is not a number of its own.
 ///
@@ -50,11 +75,10 @@ struct Format {
 
 namespace detail::pack {
 
+/// For a message, in which a value without a name is its number.
 inline std::string text_of(Aux aux) {
-  if (is_integer(aux)) return core::text("u", bits_of(aux));
-  if (aux == Aux::none) return "none";
-  if (is_float(aux)) return aux == Aux::f16 ? "f16" : aux == Aux::bf16 ? "bf16" : "f32";
-  return core::text(static_cast<int>(aux));
+  const char* name = name_of(aux);
+  return *name == '\0' ? core::text(static_cast<int>(aux)) : name;
 }
 
 /// Why `f` is not a legal format, "bits = 7: allowed are ...", or nothing. The one place that knows: `validate` makes

@@ -59,27 +59,11 @@ inline constexpr std::string_view kDescriptionPrefix = "sinq:";
 /// Longer descriptions are refused before they are parsed. (The longest that is written has some 250 bytes.)
 inline constexpr std::size_t kMaxDescriptionBytes = 4096;
 
-template <class E>
-struct Name {
-  E value;
-  std::string_view name;
-};
-
-inline constexpr std::array<Name<Levels>, 5> kLevelsNames = {{{Levels::uniform, "uniform"},
-                                                              {Levels::symmetric, "symmetric"},
-                                                              {Levels::nf4, "nf4"},
-                                                              {Levels::nf3, "nf3"},
-                                                              {Levels::table, "table"}}};
-inline constexpr std::array<Name<Tile>, 2> kTileNames = {{{Tile::stripe, "stripe"}, {Tile::square, "square"}}};
-inline constexpr std::array<Name<Aux>, 9> kAuxNames = {{{Aux::none, "none"},
-                                                        {Aux::u4, "u4"},
-                                                        {Aux::u5, "u5"},
-                                                        {Aux::u6, "u6"},
-                                                        {Aux::u7, "u7"},
-                                                        {Aux::u8, "u8"},
-                                                        {Aux::f16, "f16"},
-                                                        {Aux::bf16, "bf16"},
-                                                        {Aux::f32, "f32"}}};
+// The values that a description may have, in the order in which a message names them.
+inline constexpr std::array kLevels = {Levels::uniform, Levels::symmetric, Levels::nf4, Levels::nf3, Levels::table};
+inline constexpr std::array kTiles = {Tile::stripe, Tile::square};
+inline constexpr std::array kAuxiliaries = {Aux::none, Aux::u4,  Aux::u5,   Aux::u6, Aux::u7,
+                                            Aux::u8,   Aux::f16, Aux::bf16, Aux::f32};
 
 // What the bytes of version 1 rest on elsewhere in the library. Whoever has to change one of these lines changes the
 // stored form, and raises its version.
@@ -92,18 +76,11 @@ static_assert(core::level(Levels::uniform, 3, {}, 5) == 5.0f && core::level(Leve
 static_assert(kNf4[1] == -0.6961928009986877f && kNf3[1] == -0.5350227355957031f);
 static_assert(kWholeRow == 0);
 
-template <class Table>
-constexpr std::string_view name_in(const Table& table, decltype(table[0].value) value) noexcept {
-  for (const auto& entry : table)
-    if (entry.value == value) return entry.name;
-  return "";
-}
-
 /// "none, u4, u5" for a message.
-template <class Table>
-std::string names_of(const Table& table) {
+template <class Values>
+std::string names_of(const Values& values) {
   std::string out;
-  for (const auto& entry : table) out += (out.empty() ? "" : ", ") + std::string(entry.name);
+  for (const auto value : values) out += (out.empty() ? "" : ", ") + std::string(name_of(value));
   return out;
 }
 
@@ -148,12 +125,12 @@ inline std::string description_of(const Format& f, std::int64_t rows, std::int64
                      {"rows", rows},
                      {"cols", cols},
                      {"bits", f.bits},
-                     {"levels", name_in(kLevelsNames, f.levels)},
+                     {"levels", name_of(f.levels)},
                      {"group_size", f.group_size},
-                     {"tile", name_in(kTileNames, f.tile)},
-                     {"scale", name_in(kAuxNames, f.scale)},
-                     {"zero", name_in(kAuxNames, f.zero)},
-                     {"col_scale", name_in(kAuxNames, f.col_scale)},
+                     {"tile", name_of(f.tile)},
+                     {"scale", name_of(f.scale)},
+                     {"zero", name_of(f.zero)},
+                     {"col_scale", name_of(f.col_scale)},
                      {"signed_scale", f.signed_scale},
                      {"coarse_groups", f.coarse_groups}};
   return json.dump();
@@ -190,12 +167,12 @@ class DescriptionReader {
       d.rows = integer("rows", 1, INT32_MAX);
       d.cols = integer("cols", 1, INT32_MAX);
       d.format.bits = static_cast<int>(integer("bits", 0, INT32_MAX));
-      d.format.levels = named("levels", kLevelsNames);
+      d.format.levels = named("levels", kLevels);
       d.format.group_size = integer("group_size", 0, INT32_MAX);
-      d.format.tile = named("tile", kTileNames);
-      d.format.scale = named("scale", kAuxNames);
-      d.format.zero = named("zero", kAuxNames);
-      d.format.col_scale = named("col_scale", kAuxNames);
+      d.format.tile = named("tile", kTiles);
+      d.format.scale = named("scale", kAuxiliaries);
+      d.format.zero = named("zero", kAuxiliaries);
+      d.format.col_scale = named("col_scale", kAuxiliaries);
       d.format.signed_scale = flag("signed_scale");
       d.format.coarse_groups = integer("coarse_groups", 0, INT32_MAX);
       if (const auto fault = pack::fault_of(d.format)) refuse(*fault);
@@ -237,13 +214,13 @@ class DescriptionReader {
   }
 
   template <class E, std::size_t kCount>
-  E named(std::string_view name, const std::array<Name<E>, kCount>& table) {
+  E named(std::string_view name, const std::array<E, kCount>& known) {
     const auto* value = at(name).get_ptr<const std::string*>();
     if (value != nullptr)
-      for (const auto& entry : table)
-        if (entry.name == *value) return entry.value;
+      for (const E one : known)
+        if (name_of(one) == *value) return one;
     refuse(core::text(in_quotes(name), value == nullptr ? std::string() : " = " + in_quotes(*value), ": known are ",
-                      names_of(table)));
+                      names_of(known)));
   }
 
   JsonOrigin origin_;

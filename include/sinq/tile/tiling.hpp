@@ -12,6 +12,18 @@ namespace sinq::inline SINQ_ABI {
 /// group_size x group_size ("2D").
 enum class Tile : std::uint8_t { stripe, square };
 
+/// As files spell it; empty for a value that the enumeration does not have.
+[[nodiscard]] constexpr const char* name_of(Tile tile) noexcept {
+  switch (tile) {
+    case Tile::stripe:
+      return "stripe";
+    case Tile::square:
+      return "square";
+    default:
+      return "";
+  }
+}
+
 /// A group size that stands for "all columns of the row".
 inline constexpr std::int64_t kWholeRow = 0;
 
