@@ -327,6 +327,20 @@ TEST(Sinkhorn, WrongOptionsAreNamed) {
   EXPECT_EQ(message({.max_factor = 0.5}), "sinq: sinkhorn.max_factor = 0.5: must be in [1, 1e9]");
 }
 
+TEST(Views, RowMajorEigenMatricesAreWeights) {
+  const Matrix m = uneven(30, 50, 18);
+  EXPECT_EQ(imbalance(m), imbalance(view(m)));
+  EXPECT_EQ(kurtosis(m), kurtosis(view(m)));
+  EXPECT_EQ(sinkhorn(m).col, sinkhorn(view(m)).col);
+  const Matrix part = m.block(3, 5, 20, 30);
+  EXPECT_EQ(kurtosis(m.block(3, 5, 20, 30)), kurtosis(part));
+  EXPECT_EQ(kurtosis(Eigen::Map<const Matrix, 0, Eigen::OuterStride<>>(&m(3, 5), 20, 30, Eigen::OuterStride<>(50))),
+            kurtosis(part));
+  EXPECT_EQ(kurtosis(MatrixRef<float>(m.block(3, 5, 20, 30))), kurtosis(part));
+  static_assert(!std::is_convertible_v<Eigen::MatrixXf, WeightView>, "columns would be taken for rows");
+  static_assert(!std::is_convertible_v<decltype(m + m), WeightView>, "an expression has no memory");
+}
+
 // The farthest that options and weights may go together leaves nothing that is not finite.
 TEST(Sinkhorn, ExtremeOptionsOnExtremeWeights) {
   const SinkhornOptions extreme{.iterations = 200,

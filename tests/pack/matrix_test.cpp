@@ -252,6 +252,10 @@ TEST(Dequantize, WritesOnlyItsRows) {
     const bool inside = k >= 2 && i < 3 && j < 70;
     ASSERT_EQ(memory[static_cast<std::size_t>(k)], inside ? expected(i, j) : -7.0f) << k;
   }
+  auto matrix = expected;
+  matrix.setZero();
+  dequantize<float>(q, matrix);  // a view of Eigen's
+  EXPECT_EQ(matrix, expected);
   const auto message = [&](std::int64_t rows, std::int64_t cols, std::int64_t stride) {
     return message_of([&] { dequantize(q, MatrixView<float>(memory.data(), rows, cols, stride)); });
   };

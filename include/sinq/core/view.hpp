@@ -84,8 +84,9 @@ struct WeightView {
       : WeightView(first, type, n_rows, n_cols, n_cols) {}
   WeightView(const void* first, DType type, std::int64_t n_rows, std::int64_t n_cols, std::int64_t row_stride)
       : data(first), dtype(type), rows(n_rows), cols(n_cols), stride(row_stride) {}
-  template <Element T>
-  WeightView(const MatrixRef<T>& m) : WeightView(m.data(), DTypeOf<T>::value, m.rows(), m.cols(), m.outerStride()) {}
+  template <detail::core::RowMajorEigen Derived>
+  WeightView(const Derived& m)
+      : WeightView(m.data(), DTypeOf<typename Derived::Scalar>::value, m.rows(), m.cols(), m.outerStride()) {}
   template <detail::core::MaybeConstElement T>
   WeightView(const MatrixView<T>& m)
       : WeightView(m.data, DTypeOf<std::remove_const_t<T>>::value, m.rows, m.cols, m.stride) {}

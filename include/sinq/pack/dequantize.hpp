@@ -52,7 +52,8 @@ void restore_rows(const QuantizedMatrix& q, const MatrixView<T>& out, Executor* 
 }  // namespace detail::pack
 
 /// W ~= (level(code) - zero) * scale * col_scale, as rows x cols of T. Evaluated in float and rounded to T once, so
-/// the result is the same on every machine.
+/// the result is the same on every machine. A row-major Eigen matrix will do as well where T is named:
+/// `dequantize<float>(q, out)`.
 template <Element T>
 void dequantize(const QuantizedMatrix& q, MatrixView<T> out, Executor* executor = nullptr) {
   validate(q);

@@ -9,7 +9,8 @@
 namespace sinq::inline SINQ_ABI {
 
 /// The look-up of a quantized embedding: row rows[k] becomes row k of `out`, the same bits as `dequantize` gives. Reads
-/// those rows only, does not check the whole matrix again, and allocates nothing.
+/// those rows only, does not check the whole matrix again, and allocates nothing. A row-major Eigen matrix will do as
+/// well where T is named: `dequantize_rows<float>(p, rows, out)`.
 template <Element T>
 void dequantize_rows(const PackedMatrix& p, std::span<const std::int32_t> rows, MatrixView<T> out,
                      Executor* executor = nullptr) {
