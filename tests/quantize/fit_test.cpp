@@ -434,6 +434,13 @@ TEST(Preset, MoreBitsLoseLess) {
   }
 }
 
+TEST(FittedLevels, OfOtherBitsDoNotExist) {
+  static_assert(fitted_levels(2, true)[3] == 121);
+  for (int bits : {-1, 0, 1, 5, 8})
+    EXPECT_EQ(message_of([&] { (void)fitted_levels(bits, true); }),
+              "sinq: bits = " + std::to_string(bits) + ": a level table has 2, 3 or 4 bits");
+}
+
 TEST(Preset, IsTheDefault) {
   const Matrix w = weights(32, 64);
   EXPECT_EQ(quantize(w), quantize(w, preset(4.5)));

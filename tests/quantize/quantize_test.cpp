@@ -491,6 +491,8 @@ TEST(Quantize, WrongConfigurationsAreNamed) {
   EXPECT_EQ(message({.zero = Aux::none}),
             "sinq: zero = none: only symmetric rounding, and codebooks with refine = fit, have no zero");
   EXPECT_EQ(message({.rounding = Rounding::symmetric, .zero = Aux::none}), "nothing was thrown");
+  EXPECT_EQ(message({.bits = -1, .rounding = Rounding::table, .refine = Refine::fit, .table = {-1, 0, 1, 2}}),
+            "sinq: bits = -1: a level table has 2, 3 or 4 bits");
   EXPECT_EQ(message({.col_scale = Aux::u8}), "sinq: col_scale = u8: allowed are f16, bf16 and f32");
   EXPECT_EQ(message({.coarse_groups = 2}),
             "sinq: coarse_groups = 2: 0 to 2^31 - 1, and 0 unless the scale is an integer");
@@ -506,6 +508,16 @@ TEST(Quantize, WrongConfigurationsAreNamed) {
             "sinq: sinkhorn.min_factor = 1e-06: a col_scale in f16 allows at least 2^-14");
   EXPECT_EQ(message({.col_scale = Aux::bf16, .sinkhorn = {.min_factor = 1e-6, .max_factor = 1e6}}),
             "nothing was thrown");
+  // Of a second axis that there is not, nothing is asked.
+  for (Aux ignored : {Aux::none, Aux::u8, static_cast<Aux>(99)}) {
+    const QuantizeConfig c{.balance = Balancing::none, .col_scale = ignored};
+    EXPECT_EQ(message(c), "nothing was thrown");
+    EXPECT_EQ(quantize(w, c), quantize(w, {.balance = Balancing::none}));
+  }
+  EXPECT_EQ(message({.balance = Balancing::none, .sinkhorn = {.min_factor = 1e-6, .max_factor = 1e6}}),
+            "nothing was thrown");
+  EXPECT_EQ(message({.balance = Balancing::none, .calibration = Calibration::awq, .col_scale = Aux::none}),
+            "sinq: col_scale = none: allowed are f16, bf16 and f32");
   EXPECT_EQ(message_of([] { (void)quantize(WeightView(nullptr, DType::f32, 2, 2)); }),
             "sinq: weights.data = null: must not be null");
   EXPECT_EQ(message_of([&] { (void)quantize(WeightView(w.data(), DType::f32, 2, 20, 19)); }),

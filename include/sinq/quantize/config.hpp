@@ -58,9 +58,11 @@ struct GptqOptions {
   int passes = 3;
 };
 
-/// Levels fitted to balanced groups of 16 and 32 of four models (bench/results/quality.md); 2, 3 or 4 bits. Without a
-/// zero one level is 0, since groups that hold one huge weight and many tiny ones need it.
-[[nodiscard]] constexpr LevelTable fitted_levels(int bits, bool with_zero) noexcept {
+/// Levels fitted to balanced groups of 16 and 32 of four models (bench/results/quality.md). Without a zero one level is
+/// 0, since groups that hold one huge weight and many tiny ones need it. InvalidArgument unless bits are 2, 3 or 4 (in
+/// a constant expression, it does not compile).
+[[nodiscard]] constexpr LevelTable fitted_levels(int bits, bool with_zero) {
+  if (bits < 2 || bits > 4) detail::core::require(false, "bits", bits, "a level table has 2, 3 or 4 bits");
   if (bits == 2) return with_zero ? LevelTable{-127, -53, 19, 121} : LevelTable{-127, -51, 0, 72};
   if (bits == 3)
     return with_zero ? LevelTable{-121, -68, -33, -3, 26, 56, 90, 127} : LevelTable{-112, -63, -30, 0, 21, 47, 79, 127};
@@ -121,7 +123,7 @@ struct QuantizeOptions {
 namespace detail::quantize {
 
 /// The format that a configuration leads to on a matrix with (or without) a second axis.
-[[nodiscard]] inline Format format_of(const QuantizeConfig& c, bool balanced) noexcept {
+[[nodiscard]] inline Format format_of(const QuantizeConfig& c, bool second_axis) noexcept {
   Format f;
   f.bits = c.bits;
   f.group_size = c.group_size;
@@ -133,7 +135,7 @@ namespace detail::quantize {
                                                : Levels::uniform;
   f.scale = c.scale;
   f.zero = c.rounding == Rounding::symmetric ? Aux::none : c.zero;
-  f.col_scale = balanced ? c.col_scale : Aux::none;
+  f.col_scale = second_axis ? c.col_scale : Aux::none;
   // Uneven levels: the fit chooses which way round they lie.
   const bool turned = c.rounding == Rounding::symmetric || (c.refine == Refine::fit && c.rounding != Rounding::uniform);
   f.signed_scale = turned && is_integer(c.scale);
@@ -141,12 +143,13 @@ namespace detail::quantize {
   return f;
 }
 
-[[nodiscard]] inline LevelTable table_of(const QuantizeConfig& c) noexcept {
+[[nodiscard]] inline LevelTable table_of(const QuantizeConfig& c) {
   if (c.rounding != Rounding::table) return {};
   return c.table == LevelTable{} ? fitted_levels(c.bits, c.zero != Aux::none) : c.table;
 }
 
-/// A table of one's own rises from below 0 to above it: the fit starts from where its ends meet the group's.
+/// A table of one's own rises from below 0 to above it: the fit starts from where its ends meet the group's. Of a
+/// configuration whose bits are those of a table.
 inline void validate_table(const QuantizeConfig& c) {
   using core::require;
   const bool own = c.table != LevelTable{};
@@ -176,24 +179,36 @@ inline void validate(const QuantizeConfig& c) {
   require(c.rounding == Rounding::symmetric || c.zero != Aux::none || (codebook && c.refine == Refine::fit), "zero",
           "none", "only symmetric rounding, and codebooks with refine = fit, have no zero");
   require(c.rounding != Rounding::table || c.refine == Refine::fit, "rounding", "table", "needs refine = fit");
-  require(c.rounding != Rounding::table || c.bits <= 4, "bits", c.bits, "a level table has 2, 3 or 4 bits");
+  require(c.rounding != Rounding::table || (c.bits >= 2 && c.bits <= 4), "bits", c.bits,
+          "a level table has 2, 3 or 4 bits");
   require(c.fit.starts >= 1 && c.fit.starts <= 64, "fit.starts", c.fit.starts, "allowed are 1 to 64");
   require(c.fit.rounds >= 0 && c.fit.rounds <= 16, "fit.rounds", c.fit.rounds, "allowed are 0 to 16");
   require(c.gptq.damping >= 1e-6 && c.gptq.damping <= 1e3, "gptq.damping", c.gptq.damping, "must be in [1e-6, 1e3]");
   require(c.gptq.passes >= 0 && c.gptq.passes <= 16, "gptq.passes", c.gptq.passes, "allowed are 0 to 16");
   validate_table(c);
-  require(is_float(c.col_scale), "col_scale", pack::text_of(c.col_scale), "allowed are f16, bf16 and f32");
   require(c.hqq.iterations >= 1 && c.hqq.iterations <= 1000, "hqq.iterations", c.hqq.iterations,
           "allowed are 1 to 1000");
   require(c.hqq.p > 0 && c.hqq.p <= 1, "hqq.p", c.hqq.p, "must be in (0, 1]");
   require(c.hqq.beta > 0 && c.hqq.beta <= 1e30, "hqq.beta", c.hqq.beta, "must be in (0, 1e30]");
   require(c.kurtosis_gate >= 0, "kurtosis_gate", c.kurtosis_gate, "must be at least 0");
   balance::validate(c.sinkhorn);
-  require(c.col_scale != Aux::f16 || c.sinkhorn.max_factor <= 65504, "sinkhorn.max_factor", c.sinkhorn.max_factor,
+  const bool balanced = c.balance == Balancing::sinkhorn;
+  const bool second_axis = balanced || c.calibration == Calibration::awq;
+  require(!second_axis || is_float(c.col_scale), "col_scale", pack::text_of(c.col_scale),
+          "allowed are f16, bf16 and f32");
+  const bool narrow = balanced && c.col_scale == Aux::f16;  // AWQ passes over exponents whose scales do not fit
+  require(!narrow || c.sinkhorn.max_factor <= 65504, "sinkhorn.max_factor", c.sinkhorn.max_factor,
           "a col_scale in f16 allows at most 65504");
-  require(c.col_scale != Aux::f16 || c.sinkhorn.min_factor >= 0x1p-14, "sinkhorn.min_factor", c.sinkhorn.min_factor,
+  require(!narrow || c.sinkhorn.min_factor >= 0x1p-14, "sinkhorn.min_factor", c.sinkhorn.min_factor,
           "a col_scale in f16 allows at least 2^-14");
-  pack::validate(format_of(c, true));
+  pack::validate(format_of(c, second_axis));
+}
+
+/// Activations are those of a matrix with so many columns.
+inline void validate(const Activations& activations, std::int64_t cols) {
+  using core::require;
+  require(activations.cols() == cols, "activations.cols()", activations.cols(), "must equal weights.cols, ", cols);
+  require(activations.tokens() > 0, "activations.tokens()", activations.tokens(), "must be at least 1");
 }
 
 /// What a calibration needs is there.
@@ -201,8 +216,7 @@ inline void validate(const QuantizeConfig& c, const Activations* activations, st
   using core::require;
   if (c.calibration == Calibration::none) return;
   require(activations != nullptr, "activations", "null", "this calibration needs them");
-  require(activations->cols() == cols, "activations.cols()", activations->cols(), "must equal weights.cols, ", cols);
-  require(activations->tokens() > 0, "activations.tokens()", activations->tokens(), "must be at least 1");
+  validate(*activations, cols);
   require(c.calibration != Calibration::awq || activations->sample().rows > 0, "activations.sample().rows", 0,
           "calibration = awq needs tokens themselves");
   require(c.calibration != Calibration::gptq || activations->has_second_moments(), "activations.has_second_moments()",
