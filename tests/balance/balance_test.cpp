@@ -320,7 +320,9 @@ TEST(Sinkhorn, WrongOptionsAreNamed) {
   EXPECT_EQ(message({.max_step = nan}), "sinq: sinkhorn.max_step = nan: must be in [1, 1e6]");
   EXPECT_EQ(message({.min_deviation = 0}), "sinq: sinkhorn.min_deviation = 0: must be in (0, max_deviation]");
   EXPECT_EQ(message({.min_deviation = 2e3}), "sinq: sinkhorn.min_deviation = 2000: must be in (0, max_deviation]");
-  EXPECT_EQ(message({.max_deviation = 1e31}), "sinq: sinkhorn.max_deviation = 1e+31: must be at most 1e30");
+  EXPECT_EQ(message({.min_deviation = nan}), "sinq: sinkhorn.min_deviation = nan: must be in (0, max_deviation]");
+  EXPECT_EQ(message({.max_deviation = 1e31}), "sinq: sinkhorn.max_deviation = 1e+31: must be in (0, 1e30]");
+  EXPECT_EQ(message({.max_deviation = nan}), "sinq: sinkhorn.max_deviation = nan: must be in (0, 1e30]");
   EXPECT_EQ(message({.min_factor = 1e-10}), "sinq: sinkhorn.min_factor = 1e-10: must be in [1e-9, 1]");
   EXPECT_EQ(message({.min_factor = nan}), "sinq: sinkhorn.min_factor = nan: must be in [1e-9, 1]");
   EXPECT_EQ(message({.max_factor = 1e10}), "sinq: sinkhorn.max_factor = 1e+10: must be in [1, 1e9]");

@@ -28,7 +28,8 @@ TEST(Format, WrongOnesAreNamed) {
   const auto message = [](const Format& f) { return message_of([&] { detail::pack::validate(f); }); };
   EXPECT_EQ(message({}), "nothing was thrown");
   EXPECT_EQ(message({.bits = 7}), "sinq: bits = 7: allowed are 2, 3, 4, 5, 6, 8");
-  EXPECT_EQ(message({.levels = static_cast<Levels>(5)}), "sinq: levels = 5: no such kind of levels");
+  EXPECT_EQ(message({.levels = static_cast<Levels>(5)}),
+            "sinq: levels = 5: allowed are uniform, symmetric, nf4, nf3 and table");
   EXPECT_EQ(message({.bits = 3, .levels = Levels::nf4}), "sinq: bits = 3: NF4 has 4 bits");
   EXPECT_EQ(message({.bits = 4, .levels = Levels::nf3}), "sinq: bits = 4: NF3 has 3 bits");
   EXPECT_EQ(message({.bits = 5, .levels = Levels::table}), "sinq: bits = 5: a level table has 2, 3 or 4 bits");

@@ -92,8 +92,9 @@ TEST(ChooseWithin, WrongArgumentsAreNamed) {
   };
   EXPECT_EQ(complaint({{{5, 1}, {4, 2}}, {{3, 0}}}, 6), "sinq: budget = 6: the least that the choices allow is 7 bits");
   EXPECT_EQ(complaint({{{5, 1}}, {}}, 6), "sinq: tensors[1] has no choices");
-  EXPECT_EQ(complaint({{{-1, 1}}}, 6), "sinq: bits = -1: allowed are 0 to 2^52");
-  EXPECT_EQ(complaint({{{1, NAN}}}, 6), "sinq: loss = nan: must be finite and not negative");
+  EXPECT_EQ(complaint({{{-1, 1}}}, 6), "sinq: tensors[0][0].bits = -1: allowed are 0 to 2^52");
+  EXPECT_EQ(complaint({{{5, 1}}, {{4, 2}, {1, NAN}}}, 6),
+            "sinq: tensors[1][1].loss = nan: must be finite and not negative");
 }
 
 TEST(ChoicesFor, SizesAreExactAndErrorsThoseOfTheSample) {

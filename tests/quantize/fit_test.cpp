@@ -419,7 +419,8 @@ TEST(Preset, StaysBelowItsName) {
     add(Role::down, 8.0 / 3);
     EXPECT_LE(bits / parts, size) << size;
   }
-  EXPECT_EQ(message_of([] { (void)preset(3.3); }), "sinq: preset = 3.3: allowed are 2.5, 3, 3.5, 4, 4.5, 5, 6 and 8");
+  EXPECT_EQ(message_of([] { (void)preset(3.3); }),
+            "sinq: bits_per_weight = 3.3: allowed are 2.5, 3, 3.5, 4, 4.5, 5, 6 and 8");
 }
 
 TEST(Preset, MoreBitsLoseLess) {

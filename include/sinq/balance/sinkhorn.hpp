@@ -33,9 +33,10 @@ inline void validate(const SinkhornOptions& o) {
   require(o.iterations >= 0 && o.iterations <= 1000, "sinkhorn.iterations", o.iterations, "allowed are 0 to 1000");
   require(o.min_step > 0 && o.min_step <= 1, "sinkhorn.min_step", o.min_step, "must be in (0, 1]");
   require(o.max_step >= 1 && o.max_step <= 1e6, "sinkhorn.max_step", o.max_step, "must be in [1, 1e6]");
+  require(o.max_deviation > 0 && o.max_deviation <= 1e30, "sinkhorn.max_deviation", o.max_deviation,
+          "must be in (0, 1e30]");
   require(o.min_deviation > 0 && o.min_deviation <= o.max_deviation, "sinkhorn.min_deviation", o.min_deviation,
           "must be in (0, max_deviation]");
-  require(o.max_deviation <= 1e30, "sinkhorn.max_deviation", o.max_deviation, "must be at most 1e30");
   require(o.min_factor >= 1e-9 && o.min_factor <= 1, "sinkhorn.min_factor", o.min_factor, "must be in [1e-9, 1]");
   require(o.max_factor >= 1 && o.max_factor <= 1e9, "sinkhorn.max_factor", o.max_factor, "must be in [1, 1e9]");
 }

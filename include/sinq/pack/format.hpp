@@ -93,7 +93,8 @@ inline std::string text_of(Aux aux) {
       fault = core::text(name, " = ", value, ": ", limit);
   };
   check(core::is_bit_width(f.bits), "bits", f.bits, core::kBitWidthsText);
-  check(f.levels <= Levels::table, "levels", static_cast<int>(f.levels), "no such kind of levels");
+  check(f.levels <= Levels::table, "levels", static_cast<int>(f.levels),
+        "allowed are uniform, symmetric, nf4, nf3 and table");
   check(f.levels != Levels::nf4 || f.bits == 4, "bits", f.bits, "NF4 has 4 bits");
   check(f.levels != Levels::nf3 || f.bits == 3, "bits", f.bits, "NF3 has 3 bits");
   check(f.levels != Levels::table || f.bits <= 4, "bits", f.bits, "a level table has 2, 3 or 4 bits");

@@ -60,10 +60,13 @@ namespace detail::quantize {
 }
 
 inline void validate_choices(std::span<const std::vector<Choice>> tensors) {
-  using core::require;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].empty()) core::raise<InvalidArgument>(core::text("sinq: tensors[", i, "] has no choices"));
-    for (const Choice& c : tensors[i]) {
+    for (std::size_t k = 0; k < tensors[i].size(); ++k) {
+      const auto require = [&](bool ok, const char* member, const auto& value, const char* limit) {
+        if (!ok) core::require(false, core::text("tensors[", i, "][", k, "].", member).c_str(), value, limit);
+      };
+      const Choice& c = tensors[i][k];
       require(c.bits >= 0 && c.bits <= std::int64_t{1} << 52, "bits", c.bits, "allowed are 0 to 2^52");
       require(c.loss >= 0 && c.loss < INFINITY, "loss", c.loss, "must be finite and not negative");
     }

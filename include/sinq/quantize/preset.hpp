@@ -62,7 +62,8 @@ namespace detail::quantize {
   if (bits_per_weight == 4.5) return value ? fitted(4, Aux::u6, Aux::u6) : fitted(4, Aux::u5, Aux::none);
   if (bits_per_weight == 5) return value ? fitted(5, Aux::u4, Aux::u4) : fitted(4, Aux::u6, Aux::u6);
   if (bits_per_weight == 6) return value ? fitted(6, Aux::u4, Aux::u4) : fitted(5, Aux::u6, Aux::u6);
-  detail::core::require(bits_per_weight == 8, "preset", bits_per_weight, "allowed are 2.5, 3, 3.5, 4, 4.5, 5, 6 and 8");
+  detail::core::require(bits_per_weight == 8, "bits_per_weight", bits_per_weight,
+                        "allowed are 2.5, 3, 3.5, 4, 4.5, 5, 6 and 8");
   return value || down ? fitted(8, Aux::u8, Aux::u8, 64) : fitted(6, Aux::u8, Aux::u8);
 }
 
