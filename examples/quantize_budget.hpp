@@ -53,13 +53,11 @@ inline std::map<std::string, sinq::QuantizeConfig> within_budget(const std::stri
     const double importance = importance_of(role_of(t->name), layer == 0 || layer == last_layer) /
                               (experts.at(without_expert(t->name)) * static_cast<double>(matrices));
     const Activations* seen = activations_of ? activations_of(t->name) : nullptr;
-    const std::vector<double> second_moments = seen ? seen->mean_square() : std::vector<double>{};
     std::vector<Choice> sum(configs.size());
     for (std::int64_t k = 0; k < matrices; ++k) {
       try {
-        const std::vector<Choice> one =
-            choices_for(stack ? store::weights(*t, k) : store::weights(*t), configs, importance,
-                        {.second_moments = second_moments, .executor = &executor});
+        const std::vector<Choice> one = choices_for(stack ? store::weights(*t, k) : store::weights(*t), configs,
+                                                    importance, {.executor = &executor, .activations = seen});
         for (std::size_t c = 0; c < one.size(); ++c) {
           sum[c].bits += one[c].bits;
           sum[c].loss += one[c].loss;

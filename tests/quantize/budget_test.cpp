@@ -102,11 +102,11 @@ TEST(ChoicesFor, SizesAreExactAndErrorsThoseOfTheSample) {
   const Matrix w = Matrix::NullaryExpr(70, 88, [&] { return test::random_normal(random); });
   const WeightView view(w.data(), DType::f32, 70, 88);
   const Matrix sample = Matrix::NullaryExpr(23, 88, [&](auto i, auto j) { return w(3 * i, j); });
-  std::vector<double> moments(88);
-  for (double& m : moments) m = std::exp2(test::random_float(random, -3, 3));
+  std::vector<double> mean_square(88);
+  for (double& m : mean_square) m = std::exp2(test::random_float(random, -3, 3));
   const auto configs = budget_configs();
   const auto all = choices_for(view, configs);
-  const auto few = choices_for(view, configs, 2, {.sample_rows = 23, .second_moments = moments});
+  const auto few = choices_for(view, configs, 2, {.sample_rows = 23, .mean_square = mean_square});
   for (std::size_t k = 0; k < configs.size(); ++k) {
     const QuantizedMatrix q = quantize(view, configs[k]);
     const double error = measure(q, view).relative_error;
@@ -114,7 +114,7 @@ TEST(ChoicesFor, SizesAreExactAndErrorsThoseOfTheSample) {
     EXPECT_EQ(few[k].bits, 8 * q.bytes());
     EXPECT_EQ(all[k].loss, error * error);
     const WeightView rows(sample.data(), DType::f32, 23, 88);
-    const double output = measure(quantize(rows, configs[k]), rows, moments).output_error;
+    const double output = measure(quantize(rows, configs[k]), rows, mean_square).output_error;
     EXPECT_EQ(few[k].loss, 2 * output * output);
     if (k > 0) {  // each is larger than the one before (or as large, where rows end with a broken byte), and better
       EXPECT_GE(all[k].bits, all[k - 1].bits);
@@ -124,6 +124,44 @@ TEST(ChoicesFor, SizesAreExactAndErrorsThoseOfTheSample) {
   EXPECT_NE(message_of([&] { (void)choices_for(view, configs, -1); }).find("importance = -1"), std::string::npos);
   EXPECT_NE(message_of([&] { (void)choices_for(view, configs, 1, {.sample_rows = 0}); }).find("sample_rows = 0"),
             std::string::npos);
+}
+
+TEST(ChoicesFor, ActivationsReachTheConfigurations) {
+  std::mt19937 random(4);
+  const Matrix w = Matrix::NullaryExpr(40, 64, [&] { return test::random_normal(random); });
+  Activations seen(64, {.second_moments = true, .sample = 16});
+  const Matrix tokens =
+      Matrix::NullaryExpr(100, 64, [&](auto, auto j) { return test::random_normal(random) * (j % 4 ? 1.0f : 9.0f); });
+  seen.add(tokens);
+  std::vector<QuantizeConfig> configs = {preset(3)};
+  for (Calibration calibration : {Calibration::awq, Calibration::weighted, Calibration::gptq}) {
+    configs.push_back(preset(3));
+    configs.back().calibration = calibration;
+  }
+  const auto choices = choices_for(w, configs, 1, {.activations = &seen});
+  for (std::size_t k = 0; k < configs.size(); ++k) {
+    const QuantizedMatrix q = quantize(w, configs[k], {.activations = &seen});
+    const double error = measure(q, w, seen.mean_square()).output_error;
+    EXPECT_EQ(choices[k].bits, 8 * q.bytes());
+    EXPECT_EQ(choices[k].loss, error * error) << k;
+  }
+  EXPECT_LT(choices[2].loss, choices[0].loss);  // of the outputs, which is what the weighted fit makes small
+  const std::vector<double> even(64, 1.0);      // what is given goes first
+  const auto of_weights = choices_for(w, configs, 1, {.mean_square = even, .activations = &seen});
+  const double error = measure(quantize(w, configs[0]), w).relative_error;
+  EXPECT_NEAR(of_weights[0].loss, error * error, 1e-12 * error * error);
+
+  EXPECT_EQ(message_of([&] { (void)choices_for(w, configs); }),
+            "sinq: activations = null: this calibration needs them");
+  const Activations other(63), empty(64);
+  EXPECT_EQ(message_of([&] {
+              (void)choices_for(w, {configs.data(), 1}, 1, {.activations = &other});
+            }),
+            "sinq: activations.cols() = 63: must equal weights.cols, 64");
+  EXPECT_EQ(message_of([&] {
+              (void)choices_for(w, {configs.data(), 1}, 1, {.activations = &empty});
+            }),
+            "sinq: activations.tokens() = 0: must be at least 1");
 }
 
 }  // namespace

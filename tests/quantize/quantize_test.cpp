@@ -783,11 +783,11 @@ TEST(Measure, EdgesAndRefusals) {
   EXPECT_EQ(message_of([&] { (void)measure(q, WeightView(w.data(), DType::f32, 4, 20, 19)); }),
             "sinq: weights.stride = 19: must be at least weights.cols");
   EXPECT_EQ(message_of([&] { (void)measure(q, view(w), few); }),
-            "sinq: second_moments.size() = 19: must be 0 or the cols of the matrix");
+            "sinq: mean_square.size() = 19: must be 0 or the cols of the matrix");
   for (double bad : {-1.0, double{NAN}, double{INFINITY}}) {
-    std::vector<double> moments(20, 1.0);
-    moments[7] = bad;
-    EXPECT_THROW((void)measure(q, view(w), moments), InvalidArgument);
+    std::vector<double> mean_square(20, 1.0);
+    mean_square[7] = bad;
+    EXPECT_THROW((void)measure(q, view(w), mean_square), InvalidArgument);
   }
   Matrix nan = w;
   nan(3, 4) = NAN;

@@ -151,9 +151,13 @@ inline void validate_choices(std::span<const std::vector<Choice>> tensors) {
 }
 
 struct ChoiceOptions {
-  std::int64_t sample_rows = 256;            // rows looked at (up to twice as many), evenly spaced; from 1
-  std::span<const double> second_moments{};  // of the inputs, see `measure`; empty: the error of the weights counts
-  Executor* executor = nullptr;              // the caller's threads; null: the calling thread alone
+  std::int64_t sample_rows = 256;  // rows looked at (up to twice as many), evenly spaced; from 1
+  /// Of the inputs, see `measure`. Empty: those of `activations`; where there are none, the error of the weights
+  /// counts.
+  std::span<const double> mean_square{};
+  Executor* executor = nullptr;  // the caller's threads; null: the calling thread alone
+  /// As in QuantizeOptions: what configurations with a calibration need.
+  const Activations* activations = nullptr;
 };
 
 /// What every configuration would make of a matrix: the exact size, and importance * error^2 where the error is that of
@@ -165,12 +169,19 @@ struct ChoiceOptions {
   core::require(options.sample_rows >= 1, "sample_rows", options.sample_rows, "must be at least 1");
   (void)tiling(weights.rows, weights.cols, kWholeRow, Tile::stripe);
   core::require_view(weights, "weights");
+  std::vector<double> seen;
+  if (options.activations) {
+    quantize::validate(*options.activations, weights.cols);
+    if (options.mean_square.empty()) seen = options.activations->mean_square();
+  }
+  const std::span<const double> mean_square = seen.empty() ? options.mean_square : seen;
   const std::int64_t step = std::max<std::int64_t>(weights.rows / options.sample_rows, 1);
   const WeightView sample(weights.data, weights.dtype, weights.rows / step, weights.cols, weights.stride * step);
   std::vector<Choice> result;
   for (const QuantizeConfig& config : configs) {
-    const QuantizedMatrix q = sinq::quantize(sample, config, {.executor = options.executor});
-    const double error = measure(q, sample, options.second_moments).output_error;
+    const QuantizedMatrix q =
+        sinq::quantize(sample, config, {.executor = options.executor, .activations = options.activations});
+    const double error = measure(q, sample, mean_square).output_error;
     result.push_back({8 * stored_bytes(q.format, weights.rows, weights.cols), importance * error * error});
   }
   return result;
