@@ -467,6 +467,13 @@ TEST(Preset, RolesByName) {
   EXPECT_EQ(role_of("model.layers.3.self_attn.dense.weight"), Role::value);  // Phi-2: the output projection
   EXPECT_EQ(role_of("model.layers.3.mlp.fc1.weight"), Role::other);
   EXPECT_EQ(role_of("model.layers.3.mlp.fc2.weight"), Role::down);
+  EXPECT_EQ(role_of("gpt_neox.layers.3.attention.query_key_value.weight"), Role::other);
+  EXPECT_EQ(role_of("gpt_neox.layers.3.attention.dense.weight"), Role::value);
+  EXPECT_EQ(role_of("gpt_neox.layers.3.mlp.dense_h_to_4h.weight"), Role::other);
+  EXPECT_EQ(role_of("gpt_neox.layers.3.mlp.dense_4h_to_h.weight"), Role::down);
+  EXPECT_EQ(role_of("transformer.h.3.self_attention.query_key_value.weight"), Role::other);  // Falcon
+  EXPECT_EQ(role_of("transformer.h.3.self_attention.dense.weight"), Role::value);
+  EXPECT_EQ(role_of("model.layers.3.self_attn.kv_proj.weight"), Role::value);  // half of it is
   EXPECT_EQ(role_of("unheard.of"), Role::other);
 }
 

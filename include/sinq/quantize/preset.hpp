@@ -68,16 +68,20 @@ namespace detail::quantize {
 }
 
 /// The role that a tensor's name gives away, after the conventions of Hugging Face checkpoints (Llama, Qwen, Mistral,
-/// Gemma, Phi, Mixtral, GPT-2, BERT and their relatives); `other` for names not known, and for a fused qkv_proj, which
-/// is mostly what decides where attention looks.
+/// Gemma, Phi, Mixtral, GPT-2, GPT-NeoX, Falcon, BERT and their relatives); `other` for names not known, and for query,
+/// key and value in one matrix (qkv_proj, query_key_value), which is mostly what decides where attention looks. Key and
+/// value in one (kv_proj) are `value`: half of it passes values on, and what that half loses weighs more than the bits
+/// that the keys would do without.
 [[nodiscard]] inline Role role_of(std::string_view tensor) noexcept {
   const auto has = [&](std::string_view part) { return tensor.find(part) != std::string_view::npos; };
-  if (has("qkv_proj")) return Role::other;
+  if (has("qkv_proj") || has("query_key_value")) return Role::other;
   if (has("q_proj") || has("k_proj") || has("attention.self.query") || has("attention.self.key")) return Role::query;
   if (has("v_proj") || has("o_proj") || has("out_proj") || has("attention.self.value") ||
-      has("attention.output.dense") || has("attn.c_proj") || has("attn.dense"))
+      has("attention.output.dense") || has("attention.dense") || has("attn.c_proj") || has("attn.dense"))
     return Role::value;
-  if (has("down_proj") || has(".w2.") || has("mlp.c_proj") || has("fc2") || has(".output.dense")) return Role::down;
+  if (has("down_proj") || has(".w2.") || has("mlp.c_proj") || has("fc2") || has(".output.dense") ||
+      has("dense_4h_to_h"))
+    return Role::down;
   return Role::other;
 }
 
