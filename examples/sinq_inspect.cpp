@@ -30,7 +30,18 @@ struct Row {
   double kurtosis = kNone;
   double relative_error = kNone;
   double max_error = kNone;
+  std::string note;  // why numbers are missing
 };
+
+/// What the library refuses to measure, such as a mask of -3.4e38, still has the rest of its row.
+template <class Numbers>
+void fill_in(Row& row, const Numbers& numbers) {
+  try {
+    numbers();
+  } catch (const sinq::InvalidArgument& e) {
+    row.note += (row.note.empty() ? "" : "; ") + std::string(e.what());
+  }
+}
 
 /// The weights of `name` in the original: a matrix, or one of a stack that was stored matrix by matrix.
 sinq::WeightView original_of(const sinq::store::Checkpoint& original, const std::string& name) {
@@ -57,13 +68,17 @@ Row quantized_row(const sinq::store::Checkpoint& model, const sinq::store::Conte
   row.weights = static_cast<double>(m.rows) * static_cast<double>(m.cols);
   row.bytes = static_cast<double>(m.bytes);
   const auto restored = sinq::dequantize<float>(q);
-  const sinq::WeightView view(restored.data(), sinq::DType::f32, q.rows, q.cols);
-  row.imbalance = sinq::imbalance(view);
-  row.kurtosis = sinq::kurtosis(view);
+  fill_in(row, [&] {
+    row.imbalance = sinq::imbalance(restored);
+    row.kurtosis = sinq::kurtosis(restored);
+  });
   if (original != nullptr) {
-    const sinq::ErrorMetrics e = sinq::measure(q, original_of(*original, m.name));
-    row.relative_error = e.relative_error;
-    row.max_error = e.max_error;
+    const sinq::WeightView weights = original_of(*original, m.name);
+    fill_in(row, [&] {
+      const sinq::ErrorMetrics e = sinq::measure(q, weights);
+      row.relative_error = e.relative_error;
+      row.max_error = e.max_error;
+    });
   }
   return row;
 }
@@ -78,8 +93,10 @@ Row plain_row(const sinq::store::Tensor& t, const sinq::store::Checkpoint* origi
   const auto type = sinq::store::weight_type(t.type);
   if (type && t.shape.size() >= 2 && t.elements() > 0) {  // more dimensions count as rows
     const sinq::WeightView view(t.data.data(), *type, t.elements() / t.shape.back(), t.shape.back());
-    row.imbalance = sinq::imbalance(view);
-    row.kurtosis = sinq::kurtosis(view);
+    fill_in(row, [&] {
+      row.imbalance = sinq::imbalance(view);
+      row.kurtosis = sinq::kurtosis(view);
+    });
   }
   const sinq::store::Tensor* other = original == nullptr ? nullptr : original->find(t.name);
   if (type && other != nullptr && other->shape == t.shape && sinq::store::weight_type(other->type)) {
@@ -122,6 +139,7 @@ sinq::store::Json to_json(const Row& r) {
   json["kurtosis"] = r.kurtosis;
   json["relative_error"] = r.relative_error;
   json["max_error"] = r.max_error;
+  if (!r.note.empty()) json["note"] = r.note;
   return json;
 }
 
@@ -175,6 +193,8 @@ void run(const Arguments& a) {
     table.add(std::move(cells));
   }
   table.print(std::cout);
+  for (const Row& r : rows)
+    if (!r.note.empty()) std::cout << "\n" << r.name << ": " << r.note << "\n";
   std::cout << program::format("\n%zu tensors, %.2f MB", rows.size(), bytes / 1e6);
   if (weights > 0) std::cout << program::format("; %.4f bits per weight over the quantized ones", bits / weights);
   std::cout << "\n";

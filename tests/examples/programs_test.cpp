@@ -194,6 +194,29 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   expect_failure("sinq_quantize " + quantized + " " + path("q3"), 1, {"already quantized"});
 }
 
+TEST_F(Programs, InspectGoesOnWhereATensorHasNoMeasure) {
+  auto tensors = save_model("model");
+  reference::Tensor mask = tensors.begin()->second;
+  std::fill(mask.values.begin(), mask.values.end(), -3.4e38f);
+  tensors["model.mask"] = mask;
+  tiny::save(directory / "model", sinq::store::read_json(directory / "model" / "config.json"), tensors);
+  const std::string why = "sinq: weights(0, 0) = -3.4e+38: must be below 2^120 in magnitude";
+  const json inspected = expect_json("sinq_inspect " + path("model") + " --json");
+  EXPECT_EQ(inspected.at("tensors").size(), tensors.size());
+  for (const auto& t : inspected.at("tensors")) {
+    const bool is_mask = t.at("name") == "model.mask";
+    EXPECT_EQ(t.contains("note"), is_mask) << t;
+    if (is_mask) {
+      EXPECT_EQ(t.at("note"), why);
+      EXPECT_TRUE(t.at("kurtosis").is_null());
+    }
+  }
+  const Outcome o = run("sinq_inspect " + path("model"));
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.out.find("\nmodel.mask: " + why + "\n"), std::string::npos) << o.out;
+  for (const auto& [name, tensor] : tensors) EXPECT_NE(o.out.find("\n" + name + " "), std::string::npos) << name;
+}
+
 TEST_F(Programs, EveryMethodGoesThrough) {
   save_model("model");
   tiny::save_windows(directory / "tokens.safetensors", 256);
