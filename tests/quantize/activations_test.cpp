@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/quantize.hpp>
 #include <vector>
@@ -148,6 +149,25 @@ TEST(Activations, RefuseWhatDoesNotFit) {
             "sinq: other.cols() = 5: must equal the columns of the statistics, 4");
   EXPECT_EQ(message_of([&] { a.merge(Activations(4, kAll)); }),
             "sinq: other.has_second_moments() = 1: must be the same on both sides");
+}
+
+TEST(Activations, TokensHaveAnyElementType) {
+  const Matrix x = uneven_tokens(40, 30);
+  const auto expect_same = [&](const auto& tokens) {
+    Activations a(30, kAll), floats(30, kAll);
+    a.add(tokens);
+    floats.add(tokens.template cast<float>().eval());
+    EXPECT_TRUE(same(a, floats));
+  };
+  expect_same(x.cast<half>().eval());
+  expect_same(x.cast<bfloat16>().eval());
+  expect_same(x.cast<double>().eval());
+  std::vector<std::byte> bytes(40 * 30 * sizeof(float) + 1);  // a file's, at an odd address
+  std::memcpy(bytes.data() + 1, x.data(), bytes.size() - 1);
+  Activations a(30, kAll), floats(30, kAll);
+  a.add(WeightView(bytes.data() + 1, DType::f32, 40, 30));
+  floats.add(x);
+  EXPECT_TRUE(same(a, floats));
 }
 
 /// Tokens known by their means count in squares and products, those that were added in all else as well.

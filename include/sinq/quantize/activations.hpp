@@ -65,31 +65,20 @@ class Activations {
     return a;
   }
 
-  /// Adds tokens x cols inputs of the layer. InvalidArgument if there are other columns, or a value is not finite or
-  /// not below 2^120; nothing is added then. `executor`: threads for the second moments.
-  void add(MatrixView<const float> tokens, Executor* executor = nullptr) {
+  /// Adds tokens x cols inputs of the layer, of any element type. InvalidArgument if there are other columns, or a
+  /// value is not finite or not below 2^120; nothing is added then. `executor`: threads for the second moments.
+  void add(const WeightView& tokens, Executor* executor = nullptr) {
     using detail::core::require;
     require(tokens.cols == cols_, "tokens.cols", tokens.cols, "must equal the columns of the statistics, ", cols_);
     require(tokens.rows >= 0, "tokens.rows", tokens.rows, "must not be negative");
     if (tokens.rows == 0) return;
     detail::core::require_view(tokens, "tokens");
-    for (std::int64_t t = 0; t < tokens.rows; ++t) require_finite(tokens.row(t), t);
-    make_room(tokens.rows);
-    for (std::int64_t t = 0; t < tokens.rows; ++t) {
-      const float* x = tokens.row(t);
-      for (std::int64_t j = 0; j < cols_; ++j) {
-        const double v = double{x[j]};
-        magnitudes_[static_cast<std::size_t>(j)] += std::abs(v);
-        squares_[static_cast<std::size_t>(j)] += v * v;
-      }
-      if ((added_ + t) % stride_ == 0) keep(x);
-    }
-    tokens_ += tokens.rows;
-    added_ += tokens.rows;
-    if (products_.empty()) return;
-    SerialExecutor serial;
-    detail::quantize::add_squares(products_.data(), cols_, 0, tokens.data, tokens.stride, tokens.rows, 1.0,
-                                  executor ? *executor : serial);
+    const auto* floats = static_cast<const float*>(tokens.data);
+    if (tokens.dtype == DType::f32 && reinterpret_cast<std::uintptr_t>(floats) % alignof(float) == 0)
+      return add_floats({floats, tokens.rows, cols_, tokens.stride}, executor);
+    std::vector<float> converted(static_cast<std::size_t>(tokens.rows * cols_));
+    tokens.load(0, tokens.rows, 0, cols_, converted.data(), cols_);
+    add_floats({converted.data(), tokens.rows, cols_}, executor);
   }
 
   /// Adds the statistics of other tokens on the same columns, as if they came after these. The sums are those of adding
@@ -150,6 +139,25 @@ class Activations {
     tokens_ = tokens;
   }
 
+  void add_floats(MatrixView<const float> tokens, Executor* executor) {
+    for (std::int64_t t = 0; t < tokens.rows; ++t) require_finite(tokens.row(t), t);
+    make_room(tokens.rows);
+    for (std::int64_t t = 0; t < tokens.rows; ++t) {
+      const float* x = tokens.row(t);
+      for (std::int64_t j = 0; j < cols_; ++j) {
+        const double v = double{x[j]};
+        magnitudes_[static_cast<std::size_t>(j)] += std::abs(v);
+        squares_[static_cast<std::size_t>(j)] += v * v;
+      }
+      if ((added_ + t) % stride_ == 0) keep(x);
+    }
+    tokens_ += tokens.rows;
+    added_ += tokens.rows;
+    if (products_.empty()) return;
+    SerialExecutor serial;
+    detail::quantize::add_squares(products_.data(), cols_, 0, tokens.data, tokens.stride, tokens.rows, 1.0,
+                                  executor ? *executor : serial);
+  }
   void require_finite(const float* x, std::int64_t token) const {
     namespace core = detail::core;
     if (core::magnitude_bits(core::largest_magnitude(x, cols_)) < core::magnitude_bits(core::kWeightLimit)) return;
