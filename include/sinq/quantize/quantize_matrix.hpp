@@ -52,7 +52,7 @@ class Progress {
 
 /// What the first pass leaves behind for the whole matrix.
 struct Factors {
-  std::vector<ScaleZero> chosen;         // rows x groups
+  std::vector<ScaleZero> chosen;         // groups x choices_of_group: what a tile writes is its own
   std::vector<float> col_scale;          // panels x cols, as they are stored; empty where there are none
   std::vector<float> col_inverse;        // panels x cols; where there are no column scales, a row of ones
   std::vector<float> row;                // rows x groups: the balancing's row factors; empty where none are needed
@@ -60,6 +60,14 @@ struct Factors {
   std::vector<double> imbalance_after;   //
   std::atomic<bool> beyond_aux{false};   // a scale does not fit the type asked for
 
+  /// Rows, filled up to an odd number of lines of 64 bytes: the groups of a row do not meet in one set of the cache.
+  [[nodiscard]] static std::int64_t choices_of_group(const Tiling& t) noexcept {
+    constexpr std::int64_t kOfLine = 64 / sizeof(ScaleZero);
+    return ((t.rows + kOfLine - 1) / kOfLine | 1) * kOfLine;
+  }
+  [[nodiscard]] ScaleZero* chosen_of(std::int64_t group, const Tiling& t) noexcept {
+    return chosen.data() + group * choices_of_group(t);
+  }
   [[nodiscard]] float* col_inverse_of(std::int64_t panel, const Tiling& t) noexcept {
     return col_inverse.data() + (col_scale.empty() ? 0 : panel * t.cols);
   }
@@ -122,11 +130,9 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
     for (std::int64_t i = 0; i < rows; ++i) chosen[static_cast<std::size_t>(i)].scale *= row_factor(i);
   }
 
+  ScaleZero* to = out.chosen_of(g, t) + first_row;
   for (std::int64_t i = 0; i < rows; ++i) {
-    const auto k = static_cast<std::size_t>(i);
-    const auto at = static_cast<std::size_t>((first_row + i) * t.groups() + g);
-    const ScaleZero of = chosen[k];
-    out.chosen[at] = of;
+    const ScaleZero of = to[i] = chosen[static_cast<std::size_t>(i)];
     if (!core::is_finite(of.scale) || !core::is_finite(of.zero))  // factors far beyond the defaults
       core::raise<InvalidArgument>(core::text("sinq: row ", first_row + i, " has a scale of ", of.scale,
                                               " in the group from column ", first_col, ": must be finite"));
@@ -138,12 +144,12 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
 struct RowAuxiliaries {
   std::vector<float> chosen_scales, chosen_zeros, scales, zeros;
 
-  void encode(const Factors& factors, const Tiling& t, const pack::RowReader& reader, const pack::Extents& e,
-              std::int64_t i, QuantizedMatrix& q) {
+  void encode(Factors& factors, const Tiling& t, const pack::RowReader& reader, const pack::Extents& e, std::int64_t i,
+              QuantizedMatrix& q) {
     const auto groups = static_cast<std::size_t>(t.groups());
     for (auto* v : {&chosen_scales, &chosen_zeros, &scales, &zeros}) v->resize(groups);
     for (std::size_t g = 0; g < groups; ++g) {
-      const ScaleZero& of = factors.chosen[static_cast<std::size_t>(i) * groups + g];
+      const ScaleZero& of = factors.chosen_of(static_cast<std::int64_t>(g), t)[i];
       chosen_scales[g] = of.scale;
       chosen_zeros[g] = of.zero;
     }
@@ -285,10 +291,11 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
 
   quantize::Factors factors;
   const bool second_axis = balanced || awq;
-  if (config.refine != Refine::fit) factors.chosen.resize(static_cast<std::size_t>(t.rows * t.groups()));
+  if (config.refine != Refine::fit)
+    factors.chosen.resize(static_cast<std::size_t>(t.groups() * quantize::Factors::choices_of_group(t)));
   factors.col_scale.resize(second_axis ? static_cast<std::size_t>(t.panels() * t.cols) : 0, 1.0f);
   factors.col_inverse.resize(static_cast<std::size_t>(second_axis ? t.panels() * t.cols : t.cols), 1.0f);
-  if (balanced && config.refine == Refine::hqq) factors.row.resize(factors.chosen.size());
+  if (balanced && config.refine == Refine::hqq) factors.row.resize(static_cast<std::size_t>(t.rows * t.groups()));
   factors.imbalance_before.resize(static_cast<std::size_t>(tiles), 1.0);
   factors.imbalance_after.resize(static_cast<std::size_t>(tiles), 1.0);
   std::vector<std::vector<float>> buffers(static_cast<std::size_t>(core::width_of(threads)));
