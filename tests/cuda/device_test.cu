@@ -15,6 +15,8 @@
 #include <sinq/quantize/preset.hpp>
 #pragma nv_diagnostic pop
 
+#include "cut_off.hpp"
+#include "small_and_large.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
 
@@ -163,7 +165,8 @@ std::vector<std::int64_t> sample(std::int64_t count, std::int64_t most) {
 struct Known {
   struct Row {
     std::int64_t row;
-    std::vector<double> weight, size, plain;  // (level - zero) scale col_scale; bounds of its parts
+    std::vector<double> weight, size, plain;  // (level - zero) scale; bounds of its parts
+    std::vector<double> scale, col;           // the column scale of its panel
   };
   cuda::DeviceMatrix matrix;
   std::vector<Row> rows;
@@ -172,13 +175,14 @@ struct Known {
     const test::Naive n{q};
     const double shift = q.format.levels == Levels::symmetric ? 1 << (q.format.bits - 1) : 0;
     for (std::int64_t i : sample(q.rows, 48)) {
-      Row r{i, {}, {}, {}};
+      Row r{i, {}, {}, {}, {}, {}};
       for (std::int64_t j = 0; j < q.cols; ++j) {
-        const double level = n.level(i, j), zero = n.zero(i, j / n.width);
-        const double factor = n.scale(i, j / n.width) * n.col_scale(i, j);
-        r.weight.push_back((level - zero) * factor);
-        r.size.push_back((std::abs(level + shift) + std::abs(zero + shift)) * std::abs(factor));
-        r.plain.push_back((std::abs(level) + std::abs(zero)) * std::abs(factor));
+        const double level = n.level(i, j), zero = n.zero(i, j / n.width), scale = n.scale(i, j / n.width);
+        r.weight.push_back((level - zero) * scale);
+        r.size.push_back((std::abs(level + shift) + std::abs(zero + shift)) * std::abs(scale));
+        r.plain.push_back((std::abs(level) + std::abs(zero)) * std::abs(scale));
+        r.scale.push_back(scale);
+        r.col.push_back(n.col_scale(i, j));
       }
       rows.push_back(std::move(r));
     }
@@ -197,7 +201,7 @@ struct Spacing {
 
 /// As in expect_product.hpp, in short: with two halves per activation the sums are what rounds, with one the
 /// activations are (2^-11), with wgmma the weights (2^-11, 2^-8 for bfloat16); levels of NF round to half. Halves below
-/// the normal ones round to 2^-25.
+/// the normal ones round to 2^-25 and count as large as those when sums are cut off.
 template <class X, class Y = float>
 void expect_agreement(const Known& known, std::int64_t tokens, const cuda::PlanOptions& options, std::mt19937& random,
                       cudaStream_t stream, bool with_bias = false, const Spacing& spacing = {}) {
@@ -221,28 +225,46 @@ void expect_agreement(const Known& known, std::int64_t tokens, const cuda::PlanO
   }
 
   const bool wgmma = plan.kernel == cuda::Kernel::wgmma;
+  const bool codes = !wgmma && w.format().levels <= Levels::symmetric;
   // By wgmma, weights are rounded to the type of x, levels of NF before that to halves.
   const double rounding = wgmma
                               ? (std::is_same_v<X, __half> ? 0x1p-11 : 0x1p-8) +
                                     (w.format().levels == Levels::nf4 || w.format().levels == Levels::nf3 ? 0x1p-11 : 0)
                           : plan.pieces == 2 && w.format().levels < Levels::nf4 ? 0x1p-21
                                                                                 : 0x1p-10;
+  const double least = codes && plan.pieces == 2 ? 0x1p-26 + 0x1p-32 : 0x1p-32;
   std::vector<double> xs(static_cast<std::size_t>(w.cols()));
   for (std::int64_t t : sample(tokens, 24)) {
-    for (std::size_t j = 0; j < xs.size(); ++j)
-      xs[j] = static_cast<double>(static_cast<float>(x[static_cast<std::size_t>(spacing.x_first + t * x_stride) + j]));
     for (const Known::Row& r : known.rows) {
       const auto at = static_cast<std::size_t>(r.row);
       double exact = with_bias ? static_cast<double>(static_cast<float>(bias[at])) : 0;
-      double size = std::abs(exact), plain = 0, below = 0;
+      double size = std::abs(exact), plain = 0, below = 0, cut_off = 0, largest = 0;
+      const auto activation = [&](std::size_t j) {
+        return static_cast<double>(static_cast<float>(x[static_cast<std::size_t>(spacing.x_first + t * x_stride) + j]));
+      };
+      for (std::size_t j = 0; j < xs.size(); ++j) {
+        xs[j] = activation(j) * r.col[j];
+        largest = std::max(largest, std::abs(xs[j]));
+      }
+      double step_largest = 0, step_cut_off = 0;
       for (std::size_t j = 0; j < xs.size(); ++j) {
         exact += r.weight[j] * xs[j];
         size += r.size[j] * std::abs(xs[j]);
         plain += r.plain[j] * std::abs(xs[j]);
-        below += 0x1p-25 * std::abs(xs[j]);
+        below += wgmma ? 0x1p-25 * std::abs(activation(j)) : least * largest * std::abs(r.weight[j]);
+        step_largest = std::max(step_largest, std::abs(xs[j]));
+        if (codes)
+          step_cut_off = test::cut_off_of_codes(plan.pieces, step_largest, largest) * std::abs(r.scale[j]);
+        else if (wgmma && std::is_same_v<X, __half>)
+          step_cut_off = std::max(step_cut_off,
+                                  test::cut_off_of_halves(std::abs(r.weight[j] * r.col[j]), std::abs(activation(j))));
+        if (j % 16 == 15 || j + 1 == xs.size()) {
+          cut_off += step_cut_off;
+          step_largest = step_cut_off = 0;
+        }
       }
-      const double error = 4 * static_cast<double>(w.cols() + 16) * 0x1p-24 * size + rounding * plain +
-                           (wgmma ? below : 0) + kRounding<Y> * std::abs(exact) + 0x1p-25;
+      const double error = 4 * static_cast<double>(w.cols() + 16) * 0x1p-24 * size + rounding * plain + below +
+                           cut_off + kRounding<Y> * std::abs(exact) + 0x1p-25;
       ASSERT_NEAR(
           static_cast<double>(static_cast<float>(y[static_cast<std::size_t>(spacing.y_first + t * y_stride) + at])),
           exact, error)
@@ -297,35 +319,23 @@ TEST_F(Products, OfStridedAndUnalignedViews) {
     }
 }
 
-/// Codes are multiplied as subnormal halves. A tensor core that aligned them by the exponent they are written with,
-/// 2^-14, and not by their size, 2^-24 for a 1, would cut its sums up to ten bits too early, and no random numbers
-/// would show it. Here every weight is 1, and a token has four activations of 1 + 2^-20, less than 90 of 2^-11 and the
-/// others of 2^-20. All of these, their halves (1 and 2^-20) and all sums, which stay below 8, are multiples of 2^-20
-/// and so have 23 bits: whoever keeps 24 of the largest finds the exact sum. Allowed is what two halves per activation
-/// promise (multiply.cuh), 22 bits: 2^-22 of the sum. Aligned too early, the sum loses 2^-18 to 2^-14 of itself,
-/// according to a model that keeps 24 to 30 bits.
+/// small_and_large.hpp: exact, if the tensor core keeps as many bits as multiply.cuh counts on. Allowed is half of a
+/// float's last bit and as much for luck, 2^-22; with the first halves not rounded to whole numbers the model of
+/// instructions.cuh loses 2^-18 to 2^-14 of the sum.
 TEST_F(Products, AddSmallActivationsToLargeOnes) {
-  constexpr std::int64_t kRows = 16, kCols = 256, kTokens = 16;  // 32 columns: not those of FirstCallsInAGraph
-  std::vector<float> x(kTokens * kCols);
-  for (std::size_t k = 0; k < x.size(); ++k) {
-    const std::size_t t = k / kCols, j = k % kCols;
-    x[k] = j % 64 == 4 * t + j / 64 ? 1 + 0x1p-20f : j % 3 == 0 ? 0x1p-11f : 0x1p-20f;  // everywhere in a unit
-  }
+  using test::SmallAndLarge;
+  constexpr std::int64_t kRows = SmallAndLarge::kRows, kCols = SmallAndLarge::kCols, kTokens = SmallAndLarge::kTokens;
+  const std::vector<float> x = SmallAndLarge::activations();
   OnDevice<float> x_device(x), y_device(kTokens * kRows);
   for (int bits : kBitWidths) {
-    QuantizedMatrix q = make_quantized_matrix({.bits = bits, .col_scale = Aux::none}, kRows, kCols);
-    for (std::size_t k = 0; k < 8 * q.codes.size(); k += static_cast<std::size_t>(bits))
-      q.codes[k / 8] |= static_cast<std::uint8_t>(1 << k % 8);
-    for (std::size_t k = 0; k < q.scale.size(); k += 2) q.scale[k + 1] = 0x3c;  // 1 as a half
-    const cuda::DeviceMatrix w(q, stream_);
+    const cuda::DeviceMatrix w(SmallAndLarge::ones(bits), stream_);
     for (std::int64_t tokens : {std::int64_t{1}, kTokens}) {
       const cuda::Plan plan = cuda::plan<float>(w, tokens, cuda::device_facts(), {.pieces = 2, .slices = 1});
       cuda::matmul(plan, w, MatrixView<const float>(x_device.data(), tokens, kCols),
                    MatrixView<float>(y_device.data(), tokens, kRows), {}, stream_);
       const std::vector<float> y = y_device.read();
       for (std::int64_t t = 0; t < tokens; ++t) {
-        double exact = 0;
-        for (std::int64_t j = 0; j < kCols; ++j) exact += double{x[static_cast<std::size_t>(t * kCols + j)]};
+        const double exact = SmallAndLarge::exact(x, t);
         for (std::int64_t i = 0; i < kRows; ++i)
           ASSERT_NEAR(double{y[static_cast<std::size_t>(t * kRows + i)]}, exact, 0x1p-22 * exact)
               << "bits " << bits << " token " << t << " row " << i << "\n"

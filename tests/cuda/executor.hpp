@@ -615,7 +615,7 @@ class Executor final : public detail::cuda::Machine {
         std::memcpy(&bits, shared_.data() + at, 2);
         b[static_cast<std::size_t>(col)][static_cast<std::size_t>(row)] = value(bits);
       }
-    multiply_warpgroup(a, b, product->d);
+    multiply_warpgroup(a, b, product->d, first.bfloat);
     return product;
   }
 

@@ -81,6 +81,59 @@ TEST(Models, MmaIsTheProductOfTheMatrices) {
   }
 }
 
+/// Sums by hand. 0x1p-24f is the half of a code of 1: its exponent counts as -14.
+TEST(Models, SumsAreCutOffWhereATensorCoreDoesIt) {
+  const auto sum = [](float c, std::initializer_list<float> a, std::initializer_list<float> b, int bits) {
+    EXPECT_EQ(a.size(), b.size());
+    return model::fused_sum(c, a.begin(), b.begin(), static_cast<int>(a.size()), -14, bits);
+  };
+  const float code = 0x1p-24f, small = 1 + 0x1p-10f;
+  // 2^-24 (1 + 2^-10) beside a product of exponent -14 + 13: cut off at 2^-25 or 2^-26, though the sum would fit.
+  for (int bits : {24, 25}) {
+    EXPECT_EQ(sum(0, {code, code}, {0x1p13f, small}, bits), 0x1p-11f + 0x1p-24f);
+    EXPECT_EQ(sum(0, {code, code}, {0x1p13f, -small}, bits), 0x1p-11f - 0x1p-24f);      // towards zero
+    EXPECT_EQ(sum(0x1p-24f + 0x1p-34f, {code}, {0x1p13f}, bits), 0x1p-11f + 0x1p-24f);  // so is the sum so far
+    // The same products of normal halves, exponent -11.
+    EXPECT_EQ(sum(0, {0x1p-14f, 0x1p-14f}, {8, 0x1p-10f * small}, bits), 0x1p-11f + 0x1p-24f + 0x1p-34f);
+    // Beside nothing larger; what is 0 has no exponent.
+    EXPECT_EQ(sum(0, {code, 0, code}, {small, 0x1p13f, 0}, bits), 0x1p-24f + 0x1p-34f);
+  }
+  // One bit between the devices.
+  EXPECT_EQ(sum(0, {code, code}, {0x1p13f, 0x1p-2f}, 24), 0x1p-11f);
+  EXPECT_EQ(sum(0, {code, code}, {0x1p13f, 0x1p-2f}, 25), 0x1p-11f + 0x1p-26f);
+  // A product keeps its exponent where its significand is 2 or more: 1.5 * 1.5, and 2^-24 is the last that counts.
+  EXPECT_EQ(sum(-2.25f, {1.5f, 0x1p-12f}, {1.5f, 0x1p-12f}, 24), 0);  // the sum so far has exponent 1
+  EXPECT_EQ(sum(-1.125f, {1.5f, 0x1p-12f, -0.5f, -0.5f}, {1.5f, 0x1p-12f, 1, 1.25f}, 24), 0x1p-24f);
+  // Towards zero behind 24 bits.
+  EXPECT_EQ(sum(0x1p24f, {3}, {1}, 24), 0x1p24f + 2);
+  EXPECT_EQ(sum(-0x1p24f, {3}, {-1}, 25), -0x1p24f - 2);
+  // bfloat16 has other subnormal numbers.
+  const float tiny = 0x1p-24f, one = 1, both[] = {1, tiny};
+  EXPECT_EQ(model::fused_sum(0, both, both, 2, -126, 25), one);
+  EXPECT_EQ(model::fused_sum(0, &tiny, &tiny, 1, -126, 25), 0x1p-48f);
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(sum(1, {infinity}, {1}, 24), infinity);
+  EXPECT_TRUE(std::isnan(sum(1, {infinity, 1}, {1, -infinity}, 24)));
+  EXPECT_EQ(sum(0, {0}, {5}, 24), 0);
+}
+
+/// 1 + 2^-25 - 1: eight products at once, or all sixteen.
+TEST(Models, AnMmaAddsAsManyProductsAtOnceAsTheDevice) {
+  model::MmaOperands all[32] = {};
+  const std::uint32_t one = model::float_to_half(1);
+  all[0].a[0] = one | model::float_to_half(0x1p-12f) << 16;  // row 0, columns 0 and 1
+  all[0].a[2] = model::float_to_half(-1);                    // column 8
+  all[0].b[0] = one | model::float_to_half(0x1p-13f) << 16;  // column 0, rows 0 and 1
+  all[0].b[1] = one;                                         // row 8
+  float d[4];
+  model::mma(all, 0, d, model::kTuring);
+  EXPECT_EQ(d[0], 0);
+  model::mma(all, 0, d, model::kHopper);
+  EXPECT_EQ(d[0], 0x1p-25f);
+  model::mma(all, 0, d);
+  EXPECT_EQ(d[0], 0);
+}
+
 TEST(Models, FunnelIsAShiftOf64Bits) {
   EXPECT_EQ(model::funnel(0x89abcdef, 0x01234567, 0), 0x89abcdefu);
   EXPECT_EQ(model::funnel(0x89abcdef, 0x01234567, 4), 0x789abcdeu);

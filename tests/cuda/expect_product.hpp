@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cut_off.hpp"
 #include "simulate.hpp"
 #include "support/formats.hpp"
 #include "support/naive.hpp"
@@ -26,15 +27,17 @@ template <class T>
 inline constexpr double kWeightRounding = std::is_same_v<T, half> ? 0x1p-11 : 0x1p-8;
 
 /// y against exact sums. Let S = sum_j |x'_j| (|operand| + |zero|) |scale|, where the operand is what the tensor core
-/// multiplies: the code (or the level of a table), and the zero belongs to it.
+/// multiplies: the code (or the level of a table), and the zero belongs to it; M the largest |x'| of the token.
 ///   activation   x' = x col_scale rounds once in float (2^-24). One half per activation: 2^-11 of x'; two: 2^-22.
-///                Below the normal halves, 2^-25 of what 2^14 stands for: with M the largest |x'| of the token, at
-///                most 2^-25 2^-13 M 2^6 (operands are up to 2^6 times too large) = 2^-32 M per activation.
+///                Below the normal halves, 2^-25 of what 2^14 stands for, at most 2^-25 2^-13 M 2^6 (operands are up to
+///                2^6 times too large) = 2^-32 M per activation. Of two halves that meet codes the first is a whole
+///                number where M is 2^13 to 2^14; the other one, then up to 1/2, rounds by 2^-13, which is 2^-26 M.
 ///   weight       wgmma multiplies activations as they are by weights that round to the type of x: 2^-11 or 2^-8 of
 ///                (level - zero) scale col_scale; below the normal halves, 2^-25.
 ///   level        NF levels round to half: 2^-11 of the level.
 ///   sums         a sum of n terms in float: n 2^-24 of S for the products, n for the activations, and as many for
 ///                scale and slices; twice that, since the tensor core truncates where others round.
+///   alignment    of subnormal halves: cut_off.hpp.
 ///   result       rounds to the type of y: half of its last bit, which is 2^-25 below the normal halves.
 template <class X, class Y>
 void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, const MatrixView<Y>& y, const Y* bias,
@@ -44,7 +47,9 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
   const bool nf = q.format.levels == Levels::nf4 || q.format.levels == Levels::nf3;
   const double shift = q.format.levels == Levels::symmetric ? 1 << (q.format.bits - 1) : 0;
   const bool wgmma = run.plan.kernel == cuda::Kernel::wgmma;
+  const bool codes = !wgmma && q.format.levels <= Levels::symmetric;
   const double activation = run.plan.pieces == 2 ? 0x1p-22 : 0x1p-11;
+  const double least = run.plan.pieces == 2 && codes ? 0x1p-26 + 0x1p-32 : 0x1p-32;
   for (std::int64_t i = 0; i < q.rows; ++i) {
     std::vector<double> level, zero, scale, col;
     for (std::int64_t j = 0; j < q.cols; ++j) {
@@ -58,16 +63,26 @@ void expect_product(const QuantizedMatrix& q, const MatrixView<const X>& x, cons
       double exact = bias ? static_cast<double>(bias[i]) : 0, size = std::abs(exact), error = 0, largest = 0, plain = 0;
       for (std::int64_t j = 0; j < q.cols; ++j)
         largest = std::max(largest, std::abs(static_cast<double>(x.row(t)[j]) * col[j]));
+      double step_largest = 0, step_cut_off = 0;
       for (std::int64_t j = 0; j < q.cols; ++j) {
+        const double x_j = std::abs(static_cast<double>(x.row(t)[j]));
         const double xs = static_cast<double>(x.row(t)[j]) * col[j];
         exact += (level[j] - zero[j]) * scale[j] * xs;
         const double operand = std::abs(level[j] + shift) + std::abs(zero[j] + shift);
         size += operand * std::abs(scale[j] * xs);
         const double weight = std::abs((level[j] - zero[j]) * scale[j]);
-        error += wgmma
-                     ? kWeightRounding<X> * weight * std::abs(xs) + 0x1p-25 * std::abs(static_cast<double>(x.row(t)[j]))
-                     : (activation * std::abs(xs) + 0x1p-32 * largest) * weight;
+        error += wgmma ? kWeightRounding<X> * weight * std::abs(xs) + 0x1p-25 * x_j
+                       : (activation * std::abs(xs) + least * largest) * weight;
         plain += std::abs(level[j] * scale[j] * xs);
+        step_largest = std::max(step_largest, std::abs(xs));
+        if (codes)  // groups are whole steps
+          step_cut_off = cut_off_of_codes(run.plan.pieces, step_largest, largest) * std::abs(scale[j]);
+        else if (wgmma && std::is_same_v<X, half>)
+          step_cut_off = std::max(step_cut_off, cut_off_of_halves(weight * std::abs(col[j]), x_j));
+        if (j % 16 == 15 || j + 1 == q.cols) {
+          error += step_cut_off;
+          step_largest = step_cut_off = 0;
+        }
       }
       error += 4 * static_cast<double>(q.cols + 16) * 0x1p-24 * size;
       if (nf) error += 0x1p-11 * plain;

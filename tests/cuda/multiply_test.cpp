@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "expect_product.hpp"
+#include "small_and_large.hpp"
 
 // The product kernel in the executor against sums in double precision.
 
@@ -179,6 +180,46 @@ TEST(Multiply, ActivationsOfAnySizeNeitherOverflowNorVanish) {
     EXPECT_TRUE(std::isfinite(y(0, i)));
     EXPECT_FALSE(std::isfinite(y(1, i)));
   }
+}
+
+TEST(Multiply, SmallActivationsAddToLargeOnes) {
+  using test::SmallAndLarge;
+  const std::vector<float> x = SmallAndLarge::activations();
+  for (int bits : kBitWidths)
+    for (std::int64_t tokens : {std::int64_t{1}, SmallAndLarge::kTokens}) {
+      RowMajor<float> y = RowMajor<float>::Constant(tokens, SmallAndLarge::kRows, NAN);
+      const auto run = test::simulate<float, float>(SmallAndLarge::ones(bits),
+                                                    MatrixView<const float>(x.data(), tokens, SmallAndLarge::kCols),
+                                                    MatrixView<float>(y), nullptr, {.pieces = 2, .slices = 1});
+      EXPECT_EQ(run.failure, "");
+      for (std::int64_t t = 0; t < tokens; ++t)
+        for (std::int64_t i = 0; i < SmallAndLarge::kRows; ++i)
+          ASSERT_EQ(double{y(t, i)}, SmallAndLarge::exact(x, t)) << "bits " << bits << " token " << t << " row " << i;
+    }
+}
+
+/// One or two activations of each token are 2^5, 2^10, ... times as large as the others, whose products are cut off
+/// where theirs are. The others have one sign, so that what is cut off adds up, and there may be no more than a step's
+/// 16 columns, whose sums' own rounding does not hide it.
+TEST(Multiply, LargeActivationsBesideOthers) {
+  std::mt19937 random(14);
+  const Format some[] = {{.bits = 4, .group_size = 64},
+                         {.bits = 3, .group_size = 16, .scale = Aux::u6, .zero = Aux::u6, .coarse_groups = 3},
+                         {.bits = 8, .levels = Levels::symmetric, .group_size = 128, .zero = Aux::none},
+                         {.bits = 4, .levels = Levels::nf4}};
+  for (const Format& f : some)
+    for (int pieces : {1, 2})
+      for (float large : {0x1p5f, 0x1p10f, 0x1p15f, 0x1p20f}) {
+        const std::int64_t cols = random() % 2 ? 16 : 200;
+        const QuantizedMatrix q = random_matrix(f, 20, cols, random);
+        RowMajor<float> x = random_activations<float>(4, cols, random).cwiseAbs();
+        for (std::int64_t t = 0; t < 4; ++t) x(t, random() % cols) = -large, x(t, random() % 16) *= large;
+        RowMajor<float> y = RowMajor<float>::Constant(4, 20, NAN);
+        const auto run = test::simulate<float, float>(q, MatrixView<const float>(x), MatrixView<float>(y), nullptr,
+                                                      {.pieces = pieces});
+        expect_product<float, float>(q, MatrixView<const float>(x), MatrixView<float>(y), nullptr, run);
+        if (HasFatalFailure()) return;
+      }
 }
 
 TEST(Multiply, SameBitsInAnyOrderOfExecution) {

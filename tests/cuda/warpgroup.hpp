@@ -22,9 +22,10 @@ inline constexpr unsigned kWarpgroup = detail::cuda::kWarpgroup;
 using Accumulators = std::vector<float>;  // of a thread: half as many as operand B has columns
 
 /// D = A B + C of a warpgroup: `all` holds what its threads bring, `b` operand B, [column][row]. "Register Fragments
-/// for wgmma.mma_async.m64nNk16", written as the ISA writes it. Products are exact, each sum is rounded once.
+/// for wgmma.mma_async.m64nNk16", written as the ISA writes it. Adds as Hopper does, which alone has it.
 inline void multiply_warpgroup(const std::array<std::array<float, 8>, kWarpgroup>& a,
-                               const std::vector<std::array<float, 16>>& b, std::vector<Accumulators>& d) {
+                               const std::vector<std::array<float, 16>>& b, std::vector<Accumulators>& d, bool bfloat) {
+  using namespace detail::cuda::model;
   for (unsigned row = 0; row < 64; ++row) {
     float line[16];
     for (unsigned k = 0; k < 16; ++k) {
@@ -35,9 +36,7 @@ inline void multiply_warpgroup(const std::array<std::array<float, 8>, kWarpgroup
     }
     for (unsigned col = 0; col < b.size(); ++col) {
       float& to = d[row / 16 * 32 + row % 8 * 4 + col % 8 / 2][col / 8 * 4 + row % 16 / 8 * 2 + col % 2];
-      double sum = double{to};
-      for (unsigned k = 0; k < 16; ++k) sum += double{line[k]} * double{b[col][k]};
-      to = static_cast<float>(sum);
+      to = fused_sum(to, line, b[col].data(), kHopper.together, bfloat ? -126 : -14, kHopper.bits);
     }
   }
 }

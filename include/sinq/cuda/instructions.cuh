@@ -19,16 +19,11 @@ namespace model {
 
 /// IEEE 754 binary16 -> float, exact.
 inline float half_to_float(std::uint16_t bits) noexcept {
-  const int exponent = bits >> 10 & 31;
-  const int mantissa = bits & 0x3ff;
+  const std::uint32_t exponent = bits >> 10 & 31, mantissa = bits & 0x3ff;
+  if (exponent == 0) return static_cast<float>(mantissa) * (bits >> 15 != 0 ? -0x1p-24f : 0x1p-24f);
+  const std::uint32_t pattern = (exponent == 31 ? 0xff : exponent + 112) << 23 | mantissa << 13;
   float value = 0;
-  if (exponent == 31) {
-    const std::uint32_t special = 0x7f80'0000u | static_cast<std::uint32_t>(mantissa) << 13;
-    std::memcpy(&value, &special, sizeof value);
-  } else {
-    value = static_cast<float>(exponent == 0 ? mantissa : mantissa + 1024) * 0x1p-24f;
-    for (int e = exponent; e > 1; --e) value *= 2;
-  }
+  std::memcpy(&value, &pattern, sizeof value);
   return bits >> 15 != 0 ? -value : value;
 }
 
@@ -58,25 +53,80 @@ struct MmaOperands {
   float c[4];
 };
 
+/// How a tensor core adds up: so many products and the sum so far at once, each cut off so many bits below the largest
+/// exponent among them. The ISA promises no more than "at least single precision" for products; what it leaves open is
+/// known from the measurements behind MMA-Sim (arXiv:2511.10909), a model that gives the devices' bits.
+struct TensorCore {
+  int together;
+  int bits;
+};
+inline constexpr TensorCore kTuring{8, 24};  // Ampere and Ada Lovelace, too
+inline constexpr TensorCore kHopper{16, 25};
+
+/// The exponent as it is written: that of the smallest normal number for all below it.
+inline int written_exponent(float value, int smallest) noexcept {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  const int exponent = static_cast<int>(bits >> 23 & 0xff) - 127;
+  return exponent < smallest ? smallest : exponent;
+}
+
+/// 2^exponent, from -1022 to 1023.
+inline double power(int exponent) noexcept {
+  const std::uint64_t bits = static_cast<std::uint64_t>(1023 + exponent) << 52;
+  double value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// c + sum of `count` products a b, as a tensor core has it: a product's exponent is the sum of its operands', as they
+/// are written (`smallest`: of the operands' normal numbers); all are cut off, towards zero, `bits` bits below the
+/// largest, and so is the sum behind 24 bits. A product of 0 has no exponent.
+inline float fused_sum(float c, const float* a, const float* b, int count, int smallest, int bits) noexcept {
+  constexpr int kNone = -1000;
+  int largest = c != 0 ? written_exponent(c, -126) : kNone;
+  double plain = double{c};
+  for (int k = 0; k < count; ++k) {
+    const double product = double{a[k]} * double{b[k]};
+    plain += product;
+    const int exponent = written_exponent(a[k], smallest) + written_exponent(b[k], smallest);
+    if (product != 0 && exponent > largest) largest = exponent;
+  }
+  if (!std::isfinite(plain)) return static_cast<float>(plain);
+  if (largest == kNone) return 0;
+  const double units = power(bits - largest);
+  auto sum = static_cast<std::int64_t>(double{c} * units);
+  for (int k = 0; k < count; ++k) sum += static_cast<std::int64_t>(double{a[k]} * double{b[k]} * units);
+  const double exact = static_cast<double>(sum) * power(largest - bits);
+  const auto nearest = static_cast<float>(exact);
+  if (std::abs(double{nearest}) <= std::abs(exact) || !std::isfinite(nearest)) return nearest;
+  std::uint32_t pattern = 0;
+  std::memcpy(&pattern, &nearest, sizeof pattern);
+  --pattern;
+  float towards_zero = 0;
+  std::memcpy(&towards_zero, &pattern, sizeof towards_zero);
+  return towards_zero;
+}
+
 /// "Matrix Fragments for mma.m16n8k16 with floating point type": lane = 4 group + t holds, two halves per register,
 ///   A (16 x 16)  a[0] row group, columns 2t, 2t+1;  a[1] row group+8;  a[2], a[3] the same rows, columns 2t+8, 2t+9
 ///   B (16 x 8)   b[0] rows 2t, 2t+1 of column group;  b[1] rows 2t+8, 2t+9
 ///   C (16 x 8)   c[0], c[1] row group, columns 2t, 2t+1;  c[2], c[3] row group+8
-/// Products are exact and the sum is rounded once, which is within what the ISA allows ("at least single precision").
-inline void mma(const MmaOperands* all, int lane, float* d) noexcept {
+/// Unless told otherwise, it adds as the devices that keep least.
+inline void mma(const MmaOperands* all, int lane, float* d, const TensorCore& core = kTuring) noexcept {
   const auto at = [](const std::uint32_t* registers, int index) {
     return half_to_float(static_cast<std::uint16_t>(registers[index / 2] >> (16 * (index % 2))));
   };
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + (i < 2 ? 0 : 8), col = lane % 4 * 2 + i % 2;
-    double sum = double{all[lane].c[i]};
+    float a[16], b[16];
     for (int k = 0; k < 16; ++k) {
       const int t = k % 8 / 2, high = k / 8;
-      const float a = at(all[row % 8 * 4 + t].a, 4 * high + 2 * (row / 8) + k % 2);
-      const float b = at(all[col * 4 + t].b, 2 * high + k % 2);
-      sum += double{a} * double{b};
+      a[k] = at(all[row % 8 * 4 + t].a, 4 * high + 2 * (row / 8) + k % 2);
+      b[k] = at(all[col * 4 + t].b, 2 * high + k % 2);
     }
-    d[i] = static_cast<float>(sum);
+    d[i] = all[lane].c[i];
+    for (int k = 0; k < 16; k += core.together) d[i] = fused_sum(d[i], a + k, b + k, core.together, -14, core.bits);
   }
 }
 
@@ -147,8 +197,9 @@ SINQ_CUDA_DEVICE T shuffle(T value, int from) {
 #endif
 }
 
-/// D = A B + C on the tensor cores: A 16 x 16 and B 16 x 8 half, C 16 x 8 float; who holds what: model::mma. Subnormal
-/// halves count in full. sm_75 has only the shape k8, of which this is two.
+/// D = A B + C on the tensor cores: A 16 x 16 and B 16 x 8 half, C 16 x 8 float; who holds what: model::mma. A
+/// subnormal half is worth what it says, but lines up with the others as if it were 2^-14 large (model::fused_sum).
+/// sm_75 has only the shape k8, of which this is two.
 SINQ_CUDA_DEVICE void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
 #if defined(__CUDACC__)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800

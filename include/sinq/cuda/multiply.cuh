@@ -24,10 +24,23 @@
 // block's weights. So with several tokens a warp multiplies several strips in turn (plan.hpp).
 //
 // Operand B. Activation times column scale is computed in float; per token a power of two brings the largest of the
-// slice to [2^13, 2^14), and the result becomes one half, or two (`pieces`): the half nearest to it and the half
-// nearest to the rest, 22 bits together, in neighbouring columns of B, so that their results meet in one lane. That
-// serves half, bfloat16 and float activations with one type of operand, without overflow, and more exactly than
-// bfloat16 operands.
+// slice to [2^13, 2^14), and the result becomes one half, or two (`pieces`) in neighbouring columns of B, so that their
+// results meet in one lane: about 11 bits of an activation, or 22. That serves half, bfloat16 and float activations
+// with one type of operand, without overflow.
+//
+// What the tensor core loses. It lines up the products of 8 or 16 columns by the exponents that their operands are
+// written with, and cuts off what lies 24 bits below the largest (25 on Hopper and later; model::fused_sum says who
+// found that out). Codes are subnormal halves, written with 2^-14 where a 1 is 2^-24, so ten bits earlier than their
+// size would have it: up to 2^-14 of the largest activation of the 16 columns times a step of the code, per column.
+// Little as that is beside the 2^-11 of one half per activation, a second one would be lost in it.
+//   One half     the one nearest to the activation: what is lost is that, and up to 2^-11 of each activation.
+//   Two halves   the first is the whole number nearest to the activation, then the nearest half. So all products of
+//                first halves, and their sums, are whole multiples of what is kept, and nothing of them is cut off. The
+//                second is the half nearest to the rest, which is at most 2^-11 of the activation and 1/2. In all up to
+//                2^-22 of each activation or 2^-26 of the token's largest, and 2^-25 of the largest of the 16 columns
+//                (or 2^-28 of the token's) times a step of the code.
+// Levels of a table are normal halves: no more is lost of them than of any sum in float. The bounds are derived in
+// tests/cuda/expect_product.hpp.
 //
 // Slices are added up in their order by add_slices: the same bits on every run.
 
@@ -145,18 +158,22 @@ SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const 
       SINQ_CUDA_UNROLL
       for (int i = 0; i < 4; ++i)
         v[i] = multiply(v[i], power_of_two(up - (kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i / 2))));
+      // Rounds to whole numbers what it is added to and taken off again: of codes' two halves the first.
+      float whole = !kPaired && p.pieces == 2 ? 0x1.8p23f : 0.0f;
       std::uint32_t column = static_cast<std::uint32_t>(token * p.pieces);
       SINQ_CUDA_NO_UNROLL
-      for (int piece = 0; piece < p.pieces; ++piece, ++column) {
+      for (int piece = 0; piece < p.pieces; ++piece, ++column, whole = 0) {
         float sum = 0;
         Words2 words;
         SINQ_CUDA_UNROLL
         for (int i = 0; i < 2; ++i) {
-          const std::uint32_t two = two_shorts(Number::f16, v[2 * i], v[2 * i + 1]);
+          const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i);
+          const float units = multiply(whole, power_of_two(-shift));
+          const std::uint32_t two = two_shorts(Number::f16, v[2 * i] + units - units, v[2 * i + 1] + units - units);
           words.w[i] = two;
           const float low = from_half(static_cast<std::uint16_t>(two));
           const float high = from_half(static_cast<std::uint16_t>(two >> 16));
-          const float undo = power_of_two(kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i));
+          const float undo = power_of_two(shift);
           sum += low * undo;
           sum += high * undo;
           v[2 * i] -= low;

@@ -39,7 +39,7 @@ enum class Kernel : std::uint8_t { automatic, mma, wgmma };
 /// What the caller wants to decide; 0 and `automatic`: the plan decides.
 struct PlanOptions {
   Kernel kernel = Kernel::automatic;
-  int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits); mma only
+  int pieces = 0;       // halves per activation: 1 (11 bits) or 2 (22 bits, multiply.cuh); mma only
   int tiles = 0;        // of 8 operand columns per block: 1, 2, 4 or 8; wgmma: 16 or 32
   int warps = 0;        // per block, strips of 16 rows each: 1 to 8; wgmma: 4 or 8
   int strips = 0;       // that a warp multiplies, one after the other: 1 to 8; mma only
