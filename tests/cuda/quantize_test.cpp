@@ -29,6 +29,7 @@ using Change = std::function<void(test::Executor&, Quantization&, Kernel)>;
 struct SimulatedStream {
   test::Executor* run;
   const Change* change;
+  int* waits;
 
   void launch(Kernel kernel, std::int64_t blocks, int threads, int shared_bytes, Quantization q) const {
     if (*change) (*change)(*run, q, kernel);
@@ -39,6 +40,7 @@ struct SimulatedStream {
   template <class U>
   void read(const U* from, std::int64_t count, U* to) const {
     std::copy(from, from + count, to);
+    ++*waits;
   }
 };
 
@@ -64,10 +66,11 @@ class Device {
             test::kNumber<T>,
             config_,
             {reinterpret_cast<std::byte*>(workspace_.data()), bytes_},
-            SimulatedStream{&run, &change_}};
+            SimulatedStream{&run, &change_, &waits}};
   }
 
   test::Executor run;
+  int waits = 0;  // of the host for the stream
 
  private:
   QuantizeConfig config_;
@@ -469,6 +472,22 @@ TEST(Quantize, StridesAndAlignment) {
   const Outcome got = on_device<bfloat16>(part, {.group_size = 32});
   ASSERT_EQ(got.failure, "");
   EXPECT_EQ(got.q, quantize(copy, {.group_size = 32}));
+}
+
+TEST(Quantize, WaitsOnceAndOnceMoreForABalancedReport) {
+  std::mt19937 random(18);
+  const RowMajor<float> w = random_weights<float>(37, 150, random);
+  for (Balancing balance : {Balancing::none, Balancing::sinkhorn}) {
+    Device<float> device(37, 150, {.balance = balance});
+    auto quantizing = device.quantizing(MatrixView<const float>(w));
+    quantizing.choose({});
+    EXPECT_EQ(device.waits, 0);
+    quantizing.wait();
+    quantizing.widen_scales();
+    EXPECT_EQ(device.waits, 1);
+    (void)quantizing.report();
+    EXPECT_EQ(device.waits, balance == Balancing::none ? 1 : 2);
+  }
 }
 
 TEST(Quantize, ThreadsInAnyOrder) {

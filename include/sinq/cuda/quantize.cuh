@@ -57,8 +57,9 @@ namespace cuda {
 /// sinq::quantize, bit for bit. `workspace` holds `quantize_workspace_bytes` bytes, aligned to 256.
 ///
 /// Allocates the result and waits once for `stream`, to know whether the weights are numbers, the scales fit their type
-/// and the kurtosis gate is open: all that decides over the result's format. The codes are still being chosen when it
-/// returns: what uses the result later on `stream` finds it whole, and until then weights and workspace must stay.
+/// and the kurtosis gate is open: all that decides over the result's format; and once more for a `report` on balanced
+/// weights. The codes are still being chosen when it returns: what uses the result later on `stream` finds it whole,
+/// and until then weights and workspace must stay.
 ///
 /// With Calibration::weighted, `mean_square` is that of each column's activations (Activations::mean_square), on the
 /// device; it must stay as the weights do. InvalidArgument for what sinq::quantize refuses, and for other calibrations,

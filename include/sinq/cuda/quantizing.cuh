@@ -73,17 +73,20 @@ class Quantizing {
   }
   [[nodiscard]] LevelTable table() const { return quantize::table_of(config_); }
 
-  /// After `wait`; waits once more.
+  /// After `wait`; waits once more if the matrix is balanced.
   [[nodiscard]] QuantizeReport report() const {
     QuantizeReport r{1, 1, q_.balanced, widened(), findings_[kTinyRows] != 0};
     if (!q_.balanced) return r;
-    std::vector<double> imbalance(static_cast<std::size_t>(q_.tiles()));
-    const auto mean = [&](const double* from) {
-      stream_.read(from, q_.tiles(), imbalance.data());
-      return std::accumulate(imbalance.begin(), imbalance.end(), 0.0) / static_cast<double>(q_.tiles());
+    // The two arrays lie next to each other.
+    const std::int64_t first = q_.first_imbalance - q_.imbalance, count = first + q_.tiles();
+    std::vector<double> imbalance(static_cast<std::size_t>(count));
+    stream_.read(q_.imbalance, count, imbalance.data());
+    const auto mean = [&](std::int64_t from) {
+      const auto begin = imbalance.begin() + from, end = begin + q_.tiles();
+      return std::accumulate(begin, end, 0.0) / static_cast<double>(q_.tiles());
     };
-    r.imbalance_before = mean(q_.first_imbalance);
-    r.imbalance_after = mean(q_.imbalance);
+    r.imbalance_before = mean(first);
+    r.imbalance_after = mean(0);
     return r;
   }
 
