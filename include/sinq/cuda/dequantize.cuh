@@ -21,8 +21,9 @@ void restore(const Weights& w, std::int64_t first, MatrixView<T> out, cudaStream
 namespace cuda {
 
 /// W ~= (level(code) - zero) * scale * col_scale, rows x cols of __half, __nv_bfloat16 or float in device memory: the
-/// same bits as `sinq::dequantize` gives. Asynchronous on `stream`, allocates nothing. InvalidArgument if the shape
-/// does not fit, or the matrix lies on another device than the current one.
+/// same bits as `sinq::dequantize` gives, unless the code that calls this is compiled with -ftz=true, as
+/// --use_fast_math does: subnormal numbers become 0 then. Asynchronous on `stream`, allocates nothing. InvalidArgument
+/// if the shape does not fit, or the matrix lies on another device than the current one.
 template <class T>
 void dequantize(const DeviceMatrix& w, MatrixView<T> out, cudaStream_t stream = nullptr) {
   using detail::core::require;

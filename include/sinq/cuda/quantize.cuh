@@ -54,7 +54,8 @@ namespace cuda {
 }
 
 /// Quantizes weights that lie on the current device, __half, __nv_bfloat16 or float: the same matrix as
-/// sinq::quantize, bit for bit. `workspace` holds `quantize_workspace_bytes` bytes, aligned to 256.
+/// sinq::quantize, bit for bit, unless the code that calls this is compiled with -ftz=true, as --use_fast_math does:
+/// subnormal numbers become 0 then. `workspace` holds `quantize_workspace_bytes` bytes, aligned to 256.
 ///
 /// Allocates the result and waits once for `stream`, to know whether the weights are numbers, the scales fit their type
 /// and the kurtosis gate is open: all that decides over the result's format; and once more for a `report` on balanced
