@@ -117,9 +117,9 @@ namespace cuda {
 /// read it (layout.hpp). Constant once made: any number of streams may multiply by it at once.
 class DeviceMatrix {
  public:
-  /// Checks `q` (InvalidArgument), reorders it on the host (on the executor's threads, if there is one), allocates and
-  /// copies. The copy is in `stream`'s order; `q` is not needed any more when the constructor returns. CudaError if the
-  /// device refuses.
+  /// Checks `q` (InvalidArgument), reorders it on the host (on the executor's threads, if there is one), allocates,
+  /// copies in `stream`'s order and waits for it: any stream may use the matrix at once. CudaError if the device
+  /// refuses.
   explicit DeviceMatrix(const QuantizedMatrix& q, cudaStream_t stream = nullptr, Executor* executor = nullptr)
       : format_(q.format), table_(q.table) {
     using namespace detail::cuda;
@@ -127,8 +127,9 @@ class DeviceMatrix {
     order_ = kernel_order(q.format, q.table, q.rows, q.cols);
     const std::vector<std::uint8_t> bytes = to_kernel_order(q, order_, executor);
     allocate();
-    // From pageable memory, which the runtime has copied away before it returns.
     check(cudaMemcpyAsync(memory(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    // Whether pageable memory has been read when the copy returns is the driver's business.
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
   }
 
   /// All zeros, of a valid format. For the library, which fills it.

@@ -10,8 +10,7 @@ namespace sinq::inline SINQ_ABI::cuda {
 class DeviceExperts {
  public:
   /// InvalidArgument unless the matrices have one format and shape and lie on the current device; CudaError if the
-  /// device refuses. What it knows is copied in the order of `stream`: whoever multiplies on
-  /// another stream makes that one wait first.
+  /// device refuses. What it knows is copied in the order of `stream`, for which it waits.
   explicit DeviceExperts(DeviceMatrices experts, cudaStream_t stream = nullptr)
       : problem_(detail::cuda::experts_of(experts)) {
     using namespace detail::cuda;
@@ -26,8 +25,8 @@ class DeviceExperts {
     void* memory = nullptr;
     check(cudaMalloc(&memory, bytes), "cudaMalloc");
     memory_.reset(static_cast<std::uint8_t*>(memory));
-    // From pageable memory, which the runtime has copied away before it returns.
     check(cudaMemcpyAsync(memory, members.data(), bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");  // as in DeviceMatrix
   }
 
   [[nodiscard]] std::int64_t size() const noexcept { return problem_.experts; }
