@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A short time with a GPU, used well: builds, runs the benchmarks that the goals are about, every test labelled gpu, the
 # sanitizers on a small set and the other benchmarks, and leaves everything in one text file. Each part has its own time
-# limit, together less than eight minutes, and none stops the others: after an illegal address a process gets nothing but
-# errors from its GPU, so each test, and each kind of benchmark, has a process of its own.
+# limit, together less than eight and a half minutes, and none stops the others: after an illegal address a process gets
+# nothing but errors from its GPU, so each test, and each kind of benchmark, has a process of its own.
 #
 #   bench/cuda_session.sh [output file]
 #
@@ -55,7 +55,7 @@ nvcc=${CUDACXX:-nvcc}
 split=$("$nvcc" --help 2>/dev/null | grep -q -- --split-compile && echo --split-compile=0)
 part 20 configure cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DSINQ_BUILD_TESTS=ON -DSINQ_BUILD_BENCH=ON \
   -DSINQ_BUILD_EXAMPLES=OFF "-DCMAKE_CUDA_ARCHITECTURES=$gpu-real" "-DCMAKE_CUDA_FLAGS=$split"
-part 140 build cmake --build $build --target cuda_gpu_tests cuda_bench
+part 200 build cmake --build $build --target cuda_gpu_tests cuda_bench
 bench 10 limits '^limit/'
 bench 25 'goals, few tokens' '^goal/matmul/.*/tokens:(1|16)/'
 bench 20 'goals, many tokens' '^goal/.*/tokens:(512|4096)/'
