@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <benchmark/benchmark.h>
-#include <cublas_v2.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,10 +8,14 @@
 #include <memory>
 #include <random>
 #include <sinq/cuda.cuh>
-#include <sinq/cuda/blas.cuh>
 #include <sinq/cuda/quantize.cuh>
 #include <string>
 #include <vector>
+#if defined(SINQ_HAVE_CUBLAS)
+#include <cublas_v2.h>
+
+#include <sinq/cuda/blas.cuh>
+#endif
 
 // Products on the GPU beside a plain copy of the same bytes and cuBLAS on the same shapes, all in one run. Matrices
 // rotate through more than the L2 cache holds, so that every product of few tokens reads its weights from memory. Times
@@ -302,6 +305,7 @@ void product(benchmark::State& state, const Format& format, Shape s, std::int64_
   state.SetLabel(to_string(plan));
 }
 
+#if defined(SINQ_HAVE_CUBLAS)
 /// Many tokens: weights restored, then cuBLASLt.
 template <class X>
 void restored(benchmark::State& state, Shape s, std::int64_t tokens) {
@@ -346,6 +350,7 @@ void cublas(benchmark::State& state, Shape s, std::int64_t tokens) {
     count_products(state, s.rows, s.cols, tokens);
   count_weights(state, s.rows * s.cols);
 }
+#endif
 
 /// Query, key and value of a model with grouped queries, in one launch.
 void side_by_side(benchmark::State& state, std::int64_t tokens) {
@@ -476,6 +481,7 @@ void add_product(const std::string& family, const Kind& kind, Shape s, std::int6
   add(family + "matmul/" + kind.name + type + forced + text_of(s, tokens),
       [=](benchmark::State& state) { product<X>(state, kind.format, s, tokens, kernel); });
 }
+#if defined(SINQ_HAVE_CUBLAS)
 void add_cublas(const std::string& family, Shape s, std::int64_t tokens) {
   add(family + "cublas-bf16" + text_of(s, tokens),
       [=](benchmark::State& state) { cublas<__nv_bfloat16>(state, s, tokens); });
@@ -484,6 +490,10 @@ void add_restored(const std::string& family, Shape s, std::int64_t tokens) {
   add(family + "restored-bf16" + text_of(s, tokens),
       [=](benchmark::State& state) { restored<__nv_bfloat16>(state, s, tokens); });
 }
+#else
+void add_cublas(const std::string&, Shape, std::int64_t) {}
+void add_restored(const std::string&, Shape, std::int64_t) {}
+#endif
 /// Steps of 1 leave the imbalance what it is: no tile stops before the 16th iteration.
 void add_quantize(const std::string& family, const std::string& name, QuantizeConfig config, Shape s) {
   if (config.refine != Refine::fit) config.sinkhorn.min_step = config.sinkhorn.max_step = 1;

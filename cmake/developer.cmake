@@ -38,8 +38,10 @@ if(SINQ_SANITIZE)
   set(SINQ_CUDA OFF)
 endif()
 
-# Turns the CUDA language on for the .cu files of this repository; sinq_have_cuda says whether that worked.
+# Turns the CUDA language on for the .cu files of this repository; sinq_have_cuda says whether that worked,
+# sinq_have_cublas whether there is cuBLAS, too. Sources are told by SINQ_HAVE_CUBLAS.
 set(sinq_have_cuda FALSE)
+set(sinq_have_cublas FALSE)
 if(SINQ_CUDA AND TARGET sinq::cuda)
   set(level "${CMAKE_MESSAGE_LOG_LEVEL}")
   set(CMAKE_MESSAGE_LOG_LEVEL WARNING)
@@ -58,6 +60,15 @@ if(SINQ_CUDA AND TARGET sinq::cuda)
     endif()
     enable_language(CUDA)
     set(sinq_have_cuda TRUE)
+    # A CUDA Toolkit may come without cuBLAS, which is a package of its own.
+    get_target_property(folders CUDA::toolkit INTERFACE_INCLUDE_DIRECTORIES)
+    find_file(SINQ_CUBLASLT_HEADER cublasLt.h PATHS ${folders} NO_DEFAULT_PATH NO_CACHE)
+    if(TARGET CUDA::cublas AND TARGET CUDA::cublasLt AND SINQ_CUBLASLT_HEADER)
+      set(sinq_have_cublas TRUE)
+    else()
+      message(WARNING "sinq: CUDA WITHOUT CUBLAS. Left out are tests and benchmarks of sinq/cuda/blas.cuh and of cuBLAS "
+        "itself (wanted: cublasLt.h and the libraries cublas and cublasLt).")
+    endif()
   else()
     message(STATUS "sinq: without CUDA (nvcc is found, but cannot compile and link a program)")
   endif()

@@ -6,8 +6,10 @@
 #include <cmath>
 #include <random>
 #include <sinq/cuda.cuh>
-#include <sinq/cuda/blas.cuh>
 #include <vector>
+#if defined(SINQ_HAVE_CUBLAS)
+#include <sinq/cuda/blas.cuh>
+#endif
 
 // Eigen again (device_matrix.cuh).
 #pragma nv_diagnostic push
@@ -451,6 +453,11 @@ TEST_F(Products, OfAMatrixOnAnotherDeviceAreRefused) {
   check(cudaSetDevice(0), "cudaSetDevice");
 }
 
+#if !defined(SINQ_HAVE_CUBLAS)
+TEST_F(Products, OfManyTokensByCublas) {
+  GTEST_SKIP() << "NO CUBLAS: this was built without it";
+}
+#else
 /// Sums in float of products of halves: as above, the weights rounded to half (2^-11) and the results too.
 TEST_F(Products, OfManyTokensByCublas) {
   std::mt19937 random(6);
@@ -486,6 +493,7 @@ TEST_F(Products, OfManyTokensByCublas) {
   }
   detail::cuda::check(cublasLtDestroy(handle), "cublasLtDestroy");
 }
+#endif
 
 // Several matrices in one launch give what each gives alone; that this is right is proven above and in group_test.cpp.
 
