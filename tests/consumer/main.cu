@@ -19,7 +19,7 @@ float product_on_the_device(const sinq::QuantizedMatrix& q) {
   cudaMalloc(&x_data, ones.size() * sizeof(__half));
   cudaMalloc(&y_data, static_cast<std::size_t>(q.rows) * sizeof(float));
   cudaMemcpy(x_data, ones.data(), ones.size() * sizeof(__half), cudaMemcpyHostToDevice);
-  const sinq::MatrixView<const __half> x(x_data, 1, q.cols);
+  const sinq::MatrixView<__half> x(x_data, 1, q.cols);
   const sinq::MatrixView<float> y(y_data, 1, q.rows);
   cudaStream_t stream = nullptr;
 

@@ -440,6 +440,19 @@ TEST_F(Products, WrongArgumentsAreNamed) {
             "sinq: out.data = null: must not be null");
 }
 
+/// Views of constant elements and of others, with and without a bias.
+TEST_F(Products, TakeAnyViews) {
+  std::mt19937 random(13);
+  const cuda::DeviceMatrix d(test::random_matrix({}, 20, 70, random), stream_);
+  OnDevice<__half> x(random_numbers<__half>(2 * 70, random)), y(2 * 20);
+  const cuda::Plan plan = cuda::plan<__half>(d, 2, cuda::device_facts(), {.slices = 1});
+  const MatrixView<__half> xs(x.data(), 2, 70), ys(y.data(), 2, 20);
+  cuda::matmul(plan, d, xs, ys, {}, stream_);
+  const std::vector<__half> expected = y.read();
+  cuda::matmul(plan, d, MatrixView<const __half>(xs), ys, {}, stream_, nullptr);
+  EXPECT_EQ(std::memcmp(y.read().data(), expected.data(), 2 * expected.size()), 0);
+}
+
 TEST_F(Products, OfAMatrixOnAnotherDeviceAreRefused) {
   int devices = 0;
   check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
@@ -620,6 +633,11 @@ TEST_F(Groups, WrongOnesAreNamed) {
             "sinq: cols = 71: matrices of one product have the same columns");
   EXPECT_EQ(test::message_of([&] { cuda::DeviceExperts experts(all, stream_); }),
             "sinq: cols = 71: experts have the same columns");
+  const cuda::DeviceMatrix* with_null[] = {&a, nullptr};
+  EXPECT_EQ(test::message_of([&] { (void)cuda::plan(with_null, 1, cuda::device_facts()); }),
+            "sinq: matrices[1] = null: must point to a matrix");
+  EXPECT_EQ(test::message_of([&] { cuda::DeviceExperts experts(with_null, stream_); }),
+            "sinq: experts[1] = null: must point to a matrix");
   const cuda::DeviceMatrix* two[] = {&a, &a};
   const cuda::SideBySidePlan plan = cuda::plan(two, 1, cuda::device_facts(), {.slices = 1});
   OnDevice<__half> x(70), y(40);
@@ -632,7 +650,22 @@ TEST_F(Groups, WrongOnesAreNamed) {
   EXPECT_EQ(message(plan, two, 40), "nothing was thrown");
   EXPECT_EQ(message(plan, two, 39), "sinq: y.cols = 39: must equal the rows of all matrices, 40");
   EXPECT_EQ(message({}, two, 40), "sinq: plan.launches.size() = 0: was made for other matrices");
+  EXPECT_EQ(message(plan, with_null, 40), "sinq: matrices[1] = null: must point to a matrix");
   EXPECT_NE(message(plan, std::span(two).first(1), 20).find("was made for another matrix"), std::string::npos);
+}
+
+// What is looked at before any device is, and so runs everywhere.
+
+TEST(Arguments, AreNamedWhereThereIsNoMatrix) {
+  const cuda::DeviceMatrix* const none[] = {nullptr};
+  EXPECT_EQ(test::message_of([&] { (void)cuda::plan(none, 1, {}); }),
+            "sinq: matrices[0] = null: must point to a matrix");
+  EXPECT_EQ(test::message_of([&] { cuda::DeviceExperts experts(none); }),
+            "sinq: experts[0] = null: must point to a matrix");
+  float number = 0;
+  const MatrixView<float> view(&number, 1, 1);
+  EXPECT_EQ(test::message_of([&] { cuda::matmul(cuda::SideBySidePlan(), none, view, view, {}, nullptr); }),
+            "sinq: matrices[0] = null: must point to a matrix");
 }
 
 }  // namespace

@@ -179,9 +179,10 @@ TEST(SideBySide, WrongOnesAreNamed) {
   for (int bits : {4, 3})
     EXPECT_EQ(message({q, random_matrix({.bits = bits}, 20, 101, random)}),
               "sinq: cols = 101: matrices of one product have the same columns");
-  const std::vector<Resident*> with_null{nullptr};
+  Group group({q});
+  const std::vector<Resident*> with_null{group.pointers[0], nullptr};
   EXPECT_EQ(test::message_of([&] { for_launches(with_null, [](const Problem&, std::int64_t) {}); }),
-            "sinq: matrices = 0: this one is null");
+            "sinq: matrices[1] = null: must point to a matrix");
 }
 
 TEST(SideBySide, APlanForOneOfThemDoesNotFitAll) {
@@ -295,6 +296,15 @@ TEST(Experts, OnlyOfOneShape) {
   EXPECT_EQ(message({q, random_matrix({}, 20, 101, random)}), "sinq: cols = 101: experts have the same columns");
   EXPECT_EQ(message({q, random_matrix({.group_size = 32}, 20, 100, random)}),
             "sinq: experts = 1: this one has another format than the first");
+  Group group({q});
+  EXPECT_EQ(test::message_of([&] {
+              (void)experts_of(std::vector<Resident*>{nullptr, group.pointers[0]});
+            }),
+            "sinq: experts[0] = null: must point to a matrix");
+  EXPECT_EQ(test::message_of([&] {
+              (void)experts_of(std::vector<Resident*>{group.pointers[0], nullptr});
+            }),
+            "sinq: experts[1] = null: must point to a matrix");
 }
 
 TEST(Experts, ATokenTooManyIsFound) {

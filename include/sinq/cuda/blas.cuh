@@ -98,8 +98,9 @@ template <class X = __half, class Y = X>
 /// As matmul without a handle. `workspace` holds `plan.workspace_bytes` bytes, aligned to 256. `handle` must belong to
 /// the current device. CudaError if cuBLASLt refuses.
 template <class X, class Y>
-void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y,
-            std::span<std::byte> workspace, cublasLtHandle_t handle, cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<X> x, MatrixView<Y> y,
+            std::span<std::byte> workspace, cublasLtHandle_t handle, cudaStream_t stream,
+            const std::type_identity_t<Y>* bias = nullptr) {
   using namespace detail::cuda;
   using detail::core::require;
   if (plan.path == Path::fused) return matmul(plan.fused, w, x, y, workspace, stream, bias);
@@ -122,11 +123,13 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<const X> x, 
   if constexpr (kRestorable<X, Y>)
     for (std::int64_t first = 0; first < w.rows(); first += plan.rows_at_once) {
       const std::int64_t rows = std::min(plan.rows_at_once, w.rows() - first);
-      const MatrixView<X> restored(reinterpret_cast<X*>(workspace.data()), rows, w.cols(), plan.restored_cols);
+      using Weight = std::remove_const_t<X>;
+      const MatrixView<Weight> restored(reinterpret_cast<Weight*>(workspace.data()), rows, w.cols(),
+                                        plan.restored_cols);
       restore(w.weights(), first, restored, stream);
-      multiply_restored<X, Y>(restored, x, MatrixView<Y>(y.data + first, y.rows, rows, y.stride),
-                              bias == nullptr ? nullptr : bias + first, blas_workspace, plan.blas_bytes, handle,
-                              stream);
+      multiply_restored<Weight, Y>(restored, x, MatrixView<Y>(y.data + first, y.rows, rows, y.stride),
+                                   bias == nullptr ? nullptr : bias + first, blas_workspace, plan.blas_bytes, handle,
+                                   stream);
     }
 }
 

@@ -51,6 +51,14 @@ template <>
 struct NumberOf<float> {
   static constexpr Number value = Number::f32;
 };
+template <class T>
+struct NumberOf<const T> : NumberOf<T> {};
+
+/// What is deduced from a view of either kind is read as a view of constant elements.
+template <class T>
+[[nodiscard]] MatrixView<const T> constant(const MatrixView<T>& view) {
+  return view;
+}
 
 /// Whether the code that a device runs has wgmma: it is a Hopper, and this was compiled for sm_90a.
 inline bool has_wgmma(int ordinal) {

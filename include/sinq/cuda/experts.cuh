@@ -66,8 +66,8 @@ template <class X = __half>
 /// As matmul with one matrix, but with another expert for each run of rows of y. `bias` is size x rows, a row for each
 /// expert, or null.
 template <class X, class Y>
-void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, MatrixView<const X> x, MatrixView<Y> y,
-            std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, MatrixView<X> x, MatrixView<Y> y,
+            std::span<std::byte> workspace, cudaStream_t stream, const std::type_identity_t<Y>* bias = nullptr) {
   using namespace detail::cuda;
   detail::core::require(routing.offsets != nullptr, "routing.offsets", "null", "must not be null");
   detail::core::require(routing.tokens != nullptr || x.rows >= y.rows, "x.rows", x.rows,
@@ -78,8 +78,8 @@ void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, Ma
   p.experts = w.members();
   p.offsets = routing.offsets;
   p.token_list = routing.tokens;
-  require_product(plan, w.problem(), x, y, workspace, current);
-  multiply(plan, w.problem(), p, x, y, workspace, stream, bias, current);
+  require_product(plan, w.problem(), constant(x), y, workspace, current);
+  multiply(plan, w.problem(), p, constant(x), y, workspace, stream, bias, current);
 }
 
 }  // namespace sinq::inline SINQ_ABI::cuda

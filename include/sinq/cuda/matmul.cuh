@@ -67,22 +67,23 @@ template <class X = __half>
 }
 
 /// y = x W^T + bias: x is tokens x cols, y tokens x rows, row-major in device memory; `bias` has `rows` elements or is
-/// null. x and y may be __half, __nv_bfloat16 or float; sums are float. y must not overlap x or the workspace.
+/// null. x (constant or not) and y may be __half, __nv_bfloat16 or float; sums are float. y must not overlap x or the
+/// workspace.
 ///
 /// Asynchronous on `stream`, allocates nothing, may be captured in a graph. `workspace` holds `plan.workspace_bytes`
 /// bytes of device memory, aligned to 16 (may be empty if that is 0); two calls that may run at the same time need one
 /// each. The same call gives the same bits every time. InvalidArgument if shapes, plan or the current device do not
 /// fit.
 template <class X, class Y>
-void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<const X> x, MatrixView<Y> y,
-            std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<X> x, MatrixView<Y> y, std::span<std::byte> workspace,
+            cudaStream_t stream, const std::type_identity_t<Y>* bias = nullptr) {
   using namespace detail::cuda;
   detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens, ", x.rows);
   const Here current = here();
   require_here(w.device(), current);
   const Problem problem = w.weights();
-  require_product(plan, problem, x, y, workspace, current);
-  multiply(plan, problem, {}, x, y, workspace, stream, bias, current);
+  require_product(plan, problem, constant(x), y, workspace, current);
+  multiply(plan, problem, {}, constant(x), y, workspace, stream, bias, current);
 }
 
 /// Several matrices with one input, as query, key and value or gate and up have: neighbours of one format in one
@@ -97,8 +98,8 @@ template <class X = __half>
 /// y is tokens x (rows of all matrices), the outputs of the first matrix first, and so is the bias. Nothing is launched
 /// unless all of it fits.
 template <class X, class Y>
-void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<const X> x, MatrixView<Y> y,
-            std::span<std::byte> workspace, cudaStream_t stream, const Y* bias = nullptr) {
+void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<X> x, MatrixView<Y> y,
+            std::span<std::byte> workspace, cudaStream_t stream, const std::type_identity_t<Y>* bias = nullptr) {
   using namespace detail::cuda;
   using detail::core::require;
   require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens, ", x.rows);
@@ -111,16 +112,18 @@ void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<cons
     });
     require(k == plan.launches.size(), "plan.launches.size()", plan.launches.size(), "was made for other matrices");
   };
+  require_matrices(matrices, "matrices");
   const Here current = here();
   for (const DeviceMatrix* w : matrices) require_here(w->device(), current);
   std::int64_t rows = 0;
   for_all([&](const Plan& launch, const Problem& problem, std::int64_t, MatrixView<Y> part) {
-    require_product(launch, problem, x, part, workspace, current);
+    require_product(launch, problem, constant(x), part, workspace, current);
     rows += problem.rows;
   });
   require(y.cols == rows, "y.cols", y.cols, "must equal the rows of all matrices, ", rows);
   for_all([&](const Plan& launch, const Problem& problem, std::int64_t row, MatrixView<Y> part) {
-    multiply(launch, problem, {}, x, part, workspace, stream, bias != nullptr ? bias + row : nullptr, current);
+    multiply(launch, problem, {}, constant(x), part, workspace, stream, bias != nullptr ? bias + row : nullptr,
+             current);
   });
 }
 

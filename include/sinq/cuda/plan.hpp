@@ -164,6 +164,14 @@ struct Problem {
   }
 };
 
+/// InvalidArgument that names the first of some pointers without a matrix.
+template <class Matrices>
+void require_matrices(const Matrices& matrices, const char* name) {
+  for (std::size_t k = 0; k < matrices.size(); ++k)
+    if (matrices[k] == nullptr)
+      core::require(false, core::text(name, "[", k, "]").c_str(), "null", "must point to a matrix");
+}
+
 /// Several matrices with one input, their rows below each other in y: calls visit(problem, its first row in y) for each
 /// launch, that is for neighbours of one format, as many as its argument takes. InvalidArgument unless all have the
 /// same columns. `Matrices` is an array of pointers to something with weights() and format().
@@ -171,7 +179,7 @@ template <class Matrices, class Visitor>
 void for_launches(const Matrices& matrices, Visitor&& visit) {
   using core::require;
   require(!matrices.empty(), "matrices.size()", 0, "must be positive");
-  for (std::size_t k = 0; k < matrices.size(); ++k) require(matrices[k] != nullptr, "matrices", k, "this one is null");
+  require_matrices(matrices, "matrices");
   const int cols = matrices[0]->weights().cols;
   std::int64_t first_row = 0;
   for (std::size_t first = 0, end = 0; first < matrices.size(); first = end) {
@@ -191,6 +199,7 @@ template <class Matrices>
 [[nodiscard]] Problem experts_of(const Matrices& matrices) {
   using core::require;
   require(!matrices.empty() && matrices.size() <= 65535, "experts", matrices.size(), "allowed are 1 to 65535");
+  require_matrices(matrices, "experts");
   const Weights first = matrices[0]->weights();
   Problem problem(first);
   problem.experts = static_cast<int>(matrices.size());

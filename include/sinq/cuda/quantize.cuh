@@ -66,10 +66,10 @@ namespace cuda {
 /// device; it must stay as the weights do. InvalidArgument for what sinq::quantize refuses, and for other calibrations,
 /// which the device does not know.
 template <class T>
-[[nodiscard]] DeviceMatrix quantize(MatrixView<const T> weights, const QuantizeConfig& config,
-                                    std::span<std::byte> workspace, cudaStream_t stream = nullptr,
-                                    QuantizeReport* report = nullptr, std::span<const double> mean_square = {}) {
-  auto quantizing = detail::cuda::quantizing(weights, config, workspace, stream);
+[[nodiscard]] DeviceMatrix quantize(MatrixView<T> weights, const QuantizeConfig& config, std::span<std::byte> workspace,
+                                    cudaStream_t stream = nullptr, QuantizeReport* report = nullptr,
+                                    std::span<const double> mean_square = {}) {
+  auto quantizing = detail::cuda::quantizing(detail::cuda::constant(weights), config, workspace, stream);
   quantizing.choose(mean_square);
   quantizing.wait();
   quantizing.widen_scales();
@@ -94,11 +94,11 @@ template <class T>
 /// `w` has its format already. So it has column scales of 1 where the kurtosis gate is closed, and scales that do not
 /// fit their type are an error, which `check_quantized` reports.
 template <class T>
-void quantize_into(DeviceMatrix& w, MatrixView<const T> weights, const QuantizeConfig& config,
-                   std::span<std::byte> workspace, cudaStream_t stream, std::span<const double> mean_square = {}) {
+void quantize_into(DeviceMatrix& w, MatrixView<T> weights, const QuantizeConfig& config, std::span<std::byte> workspace,
+                   cudaStream_t stream, std::span<const double> mean_square = {}) {
   using namespace detail::cuda;
   using detail::core::require;
-  auto quantizing = detail::cuda::quantizing(weights, config, workspace, stream);
+  auto quantizing = detail::cuda::quantizing(detail::cuda::constant(weights), config, workspace, stream);
   require_here(w.device(), here());
   require(w.rows() == weights.rows, "w.rows()", w.rows(), "must equal weights.rows, ", weights.rows);
   require(w.cols() == weights.cols, "w.cols()", w.cols(), "must equal weights.cols, ", weights.cols);
@@ -113,9 +113,9 @@ void quantize_into(DeviceMatrix& w, MatrixView<const T> weights, const QuantizeC
 /// there, if a scale does not fit its float type: quantize again, with scale = f32. What the matrix holds then means
 /// nothing.
 template <class T>
-QuantizeReport check_quantized(MatrixView<const T> weights, const QuantizeConfig& config,
-                               std::span<std::byte> workspace, cudaStream_t stream) {
-  auto quantizing = detail::cuda::quantizing(weights, config, workspace, stream);
+QuantizeReport check_quantized(MatrixView<T> weights, const QuantizeConfig& config, std::span<std::byte> workspace,
+                               cudaStream_t stream) {
+  auto quantizing = detail::cuda::quantizing(detail::cuda::constant(weights), config, workspace, stream);
   quantizing.wait();
   quantizing.require_scales();
   return quantizing.report();
