@@ -89,7 +89,7 @@ struct SideBySidePlan {
 /// One line per launch, for logs.
 [[nodiscard]] inline std::string to_string(const SideBySidePlan& p) {
   std::string lines;
-  for (const Plan& launch : p.launches) lines += (lines.empty() ? "" : "\n") + to_string(launch);
+  for (const Plan& launch : p.launches) (lines += lines.empty() ? "" : "\n") += to_string(launch);
   return lines;
 }
 

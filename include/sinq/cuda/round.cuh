@@ -75,8 +75,8 @@ struct BalancedGroup {
     }
   }
 
-  /// quantize::RangesOf: the mean is summed in 16 lanes over blocks of 256 columns, the blocks in double, and so is what
-  /// is left of the last 16.
+  /// quantize::RangesOf: the mean is summed in 16 lanes over blocks of 256 columns, the blocks in double, and so is
+  /// what is left of the last 16.
   SINQ_CUDA_DEVICE float mean(const Quantization& q) const {
     constexpr int kBlock = 256;
     const int whole = cols - cols % kSweepLanes;
