@@ -36,10 +36,12 @@ inline std::uint32_t alignment_of(const void* address) {
   return static_cast<std::uint32_t>(bits & (~bits + 1));
 }
 
-/// y = x W^T + bias, all row-major: to a library that counts columns first, y^T = W x^T with W transposed.
+/// y = x W^T + bias, all row-major: to a library that counts columns first, y^T = W x^T with W transposed. False, and
+/// nothing is done, where the library finds no way to multiply these shapes and addresses.
 template <class X, class Y>
-void multiply_restored(MatrixView<const X> w, MatrixView<const X> x, MatrixView<Y> y, const Y* bias, void* workspace,
-                       std::int64_t workspace_bytes, cublasLtHandle_t handle, cudaStream_t stream) {
+[[nodiscard]] bool multiply_restored(MatrixView<const X> w, MatrixView<const X> x, MatrixView<Y> y, const Y* bias,
+                                     void* workspace, std::int64_t workspace_bytes, cublasLtHandle_t handle,
+                                     cudaStream_t stream) {
   // Descriptors that live here: nothing is allocated.
   cublasLtMatmulDescOpaque_t product;
   cublasLtMatrixLayoutOpaque_t layouts[3];
@@ -72,14 +74,16 @@ void multiply_restored(MatrixView<const X> w, MatrixView<const X> x, MatrixView<
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(y.data));
   cublasLtMatmulHeuristicResult_t found;
   int count = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle, &product, &layouts[0], &layouts[1], &layouts[2], &layouts[2],
-                                       &preference, 1, &found, &count),
-        "cublasLtMatmulAlgoGetHeuristic");
-  if (count == 0) check(CUBLAS_STATUS_NOT_SUPPORTED, "cublasLtMatmulAlgoGetHeuristic");
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, &product, &layouts[0], &layouts[1], &layouts[2],
+                                                               &layouts[2], &preference, 1, &found, &count);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return false;
+  check(status, "cublasLtMatmulAlgoGetHeuristic");
+  if (count == 0) return false;
   const float one = 1, zero = 0;
   check(cublasLtMatmul(handle, &product, &one, w.data, &layouts[0], x.data, &layouts[1], &zero, y.data, &layouts[2],
                        y.data, &layouts[2], &found.algo, workspace, u(workspace_bytes), stream),
         "cublasLtMatmul");
+  return true;
 }
 
 }  // namespace detail::cuda
@@ -96,7 +100,7 @@ template <class X = __half, class Y = X>
 }
 
 /// As matmul without a handle. `workspace` holds `plan.workspace_bytes` bytes, aligned to 256. `handle` must belong to
-/// the current device. CudaError if cuBLASLt refuses.
+/// the current device. Where cuBLASLt finds no way to multiply, a fused kernel does it; CudaError if cuBLASLt fails.
 template <class X, class Y>
 void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<X> x, MatrixView<Y> y,
             std::span<std::byte> workspace, cublasLtHandle_t handle, cudaStream_t stream,
@@ -127,9 +131,11 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<X> x, Matrix
       const MatrixView<Weight> restored(reinterpret_cast<Weight*>(workspace.data()), rows, w.cols(),
                                         plan.restored_cols);
       restore(w.weights(), first, restored, stream);
-      multiply_restored<Weight, Y>(restored, x, MatrixView<Y>(y.data + first, y.rows, rows, y.stride),
-                                   bias == nullptr ? nullptr : bias + first, blas_workspace, plan.blas_bytes, handle,
-                                   stream);
+      const bool done = multiply_restored<Weight, Y>(restored, x, MatrixView<Y>(y.data + first, y.rows, rows, y.stride),
+                                                     bias == nullptr ? nullptr : bias + first, blas_workspace,
+                                                     plan.blas_bytes, handle, stream);
+      // In one slice, since the workspace is not made for more.
+      if (!done) return matmul(cuda::plan<X>(w, x.rows, device_facts(), {.slices = 1}), w, x, y, {}, stream, bias);
     }
 }
 
