@@ -93,6 +93,48 @@ TEST_F(Matrices, ComeBackBitForBit) {
   }
 }
 
+TEST_F(Matrices, LieInTheCallersMemory) {
+  std::mt19937 random(1);
+  const QuantizedMatrix q = matrix_of(cases().front(), random);
+  const std::size_t size = cuda::device_bytes(q.format, q.rows, q.cols);
+  OnDevice<std::uint8_t> memory(size + 256);
+  check(cudaMemset(memory.data(), 0x5a, size + 256), "cudaMemset");
+  cuda::DeviceMatrix d(q, memory.memory().first(size), stream_);
+  EXPECT_EQ(static_cast<std::size_t>(d.bytes()), size);
+  EXPECT_EQ(static_cast<const void*>(d.memory()), memory.data());
+  const cuda::DeviceMatrix moved = std::move(d);
+  EXPECT_EQ(moved.download(stream_), q);
+  const std::vector<std::uint8_t> all = memory.read();
+  EXPECT_TRUE(std::all_of(all.begin() + static_cast<std::ptrdiff_t>(size), all.end(), [](int v) { return v == 0x5a; }));
+  const auto message = [&](std::span<std::byte> at) {
+    return test::message_of([&] { cuda::DeviceMatrix(q, at, stream_); });
+  };
+  EXPECT_EQ(message(memory.memory().first(size - 1)), "sinq: memory.size() = " + std::to_string(size - 1) +
+                                                          ": must be at least " + std::to_string(size) +
+                                                          ", see device_bytes");
+  EXPECT_EQ(message({static_cast<std::byte*>(nullptr), size}), "sinq: memory.data() = null: must not be null");
+  EXPECT_NE(message(memory.memory().subspan(16)).find(": must be a multiple of 256"), std::string::npos);
+}
+
+TEST_F(Matrices, AreEmptyBeforeTheyAreMadeAndAfterAMove) {
+  std::mt19937 random(1);
+  const QuantizedMatrix q = matrix_of(cases().front(), random);
+  cuda::DeviceMatrix a;
+  const auto expect_empty = [&](const cuda::DeviceMatrix& d) {
+    EXPECT_EQ(d.rows(), 0);
+    EXPECT_EQ(d.cols(), 0);
+    EXPECT_EQ(d.bytes(), 0);
+    EXPECT_EQ(test::message_of([&] { (void)d.download(stream_); }), "sinq: w = empty: must hold a matrix");
+    EXPECT_EQ(test::message_of([&] { (void)cuda::plan<__half>(d, 1, cuda::device_facts()); }),
+              "sinq: w = empty: must hold a matrix");
+  };
+  expect_empty(a);
+  cuda::DeviceMatrix b(q, stream_);
+  a = std::move(b);
+  expect_empty(b);  // NOLINT(bugprone-use-after-move): what is left of it
+  EXPECT_EQ(a.download(stream_), q);
+}
+
 /// T on the device is Host on the CPU.
 template <class T, class Host>
 void expect_bits_of_the_cpu(const cuda::DeviceMatrix& d, const QuantizedMatrix& q, cudaStream_t stream) {

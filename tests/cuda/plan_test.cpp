@@ -17,6 +17,11 @@ Weights weights(std::int64_t rows, std::int64_t cols, const Format& format = {})
   return kernel_order(format, {}, rows, cols).weights;
 }
 
+TEST(Plan, NeedsAMatrix) {
+  EXPECT_EQ(message_of([&] { (void)make_plan(Weights(), 1, Number::f16, {}, {}); }),
+            "sinq: w = empty: must hold a matrix");
+}
+
 TEST(Plan, CoversTheProblemWithinTheDevice) {
   const cuda::Device devices[] = {
       {}, {.multiprocessors = 40, .shared_per_multiprocessor = 64 << 10, .shared_per_block = 64 << 10, .wgmma = false}};

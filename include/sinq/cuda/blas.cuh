@@ -108,7 +108,7 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<X> x, Matrix
   using namespace detail::cuda;
   using detail::core::require;
   if (plan.path == Path::fused) return matmul(plan.fused, w, x, y, workspace, stream, bias);
-  require_here(w.device(), here());
+  require_here(w, here());
   BlasOptions same{Path::restored, plan.rows_at_once, {}};
   Device any;
   any.shared_per_block = any.shared_per_multiprocessor = 1 << 30;

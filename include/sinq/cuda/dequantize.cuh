@@ -27,7 +27,7 @@ namespace cuda {
 template <class T>
 void dequantize(const DeviceMatrix& w, MatrixView<T> out, cudaStream_t stream = nullptr) {
   using detail::core::require;
-  detail::cuda::require_here(w.device(), detail::cuda::here());
+  detail::cuda::require_here(w, detail::cuda::here());
   require(out.rows == w.rows(), "out.rows", out.rows, "must equal the rows of the matrix, ", w.rows());
   require(out.cols == w.cols(), "out.cols", out.cols, "must equal the cols of the matrix, ", w.cols());
   detail::core::require_view(out, "out");

@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
 
 // Eigen 3.4.0 annotates defaulted functions and calls constexpr functions of the host, in templates nobody uses here.
@@ -94,13 +96,18 @@ inline Here here() {
   return h;
 }
 
-/// InvalidArgument unless a matrix lies on the current device.
-inline void require_here(int device, const Here& here) {
-  core::require(device == here.ordinal, "w.device()", device, "must be the current device (cudaSetDevice)");
+/// InvalidArgument unless there is a matrix, or experts, on the current device.
+template <class Matrix>
+void require_here(const Matrix& w, const Here& here) {
+  core::require(w.rows() > 0, "w", "empty", "must hold a matrix");
+  core::require(w.device() == here.ordinal, "w.device()", w.device(), "must be the current device (cudaSetDevice)");
 }
 
 struct Free {
-  void operator()(std::uint8_t* memory) const noexcept { (void)cudaFree(memory); }
+  bool callers = false;  // who frees it
+  void operator()(std::uint8_t* memory) const noexcept {
+    if (!callers) (void)cudaFree(memory);
+  }
 };
 
 }  // namespace detail::cuda
@@ -121,30 +128,54 @@ namespace cuda {
   return d;
 }
 
+/// Bytes of device memory that a matrix of the given format and size takes. InvalidArgument unless both are legal, or
+/// beyond 2^26 rows or 2^19 columns.
+[[nodiscard]] inline std::size_t device_bytes(const Format& format, std::int64_t rows, std::int64_t cols) {
+  detail::pack::validate(format);
+  return static_cast<std::size_t>(detail::cuda::kernel_order(format, {}, rows, cols).bytes);
+}
+
 /// A quantized matrix in the memory of the device that is current when it is made, in the order in which the kernels
-/// read it (layout.hpp). Constant once made: any number of streams may multiply by it at once.
+/// read it (layout.hpp). Constant once made: any number of streams may multiply by it at once. It is empty (0 x 0)
+/// before, and after it has been moved from.
 class DeviceMatrix {
  public:
+  DeviceMatrix() = default;
+  DeviceMatrix(DeviceMatrix&& other) noexcept { swap(other); }
+  DeviceMatrix& operator=(DeviceMatrix other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~DeviceMatrix() = default;
+
   /// Checks `q` (InvalidArgument), reorders it on the host (on the executor's threads, if there is one), allocates,
   /// copies in `stream`'s order and waits for it: any stream may use the matrix at once. CudaError if the device
   /// refuses.
   explicit DeviceMatrix(const QuantizedMatrix& q, cudaStream_t stream = nullptr, Executor* executor = nullptr)
+      : DeviceMatrix(q, std::nullopt, stream, executor) {}
+  /// The same in memory of the current device that the caller owns, and keeps as it is while the matrix is in use:
+  /// `device_bytes` at an alignment of 256, which is cudaMalloc's.
+  DeviceMatrix(const QuantizedMatrix& q, std::optional<std::span<std::byte>> memory, cudaStream_t stream = nullptr,
+               Executor* executor = nullptr)
       : format_(q.format), table_(q.table) {
     using namespace detail::cuda;
     validate(q);
     order_ = kernel_order(q.format, q.table, q.rows, q.cols);
+    hold(memory);
     const std::vector<std::uint8_t> bytes = to_kernel_order(q, order_, executor);
-    allocate();
-    check(cudaMemcpyAsync(memory(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(memory_.get(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
+          "cudaMemcpyAsync");
     // Whether pageable memory has been read when the copy returns is the driver's business.
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
   }
 
   /// All zeros, of a valid format. For the library, which fills it.
-  DeviceMatrix(const Format& format, const LevelTable& table, std::int64_t rows, std::int64_t cols, cudaStream_t stream)
+  DeviceMatrix(const Format& format, const LevelTable& table, std::int64_t rows, std::int64_t cols,
+               std::optional<std::span<std::byte>> memory, cudaStream_t stream)
       : format_(format), table_(table), order_(detail::cuda::kernel_order(format, table, rows, cols)) {
-    allocate();
-    detail::cuda::check(cudaMemsetAsync(memory(), 0, static_cast<std::size_t>(bytes()), stream), "cudaMemsetAsync");
+    hold(memory);
+    detail::cuda::check(cudaMemsetAsync(memory_.get(), 0, static_cast<std::size_t>(bytes()), stream),
+                        "cudaMemsetAsync");
   }
 
   [[nodiscard]] std::int64_t rows() const noexcept { return order_.weights.rows; }
@@ -159,6 +190,7 @@ class DeviceMatrix {
   /// The canonical form, bit for bit as it was. Waits for `stream`.
   [[nodiscard]] QuantizedMatrix download(cudaStream_t stream = nullptr, Executor* executor = nullptr) const {
     using namespace detail::cuda;
+    detail::core::require(rows() > 0, "w", "empty", "must hold a matrix");
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(order_.bytes));
     check(cudaMemcpyAsync(bytes.data(), memory_.get(), bytes.size(), cudaMemcpyDeviceToHost, stream),
           "cudaMemcpyAsync");
@@ -173,11 +205,28 @@ class DeviceMatrix {
   [[nodiscard]] std::uint8_t* memory() noexcept { return memory_.get(); }
 
  private:
-  void allocate() {
-    void* memory = nullptr;
+  void hold(const std::optional<std::span<std::byte>>& memory) {
+    using detail::core::require;
     detail::cuda::check(cudaGetDevice(&device_), "cudaGetDevice");
-    detail::cuda::check(cudaMalloc(&memory, static_cast<std::size_t>(bytes())), "cudaMalloc");
-    memory_.reset(static_cast<std::uint8_t*>(memory));
+    void* own = nullptr;
+    if (memory) {
+      require(memory->data() != nullptr, "memory.data()", "null", "must not be null");
+      require(std::ssize(*memory) >= bytes(), "memory.size()", memory->size(), "must be at least ", bytes(),
+              ", see device_bytes");
+      require(reinterpret_cast<std::uintptr_t>(memory->data()) % 256 == 0, "memory.data()",
+              static_cast<const void*>(memory->data()), "must be a multiple of 256");
+    } else {
+      detail::cuda::check(cudaMalloc(&own, static_cast<std::size_t>(bytes())), "cudaMalloc");
+    }
+    memory_ = {reinterpret_cast<std::uint8_t*>(memory ? memory->data() : static_cast<std::byte*>(own)),
+               detail::cuda::Free{memory.has_value()}};
+  }
+  void swap(DeviceMatrix& other) noexcept {
+    std::swap(format_, other.format_);
+    std::swap(table_, other.table_);
+    std::swap(order_, other.order_);
+    std::swap(device_, other.device_);
+    std::swap(memory_, other.memory_);
   }
 
   Format format_;

@@ -18,7 +18,7 @@ class DeviceExperts {
     device_ = current.ordinal;
     std::vector<Member> members;
     for (const DeviceMatrix* e : experts) {
-      require_here(e->device(), current);
+      require_here(*e, current);
       members.push_back(member_of(e->weights()));
     }
     const std::size_t bytes = members.size() * sizeof(Member);
@@ -73,7 +73,7 @@ void matmul(const Plan& plan, const DeviceExperts& w, const Routing& routing, Ma
   detail::core::require(routing.tokens != nullptr || x.rows >= y.rows, "x.rows", x.rows,
                         "must be at least y.rows where routing.tokens is null");
   const Here current = here();
-  require_here(w.device(), current);
+  require_here(w, current);
   detail::cuda::Product p;
   p.experts = w.members();
   p.offsets = routing.offsets;

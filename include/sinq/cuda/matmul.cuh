@@ -80,7 +80,7 @@ void matmul(const Plan& plan, const DeviceMatrix& w, MatrixView<X> x, MatrixView
   using namespace detail::cuda;
   detail::core::require(x.rows == y.rows, "y.rows", y.rows, "must equal x.rows, the number of tokens, ", x.rows);
   const Here current = here();
-  require_here(w.device(), current);
+  require_here(w, current);
   const Problem problem = w.weights();
   require_product(plan, problem, constant(x), y, workspace, current);
   multiply(plan, problem, {}, constant(x), y, workspace, stream, bias, current);
@@ -114,7 +114,7 @@ void matmul(const SideBySidePlan& plan, DeviceMatrices matrices, MatrixView<X> x
   };
   require_matrices(matrices, "matrices");
   const Here current = here();
-  for (const DeviceMatrix* w : matrices) require_here(w->device(), current);
+  for (const DeviceMatrix* w : matrices) require_here(*w, current);
   std::int64_t rows = 0;
   for_all([&](const Plan& launch, const Problem& problem, std::int64_t, MatrixView<Y> part) {
     require_product(launch, problem, constant(x), part, workspace, current);

@@ -168,8 +168,9 @@ struct Problem {
 template <class Matrices>
 void require_matrices(const Matrices& matrices, const char* name) {
   for (std::size_t k = 0; k < matrices.size(); ++k)
-    if (matrices[k] == nullptr)
-      core::require(false, core::text(name, "[", k, "]").c_str(), "null", "must point to a matrix");
+    if (const bool null = matrices[k] == nullptr; null || matrices[k]->weights().rows == 0)
+      core::require(false, core::text(name, "[", k, "]").c_str(), null ? "null" : "empty",
+                    null ? "must point to a matrix" : "must hold a matrix");
 }
 
 /// Several matrices with one input, their rows below each other in y: calls visit(problem, its first row in y) for each
@@ -369,6 +370,7 @@ inline void plan_mma_chunks(const Weights& w, const sinq::cuda::Device& device, 
                                                 const sinq::cuda::PlanOptions& options) {
   using core::require;
   const Weights& w = problem.w;
+  require(w.rows > 0, "w", "empty", "must hold a matrix");
   require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(device.multiprocessors >= 1, "device.multiprocessors", device.multiprocessors, "must be positive");
   require(options.pieces >= 0 && options.pieces <= 2, "pieces", options.pieces, "allowed are 1, 2, and 0 to choose");

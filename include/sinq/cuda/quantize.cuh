@@ -74,17 +74,23 @@ template <class T>
   quantizing.wait();
   quantizing.widen_scales();
   if (report != nullptr) *report = quantizing.report();
-  DeviceMatrix w(quantizing.format(), quantizing.table(), weights.rows, weights.cols, stream);
+  DeviceMatrix w(quantizing.format(), quantizing.table(), weights.rows, weights.cols, std::nullopt, stream);
   quantizing.store(w.order(), w.memory());
   return w;
 }
 
-/// A matrix for `quantize_into`, of zeros. InvalidArgument as in `quantize`; CudaError if the device refuses.
+/// A matrix for `quantize_into`, of zeros; in memory of the caller's if that is given, as in DeviceMatrix.
+/// InvalidArgument as in `quantize`; CudaError if the device refuses.
 [[nodiscard]] inline DeviceMatrix make_device_matrix(std::int64_t rows, std::int64_t cols, const QuantizeConfig& config,
-                                                     cudaStream_t stream = nullptr) {
+                                                     cudaStream_t stream = nullptr,
+                                                     std::optional<std::span<std::byte>> memory = {}) {
   detail::cuda::require_on_device(config);
   return {detail::quantize::format_of(config, config.balance == Balancing::sinkhorn),
-          detail::quantize::table_of(config), rows, cols, stream};
+          detail::quantize::table_of(config),
+          rows,
+          cols,
+          memory,
+          stream};
 }
 
 /// The same without waiting, into a matrix that `make_device_matrix` made for this shape and configuration, however
@@ -99,7 +105,7 @@ void quantize_into(DeviceMatrix& w, MatrixView<T> weights, const QuantizeConfig&
   using namespace detail::cuda;
   using detail::core::require;
   auto quantizing = detail::cuda::quantizing(detail::cuda::constant(weights), config, workspace, stream);
-  require_here(w.device(), here());
+  require_here(w, here());
   require(w.rows() == weights.rows, "w.rows()", w.rows(), "must equal weights.rows, ", weights.rows);
   require(w.cols() == weights.cols, "w.cols()", w.cols(), "must equal weights.cols, ", weights.cols);
   require(w.format() == quantizing.format() && w.table() == quantizing.table(), "w.format()", "another",
