@@ -505,7 +505,7 @@ TEST(Quantize, NamesWhatIsWrongWithItsArguments) {
   auto* const at = reinterpret_cast<std::byte*>(memory.data());
   const auto message = [&](const MatrixView<const float>& weights, std::span<std::byte> workspace) {
     return test::message_of([&] {
-      (void)Quantizing<float, SimulatedStream>(weights, Number::f32, {}, workspace, {nullptr, nullptr});
+      (void)Quantizing<float, SimulatedStream>(weights, Number::f32, {}, workspace, {nullptr, nullptr, nullptr});
     });
   };
   Quantization q = quantization_of({}, 8, 32, Number::f32);

@@ -168,8 +168,8 @@ SINQ_CUDA_DEVICE void stage_activations(const Product& p, const Block& b, const 
         SINQ_CUDA_UNROLL
         for (int i = 0; i < 2; ++i) {
           const int shift = kPaired ? 0 : operand_shift(kBits, step % 4 * 2 + i);
-          const float units = multiply(whole, power_of_two(-shift));
-          const std::uint32_t two = two_shorts(Number::f16, v[2 * i] + units - units, v[2 * i + 1] + units - units);
+          const float grid = multiply(whole, power_of_two(-shift));
+          const std::uint32_t two = two_shorts(Number::f16, v[2 * i] + grid - grid, v[2 * i + 1] + grid - grid);
           words.w[i] = two;
           const float low = from_half(static_cast<std::uint16_t>(two));
           const float high = from_half(static_cast<std::uint16_t>(two >> 16));
