@@ -471,6 +471,19 @@ SINQ_CUDA_DEVICE void copy_async(std::uint32_t address, const void* from) {
 #endif
 }
 
+/// The same for what nobody will read again: the L2 cache gives it up first. The policy is a constant, which the
+/// compiler puts into the descriptor that these copies have anyway. Before sm_80 there is none.
+SINQ_CUDA_DEVICE void copy_async_once(std::uint32_t address, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "l"(policy)
+               : "memory");
+#else
+  copy_async(address, from);
+#endif
+}
+
 /// Makes a group of the thread's copies since the last group (which may be empty).
 SINQ_CUDA_DEVICE void copy_commit() {
 #if defined(__CUDACC__)

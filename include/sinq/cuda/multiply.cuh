@@ -245,7 +245,9 @@ SINQ_CUDA_DEVICE void multiply_strip(const Product& p, int turn) {
           .at(shared_base());
 
   // The weights are on their way before anything else happens.
-  Stream<kBits, kRounds> stream(p.w, p.aux_ring, b, s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
+  // With few tokens no other block reads them (unless one expert has more than fit).
+  Stream<kBits, kRounds, kTiles == 1> stream(p.w, p.aux_ring, b,
+                                             s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
   if (b.rows > 0) stream.fill(b);
   if (turn == 0) {
     if constexpr (kPaired) fill_table<kBits>(p, b, s.table);

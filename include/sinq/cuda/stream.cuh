@@ -9,7 +9,8 @@
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
 /// Brings the units of a strip and their records into shared memory, as many rounds ahead as there are stages.
-template <int kBits, Rounds kRounds>
+/// kOnce: no other block reads these units, which then need not push anything else out of the L2 cache.
+template <int kBits, Rounds kRounds, bool kOnce = false>
 class Stream {
  public:
   SINQ_CUDA_DEVICE Stream(const Weights& w, int aux_ring, const Block& b, std::uint32_t ring)
@@ -67,11 +68,11 @@ class Stream {
     if (units == kRounds.units) {
       SINQ_CUDA_UNROLL
       for (int piece = 0; piece < kRounds.units * kPieces; piece += kLanes)
-        copy_async(to + 16 * static_cast<std::uint32_t>(piece), codes_ + 16 * piece);
+        copy_codes(to + 16 * static_cast<std::uint32_t>(piece), codes_ + 16 * piece);
     } else {
       SINQ_CUDA_NO_UNROLL
       for (int piece = 0; piece + lane_ < units * kPieces; piece += kLanes)
-        copy_async(to + 16 * static_cast<std::uint32_t>(piece), codes_ + 16 * piece);
+        copy_codes(to + 16 * static_cast<std::uint32_t>(piece), codes_ + 16 * piece);
     }
     codes_ += kRounds.units * unit_bytes(kBits);
     needed_ += rate_ * units;
@@ -85,6 +86,13 @@ class Stream {
   }
 
  private:
+  SINQ_CUDA_DEVICE static void copy_codes(std::uint32_t to, const std::uint8_t* from) {
+    if constexpr (kOnce)
+      copy_async_once(to, from);
+    else
+      copy_async(to, from);
+  }
+
   int lane_;
   const std::uint8_t* codes_;  // of the next unit, this lane's first piece
   const std::uint8_t* aux_;
