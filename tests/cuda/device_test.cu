@@ -491,6 +491,7 @@ TEST_F(Products, TakeAnyViews) {
   const MatrixView<__half> xs(x.data(), 2, 70), ys(y.data(), 2, 20);
   cuda::matmul(plan, d, xs, ys, {}, stream_);
   const std::vector<__half> expected = y.read();
+  check(cudaMemset(y.data(), 0xff, y.memory().size()), "cudaMemset");  // NaN
   cuda::matmul(plan, d, MatrixView<const __half>(xs), ys, {}, stream_, nullptr);
   EXPECT_EQ(std::memcmp(y.read().data(), expected.data(), 2 * expected.size()), 0);
 }
@@ -704,6 +705,11 @@ TEST(Arguments, AreNamedWhereThereIsNoMatrix) {
             "sinq: matrices[0] = null: must point to a matrix");
   EXPECT_EQ(test::message_of([&] { cuda::DeviceExperts experts(none); }),
             "sinq: experts[0] = null: must point to a matrix");
+  const cuda::DeviceMatrix empty;
+  const cuda::DeviceMatrix* const of_nothing[] = {&empty};
+  EXPECT_EQ(test::message_of([&] { (void)cuda::plan(empty, 1, {}); }), "sinq: w = empty: must hold a matrix");
+  EXPECT_EQ(test::message_of([&] { (void)cuda::plan(of_nothing, 1, {}); }),
+            "sinq: matrices[0] = empty: must hold a matrix");
   float number = 0;
   const MatrixView<float> view(&number, 1, 1);
   EXPECT_EQ(test::message_of([&] { cuda::matmul(cuda::SideBySidePlan(), none, view, view, {}, nullptr); }),

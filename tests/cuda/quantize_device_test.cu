@@ -54,7 +54,8 @@ void expect_the_cpus(const std::vector<float>& numbers, std::int64_t rows, const
   EXPECT_EQ(got.imbalance_before, expected.imbalance_before);
   EXPECT_EQ(got.imbalance_after, expected.imbalance_after);
   EXPECT_EQ(got.widened, expected.widened);
-  cuda::DeviceMatrix again = cuda::make_device_matrix(rows, cols, config, stream);
+  OnDevice<std::uint8_t> memory(cuda::device_bytes(config, rows, cols));
+  cuda::DeviceMatrix again = cuda::make_device_matrix(rows, cols, config, memory.memory(), stream);
   if (again.format() != q.format) return;
   cuda::quantize_into(again, view, config, workspace.memory(), stream, mean_square.elements());
   EXPECT_EQ(cuda::check_quantized(view, config, workspace.memory(), stream).imbalance_after, got.imbalance_after);

@@ -529,8 +529,9 @@ TEST(PackedMatrix, IsEmptyWithoutAMatrix) {
     EXPECT_EQ(p.cols(), 0);
     EXPECT_EQ(p.bytes(), 0);
     EXPECT_EQ(message_of([&] { (void)unpack(p); }), "sinq: p = empty: must hold a matrix, see pack");
-    EXPECT_EQ(message_of([&] { (void)slice_rows(p, 0, 1); }),
-              "sinq: first = 0: must be one of the 0 rows of the matrix");
+    EXPECT_EQ(message_of([&] { (void)slice_rows(p, 0, 1); }), "sinq: p = empty: must hold a matrix, see pack");
+    EXPECT_EQ(message_of([&] { dequantize_rows(p, {}, MatrixView<float>()); }),
+              "sinq: p = empty: must hold a matrix, see pack");
   };
   expect_empty(a);
   PackedMatrix b = pack(q);

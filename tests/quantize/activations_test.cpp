@@ -152,7 +152,7 @@ TEST(Activations, RefuseWhatDoesNotFit) {
 }
 
 TEST(Activations, TokensHaveAnyElementType) {
-  const Matrix x = uneven_tokens(40, 30);
+  const Matrix x = uneven_tokens(600, 30);  // two blocks and a part
   const auto expect_same = [&](const auto& tokens) {
     Activations a(30, kAll), floats(30, kAll);
     a.add(tokens);
@@ -162,10 +162,10 @@ TEST(Activations, TokensHaveAnyElementType) {
   expect_same(x.cast<half>().eval());
   expect_same(x.cast<bfloat16>().eval());
   expect_same(x.cast<double>().eval());
-  std::vector<std::byte> bytes(40 * 30 * sizeof(float) + 1);  // a file's, at an odd address
+  std::vector<std::byte> bytes(600 * 30 * sizeof(float) + 1);  // a file's, at an odd address
   std::memcpy(bytes.data() + 1, x.data(), bytes.size() - 1);
   Activations a(30, kAll), floats(30, kAll);
-  a.add(WeightView(bytes.data() + 1, DType::f32, 40, 30));
+  a.add(WeightView(bytes.data() + 1, DType::f32, 600, 30));
   floats.add(x);
   EXPECT_TRUE(same(a, floats));
 }
@@ -215,7 +215,10 @@ TEST(Activations, WrongMeansAreNamed) {
   };
   EXPECT_EQ(of_moments({1, -2, NAN, 4}, 2), "nothing was thrown");
   EXPECT_EQ(of_moments({1, 2, 3}, 2), "sinq: second_moments.size() = 3: must be 4, cols x cols");
+  EXPECT_EQ(of_moments({1, 2, 3}, 0x7fff'ffff),  // before there is memory for so many
+            "sinq: second_moments.size() = 3: must be 4611686014132420609, cols x cols");
   EXPECT_EQ(of_moments({1, INFINITY, 3, 4}, 2), "sinq: E[x_0 x_1] = inf" + limits);
+  EXPECT_EQ(of_moments({1, 2, 3, 0}, 2), "sinq: E[x_0 x_1] = 2: must be 0, as the square of one of them is");
 }
 
 }  // namespace

@@ -85,7 +85,7 @@ struct WeightView {
   WeightView(const void* first, DType type, std::int64_t n_rows, std::int64_t n_cols, std::int64_t row_stride)
       : data(first), dtype(type), rows(n_rows), cols(n_cols), stride(row_stride) {}
   template <detail::core::RowMajorEigen Derived>
-  WeightView(const Derived& m)
+  requires Element<typename Derived::Scalar> WeightView(const Derived& m)
       : WeightView(m.data(), DTypeOf<typename Derived::Scalar>::value, m.rows(), m.cols(), m.outerStride()) {}
   template <detail::core::MaybeConstElement T>
   WeightView(const MatrixView<T>& m)

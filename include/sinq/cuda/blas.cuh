@@ -134,8 +134,11 @@ void matmul(const BlasPlan& plan, const DeviceMatrix& w, MatrixView<X> x, Matrix
       const bool done = multiply_restored<Weight, Y>(restored, x, MatrixView<Y>(y.data + first, y.rows, rows, y.stride),
                                                      bias == nullptr ? nullptr : bias + first, blas_workspace,
                                                      plan.blas_bytes, handle, stream);
-      // In one slice, since the workspace is not made for more.
-      if (!done) return matmul(cuda::plan<X>(w, x.rows, device_facts(), {.slices = 1}), w, x, y, {}, stream, bias);
+      if (done) continue;
+      if (plan.fused.workspace_bytes <= plan.workspace_bytes)
+        return matmul(plan.fused, w, x, y, workspace, stream, bias);
+      const PlanOptions without_workspace{.kernel = plan.fused.kernel, .slices = 1};
+      return matmul(cuda::plan<X>(w, x.rows, device_facts(), without_workspace), w, x, y, {}, stream, bias);
     }
 }
 

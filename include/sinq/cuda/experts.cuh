@@ -29,8 +29,8 @@ class DeviceExperts {
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");  // as in DeviceMatrix
   }
 
-  [[nodiscard]] std::int64_t size() const noexcept { return problem_.experts; }
-  [[nodiscard]] std::int64_t rows() const noexcept { return problem_.rows; }
+  [[nodiscard]] std::int64_t size() const noexcept { return memory_ ? problem_.experts : 0; }  // 0: moved from
+  [[nodiscard]] std::int64_t rows() const noexcept { return memory_ ? problem_.rows : 0; }
   [[nodiscard]] std::int64_t cols() const noexcept { return problem_.w.cols; }
   /// The device in whose memory all of it lies.
   [[nodiscard]] int device() const noexcept { return device_; }

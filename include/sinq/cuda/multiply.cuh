@@ -38,7 +38,8 @@
 //                first halves, and their sums, are whole multiples of what is kept, and nothing of them is cut off. The
 //                second is the half nearest to the rest, which is at most 2^-11 of the activation and 1/2. In all up to
 //                2^-22 of each activation or 2^-26 of the token's largest, and 2^-25 of the largest of the 16 columns
-//                (or 2^-28 of the token's) times a step of the code.
+//                (or 2^-28 of the token's) times a step of the code; for tokens whose largest is at least 2^-97, below
+//                which no power of two brings it to [2^13, 2^14).
 // Levels of a table are normal halves: no more is lost of them than of any sum in float. The bounds are derived in
 // tests/cuda/expect_product.hpp.
 //
@@ -245,7 +246,7 @@ SINQ_CUDA_DEVICE void multiply_strip(const Product& p, int turn) {
           .at(shared_base());
 
   // The weights are on their way before anything else happens.
-  // With few tokens no other block reads them (unless one expert has more than fit).
+  // With few tokens no other block reads them (unless an expert has, or one tile was asked for with, more than fit).
   Stream<kBits, kRounds, kTiles == 1> stream(p.w, p.aux_ring, b,
                                              s.rings + static_cast<std::uint32_t>(warp) * s.ring_bytes);
   if (b.rows > 0) stream.fill(b);

@@ -79,11 +79,17 @@ template <class T>
   return w;
 }
 
+/// Bytes of device memory that `make_device_matrix` takes.
+[[nodiscard]] inline std::size_t device_bytes(const QuantizeConfig& config, std::int64_t rows, std::int64_t cols) {
+  detail::cuda::require_on_device(config);
+  return device_bytes(detail::quantize::format_of(config, config.balance == Balancing::sinkhorn), rows, cols);
+}
+
 /// A matrix for `quantize_into`, of zeros; in memory of the caller's if that is given, as in DeviceMatrix.
 /// InvalidArgument as in `quantize`; CudaError if the device refuses.
 [[nodiscard]] inline DeviceMatrix make_device_matrix(std::int64_t rows, std::int64_t cols, const QuantizeConfig& config,
-                                                     cudaStream_t stream = nullptr,
-                                                     std::optional<std::span<std::byte>> memory = {}) {
+                                                     std::optional<std::span<std::byte>> memory,
+                                                     cudaStream_t stream = nullptr) {
   detail::cuda::require_on_device(config);
   return {detail::quantize::format_of(config, config.balance == Balancing::sinkhorn),
           detail::quantize::table_of(config),
@@ -91,6 +97,10 @@ template <class T>
           cols,
           memory,
           stream};
+}
+[[nodiscard]] inline DeviceMatrix make_device_matrix(std::int64_t rows, std::int64_t cols, const QuantizeConfig& config,
+                                                     cudaStream_t stream = nullptr) {
+  return make_device_matrix(rows, cols, config, std::nullopt, stream);
 }
 
 /// The same without waiting, into a matrix that `make_device_matrix` made for this shape and configuration, however

@@ -9,7 +9,7 @@
 namespace sinq::inline SINQ_ABI::detail::cuda {
 
 /// Brings the units of a strip and their records into shared memory, as many rounds ahead as there are stages.
-/// kOnce: no other block reads these units, which then need not push anything else out of the L2 cache.
+/// kOnce: other blocks hardly read these units, which then need not push anything else out of the L2 cache.
 template <int kBits, Rounds kRounds, bool kOnce = false>
 class Stream {
  public:

@@ -16,7 +16,7 @@ namespace detail::matmul {
 /// Bytes of workspace that `matmul` needs for up to `tokens` tokens on an executor of the given width.
 [[nodiscard]] inline std::size_t matmul_workspace(const PackedMatrix& w, std::int64_t tokens, int width = 1) {
   using detail::core::require;
-  require(w.rows() > 0, "w", "empty", "must hold a matrix, see pack");
+  detail::pack::require_packed(w, "w");
   require(tokens >= 0 && tokens <= 0x7fff'ffff, "tokens", tokens, "allowed are 0 to 2^31 - 1");
   require(width >= 1 && width <= 65536, "width", width, "allowed are 1 to 65536");
   const Tiling& t = detail::pack::StripAccess::order(w).tiling;

@@ -15,6 +15,7 @@ template <Element T>
 void dequantize_rows(const PackedMatrix& p, std::span<const std::int32_t> rows, MatrixView<T> out,
                      Executor* executor = nullptr) {
   using detail::core::require;
+  detail::pack::require_packed(p, "p");
   require(out.rows == std::ssize(rows), "out.rows", out.rows, "must be ", rows.size(), ", rows.size()");
   require(out.cols == p.cols(), "out.cols", out.cols, "must be ", p.cols(), ", the cols of the matrix");
   detail::core::require_view(out, "out");

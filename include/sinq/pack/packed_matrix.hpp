@@ -87,6 +87,11 @@ class PackedMatrix {
 
 namespace detail::pack {
 
+/// InvalidArgument unless there is a matrix.
+inline void require_packed(const PackedMatrix& p, const char* name) {
+  core::require(p.rows() > 0, name, "empty", "must hold a matrix, see pack");
+}
+
 /// What kernels see of a PackedMatrix.
 struct StripAccess {
   static const StripOrder& order(const PackedMatrix& p) noexcept { return p.order_; }
@@ -265,7 +270,7 @@ void unpack_row(const PackedMatrix& p, std::int64_t i, const Extents& e, Quantiz
 
 /// The canonical form, bit for bit as it was packed, strip by strip on the executor.
 [[nodiscard]] inline QuantizedMatrix unpack(const PackedMatrix& p, Executor* executor = nullptr) {
-  detail::core::require(p.rows() > 0, "p", "empty", "must hold a matrix, see pack");
+  detail::pack::require_packed(p, "p");
   return detail::pack::unpack_rows(p, 0, p.rows(), executor);
 }
 

@@ -101,6 +101,7 @@ inline void require_rows(const Format& f, const Tiling& t, std::int64_t first, s
 [[nodiscard]] inline PackedMatrix slice_rows(const PackedMatrix& p, std::int64_t first, std::int64_t count,
                                              Executor* executor = nullptr) {
   using namespace detail::pack;
+  require_packed(p, "p");
   const StripOrder& o = p.order_;
   require_rows(p.format_, o.tiling, first, count);
   const std::int64_t begin = o.strip_of(first);

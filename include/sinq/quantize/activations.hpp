@@ -48,20 +48,26 @@ class Activations {
   }
   /// E[x_i x_j], cols x cols, of which the diagonal and what lies above it are read, such as the Hessian that an engine
   /// has computed elsewhere: for Calibration::gptq. InvalidArgument unless all are finite and below 2^240 in magnitude,
-  /// and those of the diagonal at least 0.
+  /// those of the diagonal at least 0, and others 0 where one of theirs is.
   [[nodiscard]] static Activations of_second_moments(std::span<const double> second_moments, std::int64_t cols,
                                                      std::int64_t tokens) {
+    using detail::core::require;
+    require(cols >= 1 && cols <= 0x7fff'ffff, "cols", cols, "allowed are 1 to 2^31 - 1");
+    require(std::ssize(second_moments) == cols * cols, "second_moments.size()", second_moments.size(), "must be ",
+            cols * cols, ", cols x cols");
     Activations a(cols, {.second_moments = true});
     a.set_tokens(tokens);
-    detail::core::require(std::ssize(second_moments) == cols * cols, "second_moments.size()", second_moments.size(),
-                          "must be ", cols * cols, ", cols x cols");
+    const auto at = [&](std::int64_t i, std::int64_t j) {
+      return second_moments[static_cast<std::size_t>(i * cols + j)];
+    };
+    for (std::int64_t i = 0; i < cols; ++i) a.squares_[static_cast<std::size_t>(i)] = sum_of(at(i, i), i, i, tokens);
     for (std::int64_t i = 0; i < cols; ++i)
-      for (std::int64_t j = i; j < cols; ++j)
-        a.products_[static_cast<std::size_t>(i * detail::core::padded(cols) + j)] =
-            sum_of(second_moments[static_cast<std::size_t>(i * cols + j)], i, j, tokens);
-    for (std::int64_t j = 0; j < cols; ++j)
-      a.squares_[static_cast<std::size_t>(j)] =
-          a.products_[static_cast<std::size_t>(j * detail::core::padded(cols) + j)];
+      for (std::int64_t j = i; j < cols; ++j) {
+        if (at(i, j) != 0 && (at(i, i) == 0 || at(j, j) == 0)) [[unlikely]]
+          detail::core::raise<InvalidArgument>(detail::core::text("sinq: E[x_", i, " x_", j, "] = ", at(i, j),
+                                                                  ": must be 0, as the square of one of them is"));
+        a.products_[static_cast<std::size_t>(i * detail::core::padded(cols) + j)] = sum_of(at(i, j), i, j, tokens);
+      }
     return a;
   }
 
@@ -73,12 +79,12 @@ class Activations {
     require(tokens.rows >= 0, "tokens.rows", tokens.rows, "must not be negative");
     if (tokens.rows == 0) return;
     detail::core::require_view(tokens, "tokens");
-    const auto* floats = static_cast<const float*>(tokens.data);
-    if (tokens.dtype == DType::f32 && reinterpret_cast<std::uintptr_t>(floats) % alignof(float) == 0)
-      return add_floats({floats, tokens.rows, cols_, tokens.stride}, executor);
-    std::vector<float> converted(static_cast<std::size_t>(tokens.rows * cols_));
-    tokens.load(0, tokens.rows, 0, cols_, converted.data(), cols_);
-    add_floats({converted.data(), tokens.rows, cols_}, executor);
+    std::vector<float> converted;
+    for_blocks(tokens, converted, [&](MatrixView<const float> block, std::int64_t first) {
+      for (std::int64_t t = 0; t < block.rows; ++t) require_finite(block.row(t), first + t);
+    });
+    make_room(tokens.rows);
+    for_blocks(tokens, converted, [&](MatrixView<const float> block, std::int64_t) { add_floats(block, executor); });
   }
 
   /// Adds the statistics of other tokens on the same columns, as if they came after these. The sums are those of adding
@@ -139,9 +145,22 @@ class Activations {
     tokens_ = tokens;
   }
 
+  /// Calls visit(floats, first token): all tokens at once where they are floats, otherwise some after the others.
+  template <class Visit>
+  void for_blocks(const WeightView& tokens, std::vector<float>& converted, Visit&& visit) const {
+    const auto* floats = static_cast<const float*>(tokens.data);
+    if (tokens.dtype == DType::f32 && reinterpret_cast<std::uintptr_t>(floats) % alignof(float) == 0)
+      return visit(MatrixView<const float>(floats, tokens.rows, cols_, tokens.stride), 0);
+    constexpr std::int64_t kBlock = 256;
+    converted.resize(static_cast<std::size_t>(std::min(kBlock, tokens.rows) * cols_));
+    for (std::int64_t first = 0; first < tokens.rows; first += kBlock) {
+      const std::int64_t count = std::min(kBlock, tokens.rows - first);
+      tokens.load(first, count, 0, cols_, converted.data(), cols_);
+      visit(MatrixView<const float>(converted.data(), count, cols_), first);
+    }
+  }
+  /// Values that are finite, for which there is room.
   void add_floats(MatrixView<const float> tokens, Executor* executor) {
-    for (std::int64_t t = 0; t < tokens.rows; ++t) require_finite(tokens.row(t), t);
-    make_room(tokens.rows);
     for (std::int64_t t = 0; t < tokens.rows; ++t) {
       const float* x = tokens.row(t);
       for (std::int64_t j = 0; j < cols_; ++j) {

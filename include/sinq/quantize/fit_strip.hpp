@@ -38,13 +38,13 @@ class FitCoding {
       constexpr std::int64_t kMany = LevelBytes::kVectors;
       if (g.cols >= kMany) {
         // One search ahead: what is found is used while the next one waits for its own steps.
-        auto found = search<kZero>(g, 0, b, inverse + inverse, kVectors);
+        auto found = search<kZero>(g, 0, b, inverse + inverse, kAllVectors);
         for (; j + 2 * kMany <= g.cols; j += kMany) {
-          const auto next = search<kZero>(g, j + kMany, b, inverse + inverse, kVectors);
-          use_found(g, j, found, use, kVectors);
+          const auto next = search<kZero>(g, j + kMany, b, inverse + inverse, kAllVectors);
+          use_found(g, j, found, use, kAllVectors);
           found = next;
         }
-        use_found(g, j, found, use, kVectors);
+        use_found(g, j, found, use, kAllVectors);
         j += kMany;
       }
     }
@@ -74,7 +74,7 @@ class FitCoding {
     if constexpr (kZero) return min(Float(512), twice);  // and what is not a number stays that
     return twice;
   }
-  static constexpr std::make_integer_sequence<int, LevelBytes::kVectors> kVectors{};
+  static constexpr std::make_integer_sequence<int, LevelBytes::kVectors> kAllVectors{};
 
   /// Of columns j, j + 1, ..., a search in either half of the lanes.
   template <bool kZero, class Group, int... kCol>

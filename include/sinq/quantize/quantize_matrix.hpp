@@ -68,6 +68,9 @@ struct Factors {
   [[nodiscard]] ScaleZero* chosen_of(std::int64_t group, const Tiling& t) noexcept {
     return chosen.data() + group * choices_of_group(t);
   }
+  [[nodiscard]] const ScaleZero* chosen_of(std::int64_t group, const Tiling& t) const noexcept {
+    return chosen.data() + group * choices_of_group(t);
+  }
   [[nodiscard]] float* col_inverse_of(std::int64_t panel, const Tiling& t) noexcept {
     return col_inverse.data() + (col_scale.empty() ? 0 : panel * t.cols);
   }
@@ -144,8 +147,8 @@ inline void choose_factors(const WeightView& w, const QuantizeConfig& c, const T
 struct RowAuxiliaries {
   std::vector<float> chosen_scales, chosen_zeros, scales, zeros;
 
-  void encode(Factors& factors, const Tiling& t, const pack::RowReader& reader, const pack::Extents& e, std::int64_t i,
-              QuantizedMatrix& q) {
+  void encode(const Factors& factors, const Tiling& t, const pack::RowReader& reader, const pack::Extents& e,
+              std::int64_t i, QuantizedMatrix& q) {
     const auto groups = static_cast<std::size_t>(t.groups());
     for (auto* v : {&chosen_scales, &chosen_zeros, &scales, &zeros}) v->resize(groups);
     for (std::size_t g = 0; g < groups; ++g) {
@@ -261,8 +264,9 @@ inline void encode_rows_with_feedback(const WeightView& weights, const Tiling& t
 ///
 /// Two passes: every tile is balanced and its groups get scale and zero (paper, Algorithm 1); then the auxiliaries are
 /// rounded to their stored types and the codes chosen against the rounded ones. (With `Refine::fit` the second pass
-/// chooses scale and zero too: fit.hpp.) Memory: the result, two floats per group (fit: 2 doubles per 128 rows and
-/// column), and one tile or 128 rows of floats per thread. Calibration::gptq needs 16 bytes per pair of columns beside.
+/// chooses scale and zero too: fit.hpp.) Memory: the result, two floats per row, up to 16 more, and group (fit: 2
+/// doubles per 128 rows and column), and one tile or 128 rows of floats per thread. Calibration::gptq needs 16 bytes
+/// per pair of columns beside.
 ///
 /// Without a configuration it uses preset(4.5). An empty one, `{}`, is not none: it is SINQ as published.
 ///
