@@ -30,7 +30,6 @@ using test::kCodes;
 using test::message_of;
 using test::Naive;
 using test::random_activations;
-using test::random_float;
 using test::random_matrix;
 using test::RowMajor;
 

@@ -148,8 +148,8 @@ TEST(ChoicesFor, ActivationsReachTheConfigurations) {
   EXPECT_LT(choices[2].loss, choices[0].loss);  // of the outputs, which is what the weighted fit makes small
   const std::vector<double> even(64, 1.0);      // what is given goes first
   const auto of_weights = choices_for(w, configs, 1, {.mean_square = even, .activations = &seen});
-  const double error = measure(quantize(w, configs[0]), w).relative_error;
-  EXPECT_NEAR(of_weights[0].loss, error * error, 1e-12 * error * error);
+  const double error = measure(quantize(w, configs[0]), w, even).output_error;
+  EXPECT_EQ(of_weights[0].loss, error * error);
 
   EXPECT_EQ(message_of([&] { (void)choices_for(w, configs); }),
             "sinq: activations = null: this calibration needs them");
