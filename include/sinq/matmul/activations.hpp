@@ -50,7 +50,7 @@ inline constexpr std::int64_t kMostPlanes = 3;
 ///            the columns that a four of codes holds (pack/strip_order.hpp); or twice as many, as digits or words
 ///            (job.hpp)
 ///   step     of every segment; unused where the values are floats
-///   sum      of the values (or integers) of every segment; or `start`, what its sums of products begin with:
+///   sum      of the values (or integers) of every segment; or `start`, multiples of it (start_factor):
 ///            [segment][plane], 0 behind the last segment
 ///
 /// For tiles of bytes (amx_bytes.hpp) a plane takes `values` bytes of its own: [plane][four][4 columns]. For tiles of

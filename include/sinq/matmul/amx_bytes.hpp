@@ -43,7 +43,7 @@ template <int kBits, bool kTable>
   const Ints table = load_table(levels.table);
   for (std::int64_t h = first; h < last; ++h, to += 4 * pack::kLine) {
     const std::uint8_t* const unit = codes + (h >> 1) * (kBits * pack::kLine);
-    Half<kBits>::template ask<Ahead::far>(unit, (h & 1) != 0);
+    Half<kBits>::ask_behind(unit, (h & 1) != 0);
     const Half<kBits> half(unit, (h & 1) != 0);
     _mm512_storeu_si512(to, bytes_of<kBits, kTable, 0>(half, table));
     _mm512_storeu_si512(to + pack::kLine, bytes_of<kBits, kTable, 1>(half, table));
@@ -168,7 +168,7 @@ template <class Tiles, int kPlanes>
     for (std::int64_t b = 0; b < o.blocks; ++b) {
       const std::int64_t halves = (o.block_cols(b) + 15) / 16;
       aux.begin(o, strip, b, 0);
-      ask_for_auxiliaries<Ahead::far>(o, strip, b);
+      ask_behind_auxiliaries(o, strip, b);
       for (std::int64_t h = 0; h < halves;) {
         Batch<kPlanes> batch;
         batch.first = segment;

@@ -23,7 +23,6 @@ struct Ints {
 };
 inline constexpr int kWidth = 16;
 inline constexpr int kTokensAtOnce = 4;
-inline constexpr Ahead kAheadOfOne = Ahead::far;  // arithmetic takes about as long as the memory
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
   const __m256 v = _mm256_set1_ps(f);
@@ -216,6 +215,10 @@ using Table = __m256i;  // of 16 bytes, for all rows
 [[SINQ_TARGET, gnu::always_inline]] inline Ints keep_order(Ints sum) noexcept {
   asm("" : "+x"(sum.upper), "+x"(sum.lower));
   return sum;
+}
+/// Of every 16 bits.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints minus_shorts(Ints v) noexcept {
+  return {_mm256_sub_epi16(_mm256_setzero_si256(), v.upper), _mm256_sub_epi16(_mm256_setzero_si256(), v.lower)};
 }
 /// sum + the two products of signed 16-bit numbers of every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints dot_of_shorts(Ints sum, Ints a, Ints b) noexcept {

@@ -19,7 +19,6 @@ using Floats = __m512;
 using Ints = __m512i;
 inline constexpr int kWidth = 16;
 inline constexpr int kTokensAtOnce = 8;  // accumulators enough to hide the latency of an fma or a product of bytes
-inline constexpr Ahead kAheadOfOne = Ahead::near;  // one token in fast numerics waits for nothing but the memory
 inline constexpr __mmask16 kAll = 0xffff;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
@@ -185,6 +184,10 @@ template <bool kWide>
       : "v"(bytes), "m"(*reinterpret_cast<const Four*>(x)));
   return sum;
 }
+/// Of every 16 bits.
+[[SINQ_TARGET, gnu::always_inline]] inline Ints minus_shorts(Ints v) noexcept {
+  return _mm512_sub_epi16(_mm512_setzero_si512(), v);
+}
 /// sum + the two products of signed 16-bit numbers of every lane.
 [[SINQ_TARGET, gnu::always_inline]] inline Ints dot_of_shorts(Ints sum, Ints a, Ints b) noexcept {
   return _mm512_dpwssd_epi32(sum, a, b);
@@ -282,7 +285,7 @@ struct Permuted {
 /// As avx512::multiply_groups, which serves several tokens at once.
 template <int kBits>
 [[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
-  using Many = avx512::ByFours<Shifted<kBits, true, 1>>;
+  using Many = avx512::ByFours<Shifted<kBits, true, 2>>;
   if (job.tokens >= 4) return avx512::multiply_groups<kBits, Many, Many, 1>(job);
   for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, ByFours<Permuted<kBits>>, 1, 1>(job, t);
 }

@@ -39,32 +39,25 @@ struct ZeroMeaning {
          t.group_size <= 256 && (t.group_size == 16 || t.group_size % pack::kUnitCols == 0);
 }
 
-/// There, what the sums of a segment begin with is so many times the sum of its activations: the zero, stored beside
-/// the scale, is multiplied by it, or it takes what levels are stored above zero away.
+/// There, so many times the sum of a segment's activations is kept: the sum itself, for the zeros to be multiplied by
+/// it, or what the sums of products begin with, which takes away what levels are stored above zero.
 [[nodiscard]] inline std::int32_t start_factor(const Format& f) noexcept {
-  if (f.zero != Aux::none) return -1;
+  if (f.zero != Aux::none) return 1;
   return f.levels == Levels::symmetric ? -(1 << (f.bits - 1)) : -128;
 }
 
-/// How far ahead of what is read the memory is asked. Where arithmetic takes about as long as the memory, the two
-/// overlap only if every line, of auxiliaries too, is asked for early, into the second-level cache: a line that is not
-/// stops everything. Where hardly anything but the memory counts, the hardware follows the stream best by itself.
-enum class Ahead : std::uint8_t { near, far };
-
-template <Ahead kAhead>
-[[gnu::always_inline]] inline void ask_for(const std::uint8_t* line) noexcept {
-  if constexpr (kAhead == Ahead::near)
-    __builtin_prefetch(line + 256);
-  else
-    __builtin_prefetch(line + 16384, 0, 2);
+/// Asks for what comes 4 KB behind a line, into the second-level cache, and for what comes 1 KB behind it, into the
+/// first-level one. Arithmetic and memory overlap only if every line, of auxiliaries too, is asked for early: a line
+/// that is not stops everything. What is asked for behind the last strip of a task is lost, so not much earlier either.
+[[gnu::always_inline]] inline void ask_behind(const std::uint8_t* line) noexcept {
+  __builtin_prefetch(line + 4096, 0, 2);
+  __builtin_prefetch(line + 1024);
 }
 
-/// Block b's lines of auxiliaries.
-template <Ahead kAhead>
-[[gnu::always_inline]] inline void ask_for_auxiliaries(const pack::StripOrder& o, const std::uint8_t* strip,
-                                                       std::int64_t b) noexcept {
-  if constexpr (kAhead == Ahead::far)
-    for (std::int64_t at = o.scales(b); at < o.codes(b); at += pack::kLine) ask_for<kAhead>(strip + at);
+/// Behind block b's lines of auxiliaries.
+[[gnu::always_inline]] inline void ask_behind_auxiliaries(const pack::StripOrder& o, const std::uint8_t* strip,
+                                                          std::int64_t b) noexcept {
+  for (std::int64_t at = o.scales(b); at < o.codes(b); at += pack::kLine) ask_behind(strip + at);
 }
 
 /// Levels as unsigned bytes, for products of bytes: level = (byte - base) * unit. Exact but for NF, whose levels are
