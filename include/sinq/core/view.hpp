@@ -25,8 +25,8 @@ struct ToFloats {
                                          std::int64_t cols, float* out, std::int64_t out_stride) noexcept {
     for (std::int64_t i = 0; i < rows; ++i, from += from_stride * std::int64_t{sizeof(T)}, out += out_stride) {
       // Of a few columns no hardware guesses the next rows, each in another page.
-      const std::byte* const ahead = from + 16 * from_stride * std::int64_t{sizeof(T)};
-      for (std::int64_t at = 0; at < cols * std::int64_t{sizeof(T)}; at += 64) __builtin_prefetch(ahead + at);
+      const std::byte* const ahead = from + 64 * from_stride * std::int64_t{sizeof(T)};
+      for (std::int64_t at = 0; at < cols * std::int64_t{sizeof(T)}; at += 64) __builtin_prefetch(ahead + at, 0, 2);
       std::int64_t j = 0;
       for (; j + kWidth <= cols; j += kWidth)
         Lanes<kWidth>::load(from + j * std::int64_t{sizeof(T)}, T{}).store(out + j);
