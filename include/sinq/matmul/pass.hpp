@@ -23,11 +23,11 @@ struct Pass {
   return std::clamp<std::int64_t>(p.y.rows - pass.first, 0, token_block(pass.numerics));
 }
 
-/// Strips that one task multiplies: a few, while there are tasks enough for all workers; or, where every panel has
-/// column scales of its own (square), those of a panel, for which the tokens are then prepared once.
+/// Strips that one task multiplies: many, since what a kernel asks the memory for behind the last one is lost, while
+/// there are tasks enough for all workers; or, where every panel has column scales of its own (square), those of a
+/// panel, for which the tokens are then prepared once.
 [[nodiscard]] inline std::int64_t strips_per_task(const pack::StripOrder& o, int width) noexcept {
-  return o.tiling.panels() == 1 ? std::clamp<std::int64_t>(o.strips / (16 * width), 1, kMostStrips)
-                                : o.strips_per_panel;
+  return o.tiling.panels() == 1 ? std::clamp<std::int64_t>(o.strips / (16 * width), 1, 16) : o.strips_per_panel;
 }
 [[nodiscard]] inline std::int64_t tasks_of(const Product& p, const Pass& pass) noexcept {
   const pack::StripOrder& o = pack::StripAccess::order(*p.w);
