@@ -223,6 +223,7 @@ template <bool kWide>
 template <int kBits>
 struct InPlace {
   static constexpr int kSums = kBits == 2 ? 4 : 2;
+  static constexpr int kUnit = 1;
   static constexpr bool kWide = true;
 
   [[SINQ_TARGET, gnu::always_inline]] explicit inline InPlace(const ByteLevels&) noexcept {}
@@ -238,6 +239,25 @@ struct InPlace {
     else
       return add_ints(shift<kBits - 8>(sum[0]), shift<2 * kBits - 8>(sum[1]));
   }
+};
+
+/// Even levels of 2 or 4 bits as v, at the top of their bytes, which takes no more shifts than at the bottom: one sum,
+/// with nothing left to shift.
+template <int kBits>
+struct AtTop {
+  static constexpr int kSums = 1;
+  static constexpr int kUnit = 1 << (8 - kBits);
+  static constexpr bool kWide = true;
+
+  [[SINQ_TARGET, gnu::always_inline]] explicit inline AtTop(const ByteLevels&) noexcept {}
+
+  template <int kN>
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
+    constexpr unsigned kMask = 0x0101'0101u * (256 - kUnit);
+    return bits_and(shift<Half<kBits>::template bit_of<kN> - (8 - kBits)>(half.template word<kN>()),
+                    all_ints(static_cast<int>(kMask)));
+  }
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept { return sum[0]; }
 };
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
@@ -259,6 +279,7 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi {
 template <int kBits>
 struct Permuted {
   static constexpr int kSums = 1;
+  static constexpr int kUnit = 1;
   static constexpr bool kWide = true;
   static constexpr int kTables = 6 / kBits;
   Ints tables[kTables];
