@@ -256,6 +256,7 @@ namespace maddubs {
 template <int kBits, bool kTable, int kUnitOfSums>
 struct Shorts {
   static constexpr int kSums = 1;
+  static constexpr int kShortSums = 1;
   static constexpr int kUnit = kUnitOfSums;
   static constexpr bool kByUnits = true;
   static constexpr Spread kSpread = kTable || kBits == 8 ? Spread::digits : Spread::bytes;
@@ -315,6 +316,7 @@ struct Shorts {
 template <int kBits, bool kTable>
 struct ByWords {
   static constexpr int kSums = 1;
+  static constexpr int kShortSums = 1;
   static constexpr int kUnit = 1;
   static constexpr bool kByUnits = false;
   static constexpr Spread kSpread = Spread::words;

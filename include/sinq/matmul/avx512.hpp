@@ -223,6 +223,7 @@ template <bool kWide>
 template <int kBits>
 struct InPlace {
   static constexpr int kSums = kBits == 2 ? 4 : 2;
+  static constexpr int kShortSums = kSums;
   static constexpr int kUnit = 1;
   static constexpr bool kWide = true;
 
@@ -246,6 +247,7 @@ struct InPlace {
 template <int kBits>
 struct AtTop {
   static constexpr int kSums = 1;
+  static constexpr int kShortSums = 1;
   static constexpr int kUnit = 1 << (8 - kBits);
   static constexpr bool kWide = true;
 
@@ -262,7 +264,7 @@ struct AtTop {
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512
 
-// --- one token times a table, with VBMI ----------------------------------------------------------------------------
+// --- tables, with VBMI ---------------------------------------------------------------------------------------------
 
 #undef SINQ_TARGET
 #define SINQ_TARGET gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,fma")
@@ -276,9 +278,10 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi {
 /// Codes looked up where they are: a permutation of a table of 64 bytes takes the low six bits of every byte, and the
 /// table of each position has the same level whatever the others of these bits are. Codes that reach into the upper two
 /// bits are shifted first.
-template <int kBits>
+template <int kBits, int kChains>
 struct Permuted {
-  static constexpr int kSums = 1;
+  static constexpr int kSums = kChains;
+  static constexpr int kShortSums = 1;
   static constexpr int kUnit = 1;
   static constexpr bool kWide = true;
   static constexpr int kTables = 6 / kBits;
@@ -300,16 +303,11 @@ struct Permuted {
     else
       return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, half.template four<kN>(), tables[0]);
   }
-  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept { return sum[0]; }
+  template <int kOf>
+  [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kOf]) noexcept {
+    return kOf == 2 ? add_ints(sum[0], sum[kOf - 1]) : sum[0];
+  }
 };
-
-/// As avx512::multiply_groups, which serves several tokens at once.
-template <int kBits>
-[[SINQ_TARGET]] inline void multiply_groups(const Job& job) noexcept {
-  using Many = avx512::ByFours<Shifted<kBits, true, 2>>;
-  if (job.tokens >= 4) return avx512::multiply_groups<kBits, Many, Many, 1>(job);
-  for (std::int64_t t = 0; t < job.tokens; ++t) multiply_groups<kBits, ByFours<Permuted<kBits>>, 1, 1>(job, t);
-}
 
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx512::vbmi
 

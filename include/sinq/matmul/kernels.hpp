@@ -31,16 +31,23 @@ template <int kBits, bool kTable>
   if (exact) return {avx512::prepare_bytes<3, false>, avx512::multiply_bytes<kBits, Two, One, 3>, avx512::deliver};
   return {avx512::prepare_bytes<1, false>, avx512::multiply_bytes<kBits, Two, Two, 1>, avx512::deliver};
 }
+template <int kBits>
+[[nodiscard]] Method groups_vbmi(bool exact) noexcept {
+  using One = avx512::vbmi::ByFours<avx512::vbmi::Permuted<kBits, 1>>;
+  using Two = avx512::vbmi::ByFours<avx512::vbmi::Permuted<kBits, 2>>;
+  if (exact)
+    return {avx512::prepare_bytes<3, true>, avx512::vbmi::multiply_groups<kBits, Two, One, 3>, avx512::deliver};
+  return {avx512::prepare_bytes<1, true>, avx512::vbmi::multiply_groups<kBits, Two, Two, 1>, avx512::deliver};
+}
 template <int kBits, bool kTable>
 [[nodiscard]] Method groups_avx512(bool exact, bool vbmi) noexcept {
   constexpr bool kEven = !kTable && kBits <= 4;
   using One =
       avx512::ByFours<std::conditional_t<kEven && kBits != 3, avx512::AtTop<kBits>, avx512::Shifted<kBits, kTable, 1>>>;
   using Two = avx512::ByFours<avx512::Shifted<kBits, kTable, 2>>;
+  if constexpr (kTable)
+    if (vbmi) return groups_vbmi<kBits>(exact);
   if (exact) return {avx512::prepare_bytes<3, true>, avx512::multiply_groups<kBits, Two, One, 3>, avx512::deliver};
-  if constexpr (kTable) {
-    if (vbmi) return {avx512::prepare_bytes<1, true>, avx512::vbmi::multiply_groups<kBits>, avx512::deliver};
-  }
   using Few = std::conditional_t<kEven, avx512::ByFours<avx512::InPlace<kBits>>, Two>;
   using Many = std::conditional_t<kEven && kBits == 4, Few, Two>;  // two sums either way
   return {avx512::prepare_bytes<1, true>, avx512::multiply_groups<kBits, Few, Many, 1>, avx512::deliver};
