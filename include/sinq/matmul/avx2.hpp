@@ -169,10 +169,6 @@ struct Fields {
   static constexpr std::int32_t kPlaces[5][8] = {
       {0, 4, 8, 12, 16, 20, 24, 28}, {0, 5, 10, 15, 20, 25}, {0, 6, 12, 18, 24}, {0, 7, 14, 21}, {0, 8, 16, 24}};
 };
-/// The low 32 bits of the products.
-[[SINQ_TARGET, gnu::always_inline]] inline Ints multiply_ints(Ints a, Ints b) noexcept {
-  return {_mm256_mullo_epi32(a.upper, b.upper), _mm256_mullo_epi32(a.lower, b.lower)};
-}
 
 #include "reading.inc"
 

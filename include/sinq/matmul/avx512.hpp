@@ -139,10 +139,6 @@ struct Fields {
     return v;
   }
 };
-/// The low 32 bits of the products.
-[[SINQ_TARGET, gnu::always_inline]] inline Ints multiply_ints(Ints a, Ints b) noexcept {
-  return _mm512_mullo_epi32(a, b);
-}
 
 #include "reading.inc"
 
