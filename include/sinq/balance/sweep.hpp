@@ -109,7 +109,8 @@ struct Sweep {
     [[gnu::always_inline]] void add_rows(const float* w, const float* col_inverse, const float* row_inverse,
                                          std::int64_t first, RowBlock<kWidth>& block,
                                          std::integer_sequence<int, kRow...> all) noexcept {
-      if constexpr (kWidth == 16) (__builtin_prefetch(w + kPart * kWidth + 256), ...);  // two units outrun what guesses
+      // 1 KB ahead: registers of 16 lanes outrun what the hardware asks for by itself.
+      if constexpr (kWidth == 16) (__builtin_prefetch(w + kPart * kWidth + 256), ...);
       const core::Lanes<kWidth> r[] = {core::Lanes<kWidth>::broadcast(row_inverse + kRow)...};
       RowSums<kWidth> rows[sizeof...(kRow)];
       (add_part<kPart>(w, core::Lanes<kWidth>::load(col_inverse + kPart * kWidth), r, rows, all), ...);
