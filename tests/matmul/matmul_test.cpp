@@ -204,7 +204,7 @@ TEST_P(IsaTest, IntegerGroups) {
         f.tile = any_tile(random);
         f.signed_scale = either(random);
         const QuantizedMatrix q = random_matrix(f, up_to(40, random), up_to(700, random), random);
-        for (std::int64_t tokens : {1, 5, 11, 15}) {
+        for (std::int64_t tokens : {1, 5, 11, 25}) {
           expect_products(q, tokens, random);
           if (HasFatalFailure()) return;
         }
@@ -241,9 +241,9 @@ TEST_P(IsaTest, LargestSumsFit) {
             }
             const PackedMatrix p = pack(q);
             for (float value : {1.0f, -1.0f, 0x7e8080p-23f, -0x7e8080p-23f, 0x7e7f7fp-23f, -0x7e7f7fp-23f}) {
-              const RowMajor<float> x = RowMajor<float>::Constant(4, 512, value);
+              const RowMajor<float> x = RowMajor<float>::Constant(16, 512, value);
               for (Numerics numerics : {Numerics::exact, Numerics::fast})
-                for (std::int64_t tokens : {1, 4})
+                for (std::int64_t tokens : {1, 4, 16})
                   expect_product(q, x.topRows(tokens), product(p, x.topRows(tokens), {.numerics = numerics}), numerics);
               if (HasFatalFailure()) return;
             }

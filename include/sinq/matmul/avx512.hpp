@@ -18,7 +18,6 @@ namespace sinq::inline SINQ_ABI::detail::matmul::avx512 {
 using Floats = __m512;
 using Ints = __m512i;
 inline constexpr int kWidth = 16;
-inline constexpr int kTokensAtOnce = 8;  // accumulators enough to hide the latency of an fma or a product of bytes
 inline constexpr __mmask16 kAll = 0xffff;
 
 [[SINQ_TARGET, gnu::always_inline]] inline Floats all(float f) noexcept {
@@ -140,6 +139,94 @@ struct Fields {
   }
 };
 
+/// What sixteen tokens have at the same columns. There are not as many registers, but every distance from the first or
+/// the ninth token is a register times 1, 2 or 4, as addresses can have it.
+struct Sixteen {
+  const std::int8_t* first;
+  const std::int8_t* ninth;
+  std::int64_t one, three, five, seven;  // tokens further on, in bytes
+
+  [[SINQ_TARGET, gnu::always_inline]] inline Sixteen(const void* begin, std::int64_t token) noexcept
+      : first(static_cast<const std::int8_t*>(begin)), one(token) {
+    asm volatile("" : "+r"(first), "+r"(one)::"memory");  // what `multiply` reads has been written
+    ninth = first + 8 * one;
+    three = 3 * one;
+    five = 5 * one;
+    seven = 7 * one;
+    asm("" : "+r"(ninth), "+r"(three), "+r"(five), "+r"(seven));
+  }
+
+  /// sum += a x, x being the float of token kT that lies kBy bytes behind `at`.
+  template <int kT, int kBy>
+  [[SINQ_TARGET, gnu::always_inline]] inline void multiply(Floats a, std::int64_t at, Floats& sum) const noexcept {
+    if constexpr (kT % 8 == 0)
+      asm("{vfmadd231ps %c3(%2)%{1to16%}, %1, %0|vfmadd231ps %0, %1, dword ptr [%2+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(a), "r"(from<kT>(at)), "i"(kBy));
+    else
+      asm("{vfmadd231ps %c3(%2,%4,%c5)%{1to16%}, %1, %0|vfmadd231ps %0, %1, dword ptr [%2+%4*%c5+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(a), "r"(from<kT>(at)), "i"(kBy), "r"(distance<kT % 8>()), "i"(kTimes<kT % 8>));
+  }
+  /// The same with the products of four unsigned bytes and four signed ones.
+  template <int kT, int kBy>
+  [[gnu::target("avx512vnni"), SINQ_TARGET, gnu::always_inline]] inline void multiply(Ints bytes, std::int64_t at,
+                                                                                      Ints& sum) const noexcept {
+    if constexpr (kT % 8 == 0)
+      asm("{vpdpbusd %c3(%2)%{1to16%}, %1, %0|vpdpbusd %0, %1, dword ptr [%2+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(bytes), "r"(from<kT>(at)), "i"(kBy));
+    else
+      asm("{vpdpbusd %c3(%2,%4,%c5)%{1to16%}, %1, %0|vpdpbusd %0, %1, dword ptr [%2+%4*%c5+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(bytes), "r"(from<kT>(at)), "i"(kBy), "r"(distance<kT % 8>()), "i"(kTimes<kT % 8>));
+  }
+
+ private:
+  template <int kFurther>
+  static constexpr int kTimes = kFurther == 4                    ? 4
+                                : kFurther == 2 || kFurther == 6 ? 2
+                                                                 : 1;
+
+  template <int kFurther>
+  [[SINQ_TARGET, gnu::always_inline]] inline std::int64_t distance() const noexcept {
+    constexpr int kOf = kFurther / kTimes<kFurther>;
+    return kOf == 1 ? one : kOf == 3 ? three : kOf == 5 ? five : seven;
+  }
+  template <int kT>
+  [[SINQ_TARGET, gnu::always_inline]] inline const std::int8_t* from(std::int64_t at) const noexcept {
+    return (kT < 8 ? first : ninth) + at;
+  }
+};
+
+template <int kTokens>
+struct FloatTokens;  // floats.inc
+
+template <>
+struct FloatTokens<16> : Sixteen {
+  static constexpr int kColumns = 4;
+
+  [[SINQ_TARGET, gnu::always_inline]] inline FloatTokens(const float* x, std::int64_t token) noexcept
+      : Sixteen(x, 4 * token) {}
+
+  /// As in general.
+  [[SINQ_TARGET, gnu::always_inline]] inline void multiply(const float* restored, std::int64_t c,
+                                                           Floats (&sum)[16][1]) const noexcept {
+    constexpr auto kTokens = std::make_integer_sequence<int, 16>{};
+    add_column<0>(load(restored), 4 * c, sum, kTokens);
+    add_column<1>(load(restored + kStripRows), 4 * c, sum, kTokens);
+    add_column<2>(load(restored + 2 * kStripRows), 4 * c, sum, kTokens);
+    add_column<3>(load(restored + 3 * kStripRows), 4 * c, sum, kTokens);
+  }
+
+ private:
+  template <int kColumn, int... kT>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add_column(Floats w, std::int64_t at, Floats (&sum)[16][1],
+                                                             std::integer_sequence<int, kT...> /*all*/) const noexcept {
+    (Sixteen::multiply<kT, 4 * kColumn>(w, at, sum[kT][0]), ...);
+  }
+};
+
 #include "reading.inc"
 
 #include "floats.inc"
@@ -207,6 +294,32 @@ template <bool kWide>
 #include "fours_x86.inc"
 
 #include "integers.inc"
+
+template <>
+struct Tokens<16> : Sixteen {
+  [[SINQ_TARGET, gnu::always_inline]] inline Tokens(const Prepared& x, std::int64_t n) noexcept
+      : Sixteen(x.bytes(n), 4 * x.token) {}
+
+  /// As in general.
+  template <class T>
+  [[SINQ_TARGET, gnu::always_inline]] inline T number(int t, std::int64_t at) const noexcept {
+    const std::int64_t distance[] = {0, one, 2 * one, three, 4 * one, five, 2 * three, seven};
+    return *reinterpret_cast<const T*>((t < 8 ? first : ninth) + at + distance[t % 8]);
+  }
+};
+
+/// To the sums of sixteen tokens, the products of bytes with their activations kBy bytes behind `at`.
+template <int kBy, int... kT>
+[[SINQ_TARGET, gnu::always_inline]] inline void add_sixteen(Ints (&sum)[16][1][1], Ints bytes, const Tokens<16>& x,
+                                                            std::int64_t at,
+                                                            std::integer_sequence<int, kT...> /*all*/) noexcept {
+  (x.multiply<kT, kBy>(bytes, at, sum[kT][0][0]), ...);
+}
+template <int kBy>
+[[SINQ_TARGET, gnu::always_inline]] inline void add_sixteen(Ints (&sum)[16][1][1], Ints bytes, const Tokens<16>& x,
+                                                            std::int64_t at) noexcept {
+  add_sixteen<kBy>(sum, bytes, x, at, std::make_integer_sequence<int, 16>{});
+}
 
 #include "fours.inc"
 

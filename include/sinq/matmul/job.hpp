@@ -126,26 +126,36 @@ struct Job {
 
 using Kernel = void (*)(const Job&) noexcept;
 
-/// Calls serve(count, first) until all n tokens are served: below four one by one, from four on four at a time, from
-/// kMost on kMost. The last ones share their pass with some that have been served before. kMost = 1: always one by one.
+/// Calls serve(count, first) until all n tokens are served: below four one by one, then 16, 8 or 4 at a time (at most
+/// `most`, at most kMost), whatever more than half of is left; the last ones share their pass with some that have been
+/// served before. kMost = 1: always one by one.
 template <int kMost, class Serve>
-void for_tokens(std::int64_t n, Serve&& serve) noexcept {
+void for_tokens(std::int64_t n, Serve&& serve, std::int64_t most = kMost) noexcept {
   if (kMost == 1 || n < 4) {
     for (std::int64_t t = 0; t < n; ++t) serve(std::integral_constant<int, 1>{}, t);
     return;
   }
-  if constexpr (kMost > 1) {
-    for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
-      if (kMost > 4 && n >= kMost && n - t > 4) {
-        serve(std::integral_constant<int, kMost>{}, std::min(t, n - kMost));
-        t += kMost;
-      } else {
-        serve(std::integral_constant<int, 4>{}, std::min(t, n - 4));
-        t += 4;
-      }
-    }
+  for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
+    const auto serves = [&](auto count) {
+      if (count > 4 && (count > most || count > n || 2 * (n - t) <= count)) return false;
+      serve(count, std::min(t, n - count));
+      t += count;
+      return true;
+    };
+    if constexpr (kMost >= 16)
+      if (serves(std::integral_constant<int, 16>{})) continue;
+    if constexpr (kMost >= 8)
+      if (serves(std::integral_constant<int, 8>{})) continue;
+    if constexpr (kMost >= 4) serves(std::integral_constant<int, 4>{});
   }
 }
+
+/// Sums of different tokens and planes that leave registers for as many others.
+inline constexpr int kFewSums = 12;
+
+/// How codes are multiplied for one token; where there are fewer than kFewSums sums; where there are more.
+template <int kTokens, int kPlanes, class One, class Few, class Many>
+using CodesFor = std::conditional_t<kTokens == 1, One, std::conditional_t<(kTokens * kPlanes < kFewSums), Few, Many>>;
 
 /// How a kernel walks through the segments of a block.
 struct Segments {

@@ -22,43 +22,54 @@ template <class Visit>
 }
 
 #if defined(__x86_64__)
-/// Two products start per cycle and take five (Intel): ten or more sums keep them busy, of which three digits of four
-/// tokens have twelve. All else has two sums each.
+/// Two products start per cycle and take five (Intel): ten or more sums keep them busy. Fewer tokens have two each.
 template <int kBits, bool kTable>
 [[nodiscard]] Method bytes_avx512(bool exact) noexcept {
-  using One = avx512::ByFours<avx512::Shifted<kBits, kTable, 1>>;
-  using Two = avx512::ByFours<avx512::Shifted<kBits, kTable, 2>>;
-  if (exact) return {avx512::prepare_bytes<3, false>, avx512::multiply_bytes<kBits, Two, One, 3>, avx512::deliver};
-  return {avx512::prepare_bytes<1, false>, avx512::multiply_bytes<kBits, Two, Two, 1>, avx512::deliver};
+  using OneSum = avx512::ByFours<avx512::Shifted<kBits, kTable, 1>>;
+  using TwoSums = avx512::ByFours<avx512::Shifted<kBits, kTable, 2>>;
+  if (exact)
+    return {avx512::prepare_bytes<3, false>, avx512::multiply_bytes<kBits, 3, 8, TwoSums, TwoSums, OneSum>,
+            avx512::deliver};
+  return {avx512::prepare_bytes<1, false>, avx512::multiply_bytes<kBits, 1, 16, TwoSums, TwoSums, OneSum>,
+          avx512::deliver};
 }
 template <int kBits>
 [[nodiscard]] Method groups_vbmi(bool exact) noexcept {
-  using One = avx512::vbmi::ByFours<avx512::vbmi::Permuted<kBits, 1>>;
-  using Two = avx512::vbmi::ByFours<avx512::vbmi::Permuted<kBits, 2>>;
+  using OneSum = avx512::vbmi::ByFours<avx512::vbmi::Permuted<kBits, 1>>;
+  using TwoSums = avx512::vbmi::ByFours<avx512::vbmi::Permuted<kBits, 2>>;
   if (exact)
-    return {avx512::prepare_bytes<3, true>, avx512::vbmi::multiply_groups<kBits, Two, One, 3>, avx512::deliver};
-  return {avx512::prepare_bytes<1, true>, avx512::vbmi::multiply_groups<kBits, Two, Two, 1>, avx512::deliver};
+    return {avx512::prepare_bytes<3, true>, avx512::vbmi::multiply_groups<kBits, 3, 8, TwoSums, TwoSums, OneSum>,
+            avx512::deliver};
+  return {avx512::prepare_bytes<1, true>, avx512::vbmi::multiply_groups<kBits, 1, 16, TwoSums, TwoSums, OneSum>,
+          avx512::deliver};
 }
 template <int kBits, bool kTable>
 [[nodiscard]] Method groups_avx512(bool exact, bool vbmi) noexcept {
   constexpr bool kEven = !kTable && kBits <= 4;
-  using One =
+  using OneSum =
       avx512::ByFours<std::conditional_t<kEven && kBits != 3, avx512::AtTop<kBits>, avx512::Shifted<kBits, kTable, 1>>>;
-  using Two = avx512::ByFours<avx512::Shifted<kBits, kTable, 2>>;
+  using TwoSums = avx512::ByFours<avx512::Shifted<kBits, kTable, 2>>;
   if constexpr (kTable)
     if (vbmi) return groups_vbmi<kBits>(exact);
-  if (exact) return {avx512::prepare_bytes<3, true>, avx512::multiply_groups<kBits, Two, One, 3>, avx512::deliver};
-  using Few = std::conditional_t<kEven, avx512::ByFours<avx512::InPlace<kBits>>, Two>;
-  using Many = std::conditional_t<kEven && kBits == 4, Few, Two>;  // two sums either way
-  return {avx512::prepare_bytes<1, true>, avx512::multiply_groups<kBits, Few, Many, 1>, avx512::deliver};
-}
-template <int kBits>
-[[nodiscard]] Method floats_avx512(std::int64_t tokens) noexcept {
-  return {avx512::prepare_floats,
-          tokens == 1   ? avx512::multiply_few<kBits, true, 1>
-          : tokens == 2 ? avx512::multiply_few<kBits, true, 2>
-                        : avx512::multiply_many<kBits, true>,
+  if (exact)
+    return {avx512::prepare_bytes<3, true>, avx512::multiply_groups<kBits, 3, 8, TwoSums, TwoSums, OneSum>,
+            avx512::deliver};
+  using OneToken = std::conditional_t<kEven, avx512::ByFours<avx512::InPlace<kBits>>, TwoSums>;
+  using Few = std::conditional_t<kEven && kBits == 4, OneToken, TwoSums>;  // two sums either way
+  return {avx512::prepare_bytes<1, true>, avx512::multiply_groups<kBits, 1, 16, OneToken, Few, OneSum>,
           avx512::deliver};
+}
+/// Few tokens only of NF levels (exact_in_floats).
+[[nodiscard]] inline Method floats_avx512(const Format& f, std::int64_t tokens) noexcept {
+  return core::with_code_bits(f.bits, [&](auto bits) -> Method {
+    Kernel kernel = avx512::multiply_many<bits(), true>;
+    if constexpr (bits() == 3 || bits() == 4) {
+      if (tokens == 1) kernel = avx512::multiply_few<bits(), true, 1>;
+      if (tokens == 2) kernel = avx512::multiply_few<bits(), true, 2>;
+      if (tokens > 2 && tokens < 16) kernel = avx512::multiply_few<bits(), true, 8>;
+    }
+    return {avx512::prepare_floats, kernel, avx512::deliver};
+  });
 }
 template <int kBits>
 [[nodiscard]] Method floats_avx2(std::int64_t tokens) noexcept {
@@ -69,12 +80,10 @@ template <int kBits>
           avx2::deliver};
 }
 
-/// With products of four bytes (VNNI), exact numerics multiply by activations of three bytes; NF levels, which are no
-/// integers, by floats.
+/// With products of four bytes (VNNI).
 [[nodiscard]] inline Method choose_avx512(const Format& f, const Tiling& t, std::int64_t tokens, bool exact,
                                           bool vbmi) noexcept {
-  if (exact && f.levels == Levels::nf4) return floats_avx512<4>(tokens);
-  if (exact && f.levels == Levels::nf3) return floats_avx512<3>(tokens);
+  if (exact && exact_in_floats(f, t, tokens)) return floats_avx512(f, tokens);
   const bool groups = has_integer_groups(f, t);
   return with_codes(f, [&](auto bits, auto table) {
     return groups ? groups_avx512<bits(), table()>(exact, vbmi) : bytes_avx512<bits(), table()>(exact);
@@ -106,9 +115,9 @@ template <int kBits, class Bytes, class Groups, int kPlanes, int kMost>
 [[nodiscard]] Method integers_avx2(bool groups) noexcept {
   if (groups)
     return {avx2::prepare_bytes<kPlanes, true, false, Groups::kSpread>,
-            avx2::maddubs::multiply_groups<kBits, Groups, Groups, kPlanes, kMost>, avx2::deliver};
+            avx2::maddubs::multiply_groups<kBits, kPlanes, kMost, Groups>, avx2::deliver};
   return {avx2::prepare_bytes<kPlanes, false, false, Bytes::kSpread>,
-          avx2::maddubs::multiply_bytes<kBits, Bytes, Bytes, kPlanes, kMost>, avx2::deliver};
+          avx2::maddubs::multiply_bytes<kBits, kPlanes, kMost, Bytes>, avx2::deliver};
 }
 /// From four tokens on, exact numerics, which would take three times as many products, restore weights as floats, and
 /// what takes digits goes by words instead.
@@ -139,8 +148,8 @@ template <int kBits, bool kTable>
 [[nodiscard]] Method bytes_avxvnni(bool exact) noexcept {
   using Few = avx2::vnni::ByFours<avx2::Shifted<kBits, kTable, 2>>;
   using Many = avx2::vnni::ByFours<avx2::Shifted<kBits, kTable, 1>>;
-  if (exact) return {avx2::prepare_bytes<3, false>, avx2::vnni::multiply_bytes<kBits, Many, Many, 3>, avx2::deliver};
-  return {avx2::prepare_bytes<1, false>, avx2::vnni::multiply_bytes<kBits, Few, Many, 1>, avx2::deliver};
+  if (exact) return {avx2::prepare_bytes<3, false>, avx2::vnni::multiply_bytes<kBits, 3, 4, Many>, avx2::deliver};
+  return {avx2::prepare_bytes<1, false>, avx2::vnni::multiply_bytes<kBits, 1, 4, Few, Many>, avx2::deliver};
 }
 
 /// As choose_avx512.
@@ -167,9 +176,10 @@ template <int kBits, bool kTable>
     using Many = neon::Shifted<kBits, kTable, 1>;
     if (has_i8mm())
       return {neon::prepare_bytes<1, false>,
-              neon::i8mm::multiply_bytes<kBits, neon::i8mm::ByFours<Few>, neon::i8mm::ByFours<Many>, 1>, neon::deliver};
+              neon::i8mm::multiply_bytes<kBits, 1, 4, neon::i8mm::ByFours<Few>, neon::i8mm::ByFours<Many>>,
+              neon::deliver};
     return {neon::prepare_bytes<1, false>,
-            neon::dotprod::multiply_bytes<kBits, neon::dotprod::ByFours<Few>, neon::dotprod::ByFours<Many>, 1>,
+            neon::dotprod::multiply_bytes<kBits, 1, 4, neon::dotprod::ByFours<Few>, neon::dotprod::ByFours<Many>>,
             neon::deliver};
   }
   return {neon::prepare_floats,
