@@ -6,6 +6,7 @@
 #include <numeric>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/quantize.hpp>
+#include <sinq/quantize/importance.hpp>
 #include <vector>
 
 #include "support/isas.hpp"

@@ -5,7 +5,7 @@
 #include <limits>
 #include <random>
 #include <set>
-#include <sinq/quantize.hpp>
+#include <sinq/quantize/fit.hpp>
 
 #include "support/naive.hpp"
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <sinq/core/thread_pool.hpp>
 #include <sinq/quantize.hpp>
+#include <sinq/quantize/elementary.hpp>
 #include <sstream>
 #include <string>
 #include <thread>

@@ -2,6 +2,9 @@
 #pragma once
 
 #include "../quantize.hpp"
+#include "../quantize/encode.hpp"
+#include "../quantize/fit.hpp"
+#include "../quantize/hqq.hpp"
 #include "order.hpp"
 #include "quantization.hpp"
 

@@ -11,6 +11,7 @@
 // the factor hardly depends on how many weights the matrix has (bench/results/quality.md). A relative error of 10 % in
 // the values of a small matrix does the same harm as in those of a large one, but costs fewer bits to mend.
 
+#include <numeric>
 #include <span>
 
 #include "metrics.hpp"
