@@ -149,8 +149,9 @@ void move_auxiliaries(const Format& f, const Weights& w, std::int64_t row, int r
 template <class Visitor>
 void for_codes(int lane, std::size_t cols, Visitor&& visit) {
   const auto first = static_cast<std::size_t>(lane / 4) * cols + static_cast<std::size_t>(4 * (lane % 4));
-  const auto all = [&]<int... k>(std::integer_sequence<int, k...>) {
-    (visit(k / 4, k / 2 % 2, k % 2, first + k / 2 % 2 * 8 * cols + k / 8 * kStepCols + k / 4 % 2 * 2 + k % 2), ...);
+  const auto all = [&]<int... kI>(std::integer_sequence<int, kI...>) {
+    (visit(kI / 4, kI / 2 % 2, kI % 2, first + kI / 2 % 2 * 8 * cols + kI / 8 * kStepCols + kI / 4 % 2 * 2 + kI % 2),
+     ...);
   };
   all(std::make_integer_sequence<int, 32>{});
 }

@@ -122,7 +122,8 @@ struct Quantization {
 /// What the kernels tell the host, 0 where there is nothing to tell. Of what is wrong the complement of the index of
 /// the first culprit: a weight counts row by row, a scale group by group, a coarse one row by row. Of the kurtosis gate
 /// 1: it is closed; of tiny rows 1: there are some.
-enum Finding : int { kBadWeight, kBadScale, kBeyondAux, kBadCoarse, kGateClosed, kTinyRows, kFindings };
+inline constexpr int kBadWeight = 0, kBadScale = 1, kBeyondAux = 2, kBadCoarse = 3, kGateClosed = 4, kTinyRows = 5;
+inline constexpr int kFindings = 6;
 
 inline constexpr int kMoments = 3;
 
