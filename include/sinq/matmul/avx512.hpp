@@ -349,7 +349,7 @@ struct InPlace {
 
   template <int kN>
   [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
-    constexpr unsigned kMask = 0x0101'0101u * ((1u << kBits) - 1) << Half<kBits>::template bit_of<kN>;
+    constexpr unsigned kMask = 0x0101'0101u * ((1u << kBits) - 1) << Half<kBits>::template kBitOf<kN>;
     return bits_and(half.template word<kN>(), all_ints(static_cast<int>(kMask)));
   }
   [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept {
@@ -374,7 +374,7 @@ struct AtTop {
   template <int kN>
   [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
     constexpr unsigned kMask = 0x0101'0101u * (256 - kUnit);
-    return bits_and(shift<Half<kBits>::template bit_of<kN> - (8 - kBits)>(half.template word<kN>()),
+    return bits_and(shift<Half<kBits>::template kBitOf<kN> - (8 - kBits)>(half.template word<kN>()),
                     all_ints(static_cast<int>(kMask)));
   }
   [[SINQ_TARGET, gnu::always_inline]] static inline Ints total(const Ints (&sum)[kSums]) noexcept { return sum[0]; }
@@ -415,7 +415,7 @@ struct Permuted {
 
   template <int kN>
   [[SINQ_TARGET, gnu::always_inline]] inline Ints bytes(const Half<kBits>& half) const noexcept {
-    constexpr int kBit = Half<kBits>::template bit_of<kN>;
+    constexpr int kBit = Half<kBits>::template kBitOf<kN>;
     if constexpr (kBit + kBits <= 6)
       return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, half.template word<kN>(), tables[kBit / kBits]);
     else
