@@ -149,10 +149,10 @@ class StripFitter {
 
  private:
   struct Group {
-    const float* x;  // columns are kStrip apart
-    std::int64_t cols;
     Float unit;
     Float factor;
+    const float* x;  // columns are kStrip apart
+    std::int64_t cols;
     const float* importance;
 
     [[gnu::always_inline]] Float operator[](std::int64_t j) const noexcept { return Float::load(x + j * kStrip); }
@@ -175,7 +175,7 @@ class StripFitter {
   /// A group that has been scaled.
   [[gnu::always_inline]] Group group(std::int64_t g) const noexcept {
     const Tiling& t = *s_.tiling;
-    Group r{s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g), 1, 1,
+    Group r{1, 1, s_.x + t.group_begin(g) * kStrip + lane_, t.group_cols(g),
             kWeighted ? s_.importance + t.group_begin(g) : nullptr};
     Float::power_of_two(load(s_.unit, g), r.unit, r.factor);
     return r;
