@@ -32,10 +32,12 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
   return {static_cast<float>((1 << bits) - 1), static_cast<float>(o.p - 1), static_cast<float>(1 / o.beta)};
 }
 
+#ifdef SINQ_EXTERN_KERNELS
 /// One round on all rows of a tile (x: rows.size() x padded(cols)): new zeros from old ones. Returns the sum of
 /// |x - restored|, restored with the old ones (hqq_round.hpp).
 SINQ_KERNEL double hqq_round(const float* x, std::int64_t cols, std::span<const ScaleZero> rows, float* new_zeros,
                              const HqqShrinkage& shrinkage) noexcept;
+#endif
 
 /// Refines the zeros of one tile in place: `x` holds rows.size() x padded(cols) floats, `rows` their scales and zeros.
 inline void refine_hqq(const float* x, std::int64_t cols, std::span<ScaleZero> rows, int bits, const HqqOptions& o) {
