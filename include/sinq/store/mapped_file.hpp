@@ -62,9 +62,8 @@ class MappedFile {
   void forget(std::span<const std::byte> part) const noexcept {
     if (data_ == nullptr || part.empty()) return;
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto first = reinterpret_cast<std::uintptr_t>(part.data()) / page * page;
-    const auto end = reinterpret_cast<std::uintptr_t>(part.data()) + part.size();
-    ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+    const auto before = reinterpret_cast<std::uintptr_t>(part.data()) % page;  // of the first page
+    ::madvise(const_cast<std::byte*>(part.data()) - before, before + part.size(), MADV_DONTNEED);
   }
 
  private:
