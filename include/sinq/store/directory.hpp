@@ -182,7 +182,7 @@ class DirectoryWriter {
     replace(detail::store::kConfigName, printed(config));
     put_in_place(models, others);
     saved.files = std::move(others);
-    saved.files.push_back(detail::store::kConfigName);
+    saved.files.emplace_back(detail::store::kConfigName);
     saved.files.insert(saved.files.end(), models.begin(), models.end());
     return saved;
   }
@@ -243,7 +243,7 @@ class DirectoryWriter {
     }
     if (names.size() > 1) {
       const Json index = {{"metadata", {{"total_size", data}}}, {"weight_map", std::move(map)}};
-      names.push_back(detail::store::kIndexName);
+      names.emplace_back(detail::store::kIndexName);
       replace(names.back(), printed(index));
     }
     return names;

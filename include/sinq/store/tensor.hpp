@@ -96,7 +96,7 @@ namespace store {
       std::memcpy(&value, t.data.data() + k * sizeof value, sizeof value);
       if (static_cast<std::uint64_t>(value) > INT64_MAX && value > 0)
         detail::store::refuse(t, detail::core::text("element ", k, " is beyond 2^63 - 1"));
-      out[k] = static_cast<std::int64_t>(value);
+      out[k] = static_cast<std::int64_t>(value);  // NOLINT(bugprone-signed-char-misuse): I8 is a number
     }
   };
   switch (t.type) {
