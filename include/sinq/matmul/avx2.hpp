@@ -380,7 +380,7 @@ template <bool kWide>
 
 #include "fours.inc"
 
-#include "bytes.inc"
+#include "bytes.inc"  // NOLINT(readability-duplicate-include): once in every namespace
 }  // namespace vnni
 }  // namespace sinq::inline SINQ_ABI::detail::matmul::avx2
 
