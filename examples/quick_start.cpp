@@ -10,6 +10,7 @@
 
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+// NOLINTNEXTLINE(bugprone-exception-escape): an example catches nothing
 int main() {
   const Matrix weights = Matrix::Random(256, 512);  // output features x input features
   const Matrix x = Matrix::Random(3, 512);          // tokens x input features

@@ -95,7 +95,7 @@ void mark_front(std::vector<Result>& by_size) {
 
 std::string with_half(const std::optional<Estimate>& e, const char* number, double factor = 1) {
   if (!e) return "-";
-  const std::string value = program::format(number, factor * e->value);
+  std::string value = program::format(number, factor * e->value);
   if (std::isnan(e->high)) return value;
   return value + " +-" + program::format(number, factor * (e->high - e->low) / 2);
 }
@@ -228,7 +228,7 @@ void run(const Arguments& a, program::Threads& threads) {
     r.bits_per_weight = bits / elements;
     r.scores =
         subject->score(weights, executor, [&](double done) { bar.update(share(0.3 + 0.7 * done), method.title()); });
-    results.push_back(std::move(r));
+    results.push_back(r);
   }
   bar.clear();
   std::stable_sort(results.begin(), results.end(),

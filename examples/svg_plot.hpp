@@ -143,7 +143,8 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
       out += line(kLeft, py(y), kRight, py(y), "grid");
       out += text(kLeft - 10, py(y) + 5, "quiet", " text-anchor=\"end\"", number(y));
     }
-  for (double x = x_low; x <= x_high + 1e-9; x += 0.5) {
+  for (int k = 0; x_low + 0.5 * k <= x_high + 1e-9; ++k) {
+    const double x = x_low + 0.5 * k;
     out += line(px(x), kBottom, px(x), kBottom + 5, "axis");
     out += text(px(x), kBottom + 22, "quiet", " text-anchor=\"middle\"", number(x));
   }
@@ -172,6 +173,7 @@ inline std::string marker(Marker kind, double x, double y, const std::string& cl
   const auto end_of = [&](std::size_t i) { return py(plot.series[i].points.back().second); };
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return end_of(a) < end_of(b); });
   std::vector<double> place;
+  place.reserve(order.size());
   for (const std::size_t i : order) place.push_back(end_of(i));
   for (int pass = 0; pass < 200; ++pass)  // neighbours share the room they lack
     for (std::size_t k = 0; k + 1 < place.size(); ++k)

@@ -21,15 +21,15 @@ using ActivationMap = std::map<std::string, std::shared_ptr<const sinq::Activati
     Input input;
     std::vector<const char*> names;
   };
-  static const Matrices kMatrices[] = {{Input::attention, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
-                                       {Input::output, {"self_attn.o_proj"}},
-                                       {Input::mlp, {"mlp.gate_proj", "mlp.up_proj"}},
-                                       {Input::down, {"mlp.down_proj"}}};
+  static const Matrices matrices[] = {{Input::attention, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
+                                      {Input::output, {"self_attn.o_proj"}},
+                                      {Input::mlp, {"mlp.gate_proj", "mlp.up_proj"}},
+                                      {Input::down, {"mlp.down_proj"}}};
   for (const Window& window : windows) model.check_tokens(window);
   ActivationMap result;
   std::vector<std::map<Input, std::shared_ptr<sinq::Activations>>> of_layer(model.layers.size());
   for (std::size_t l = 0; l < model.layers.size(); ++l)
-    for (const auto& [input, names] : kMatrices) {
+    for (const auto& [input, names] : matrices) {
       const Layer& layer = model.layers[l];
       const std::int64_t cols = input == Input::output ? layer.o.cols()
                                 : input == Input::down ? layer.down.cols()

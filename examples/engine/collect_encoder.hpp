@@ -13,7 +13,7 @@ namespace engine {
     EncoderInput input;
     std::vector<const char*> names;
   };
-  static const Matrices kMatrices[] = {
+  static const Matrices matrices[] = {
       {EncoderInput::attention, {"attention.self.query", "attention.self.key", "attention.self.value"}},
       {EncoderInput::output, {"attention.output.dense"}},
       {EncoderInput::up, {"intermediate.dense"}},
@@ -22,7 +22,7 @@ namespace engine {
   ActivationMap result;
   std::vector<std::map<EncoderInput, std::shared_ptr<sinq::Activations>>> of_layer(encoder.layers.size());
   for (std::size_t l = 0; l < encoder.layers.size(); ++l)
-    for (const auto& [input, names] : kMatrices) {
+    for (const auto& [input, names] : matrices) {
       const bool down = input == EncoderInput::down;
       const std::int64_t cols = down ? encoder.config.intermediate_size : encoder.config.hidden_size;
       of_layer[l][input] = std::make_shared<sinq::Activations>(cols, options);

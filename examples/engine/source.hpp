@@ -38,9 +38,9 @@ class CheckpointSource {
       }
     }
     if (sinq::store::is_quantized(checkpoint_, name)) {
-      sinq::QuantizedMatrix q = sinq::store::read_quantized(checkpoint_, name);
+      const sinq::QuantizedMatrix q = sinq::store::read_quantized(checkpoint_, name);
       require_shape(name, {q.rows, q.cols}, {rows, cols});
-      return Linear(sinq::pack(std::move(q)));
+      return Linear(sinq::pack(q));
     }
     const sinq::store::Tensor& t = checkpoint_.at(name);
     require_shape(name, t.shape, {rows, cols});
