@@ -105,7 +105,7 @@ void decode(benchmark::State& state, Form form, sinq::Numerics numerics, int wid
   const Threads threads(width);
   engine::KvCache cache(model.config);
   std::int32_t token = 1;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     const engine::Matrix logits =
         model.logits(model.hidden(std::span(&token, 1), cache, *threads.get()), *threads.get());
     Eigen::Index top = 0;
@@ -116,7 +116,7 @@ void decode(benchmark::State& state, Form form, sinq::Numerics numerics, int wid
   state.counters["gigabytes"] = 1e-9 * static_cast<double>(model.bytes());
 }
 
-const bool registered = [] {
+const bool kRegistered = [] {
   for (const int width : {1, 2})
     for (const auto& [name, form, numerics] :
          {std::tuple{"fp32", Form::f32, sinq::Numerics::exact}, std::tuple{"bf16", Form::bf16, sinq::Numerics::exact},

@@ -58,7 +58,7 @@ class OnPath {
   explicit OnPath(sinq::Isa isa) { sinq::force_isa(isa); }
   OnPath(const OnPath&) = delete;
   OnPath& operator=(const OnPath&) = delete;
-  ~OnPath() { sinq::force_isa(before_); }
+  ~OnPath() { sinq::force_isa(before_); }  // NOLINT(bugprone-exception-escape): it was in force
 
  private:
   sinq::Isa before_ = sinq::current_isa();
@@ -151,6 +151,7 @@ std::vector<std::shared_ptr<Peer>> peers(std::int64_t n, std::int64_t tokens, in
     held = key;
   }
   std::vector<std::shared_ptr<Peer>> typed;
+  typed.reserve(all.size());
   for (const auto& one : all) typed.push_back(std::static_pointer_cast<Peer>(one));
   return typed;
 }
@@ -225,6 +226,7 @@ const bool kRegistered = [] {
             });
       }
   std::vector<Named> formats;
+  formats.reserve(std::size(sinq::kBitWidths) + 6);
   for (int bits : sinq::kBitWidths) formats.push_back({"uniform-aux8", uniform(bits, Aux::u8)});
   formats.push_back({"uniform-aux16", uniform(4, Aux::f16)});
   formats.push_back({"nf4-aux8", {.bits = 4, .levels = sinq::Levels::nf4, .scale = Aux::u8, .zero = Aux::none}});
