@@ -191,7 +191,7 @@ TEST(Balance, WeightsThatAreNotFiniteAreNamedEverywhere) {
 
 /// What holds for every matrix.
 Balance check(const Matrix& m, const SinkhornOptions& o = {}) {
-  const Balance b = sinkhorn(view(m), o);
+  Balance b = sinkhorn(view(m), o);
   EXPECT_EQ(std::ssize(b.row), m.rows());
   EXPECT_EQ(std::ssize(b.col), m.cols());
   EXPECT_TRUE(std::isfinite(b.imbalance_before));

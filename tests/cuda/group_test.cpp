@@ -135,6 +135,7 @@ TEST(SideBySide, NeighboursOfOneFormatShareALaunch) {
   Group group(matrices);
   const std::vector<Group::Launch> launches = group.launches();
   std::vector<int> members;
+  members.reserve(launches.size());
   for (const Group::Launch& l : launches) members.push_back(l.problem.member_count);
   EXPECT_EQ(members, (std::vector{2, 1, 1, 8, 1}));
 

@@ -452,6 +452,7 @@ TEST_P(IsaTest, ProductsOfExpertsTakeTheirTokens) {
   ThreadPoolExecutor threads(pool);
   for (Tile tile : {Tile::stripe, Tile::square}) {
     std::vector<PackedMatrix> experts;
+    experts.reserve(5);
     for (int e = 0; e < 5; ++e)
       experts.push_back(pack(random_matrix({.group_size = 32, .tile = tile}, 50, 96, random)));
     const auto x = random_activations<bfloat16>(90, 96, random);
@@ -714,6 +715,7 @@ TEST(Matmul, ConstantMatrixFromSeveralThreads) {
   const auto expected = product(p, x);
   std::vector<RowMajor<float>> results(3);
   std::vector<std::thread> callers;
+  callers.reserve(results.size());
   for (auto& r : results)
     callers.emplace_back([&] {
       for (int round = 0; round < 10; ++round) r = product(p, x, {.executor = round % 2 ? &threads : nullptr});

@@ -102,13 +102,12 @@ TEST(Tiles, EmulatedOnesMultiplyFoursOfBytes) {
     for (int bytes : {16, 32, 48, 64}) {
       const Bytes a = random_bytes(random), b = random_bytes(random);
       const Integers c = multiply<EmulatedTiles>(tokens, bytes, a, b);
-      for (int m = 0; m < 16; ++m)
-        for (int n = 0; n < 16; ++n) {
+      for (std::size_t m = 0; m < 16; ++m)
+        for (std::size_t n = 0; n < 16; ++n) {
           int sum = 0;
-          for (int k = 0; k < bytes; ++k)
-            sum += static_cast<std::int8_t>(a[static_cast<std::size_t>(m * 64 + k)]) *
-                   b[static_cast<std::size_t>(k / 4 * 64 + 4 * n + k % 4)];
-          EXPECT_EQ(c[static_cast<std::size_t>(m * 16 + n)], m < tokens ? 2 * sum : -1);
+          for (std::size_t k = 0; k < static_cast<std::size_t>(bytes); ++k)
+            sum += static_cast<std::int8_t>(a[m * 64 + k]) * b[k / 4 * 64 + 4 * n + k % 4];
+          EXPECT_EQ(c[m * 16 + n], m < static_cast<std::size_t>(tokens) ? 2 * sum : -1);
         }
     }
 }
