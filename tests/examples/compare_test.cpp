@@ -10,7 +10,7 @@ namespace {
 
 using programs::contents;
 using programs::Programs;
-using tiny::json;
+using tiny::Json;
 
 TEST(Estimate, RatioAndItsInterval) {
   const std::vector<double> x = {2, 4, 9};
@@ -28,7 +28,7 @@ TEST(Estimate, RatioAndItsInterval) {
 
 // ------------------------------------------------------------------------------------------------- the encoder
 
-json bert_config() {
+Json bert_config() {
   return {{"model_type", "bert"},         {"hidden_size", 24},        {"intermediate_size", 40},
           {"num_hidden_layers", 2},       {"num_attention_heads", 3}, {"vocab_size", 37},
           {"type_vocab_size", 2},         {"layer_norm_eps", 1e-12},  {"hidden_act", "gelu"},
@@ -170,8 +170,8 @@ TEST(Encoder, EmbedsLikeTheReference) {
 }
 
 TEST(Encoder, RefusesWhatItWouldComputeDifferently) {
-  for (const json& change : {json{{"hidden_act", "relu"}}, json{{"position_embedding_type", "relative_key"}},
-                             json{{"num_attention_heads", 5}}}) {
+  for (const Json& change : {Json{{"hidden_act", "relu"}}, Json{{"position_embedding_type", "relative_key"}},
+                             Json{{"num_attention_heads", 5}}}) {
     try {
       (void)engine::parse_encoder_config({tiny::with(bert_config(), change), "config.json"});
       ADD_FAILURE() << change;
@@ -183,23 +183,23 @@ TEST(Encoder, RefusesWhatItWouldComputeDifferently) {
 
 // ------------------------------------------------------------------------------------------------- the program
 
-const json& row_of(const json& result, const std::string& method, int bits = 0) {
-  for (const json& row : result.at("results"))
+const Json& row_of(const Json& result, const std::string& method, int bits = 0) {
+  for (const Json& row : result.at("results"))
     if (row.at("method") == method && (bits == 0 || row.at("bits") == bits)) return row;
   throw std::runtime_error("no row " + method);
 }
 
 TEST_F(Programs, CompareSaysWhatQuantizeAndPerplexitySay) {
   save_model("model");
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   const std::string tokens = " --tokens " + path("tokens.safetensors");
-  const json result = expect_json("sinq_compare " + path("model") + tokens +
+  const Json result = expect_json("sinq_compare " + path("model") + tokens +
                                   " --methods presets,published --bits 2,3,4 --json --plot " + path("plot.svg"));
-  const json& rows = result.at("results");
+  const Json& rows = result.at("results");
   EXPECT_EQ(rows.size(), 8u + 3 * 5 + 4);
   double least = INFINITY;
   double bits = 0;
-  for (const json& row : rows) {
+  for (const Json& row : rows) {
     EXPECT_GE(row.at("bits_per_weight").get<double>(), bits) << "sorted by size";
     bits = row.at("bits_per_weight");
     const double kl = row.at("kl");
@@ -219,14 +219,14 @@ TEST_F(Programs, CompareSaysWhatQuantizeAndPerplexitySay) {
        {std::tuple{"sinq-hqq", 3, "--bits 3 --refine hqq"}, std::tuple{"preset-3.5", 0, "--preset 3.5"},
         std::tuple{"nf4", 4, "--rounding nf4 --balance none"}}) {
     ASSERT_EQ(run("sinq_quantize " + path("model") + " " + path("q") + " " + options).code, 0);
-    const json alone = expect_json("sinq_perplexity " + path("q") + tokens + " --json --reference " + path("model"));
-    const json& row = row_of(result, method, method_bits);
+    const Json alone = expect_json("sinq_perplexity " + path("q") + tokens + " --json --reference " + path("model"));
+    const Json& row = row_of(result, method, method_bits);
     EXPECT_EQ(row.at("bits_per_weight"), alone.at("bits_per_weight")) << method;
     EXPECT_NEAR(row.at("kl").get<double>(), alone.at("kl").get<double>(), 1e-3 * alone.at("kl").get<double>())
         << method;
     EXPECT_NEAR(row.at("perplexity").get<double>(), alone.at("perplexity").get<double>(),
                 1e-5 * alone.at("perplexity").get<double>());
-    std::filesystem::remove_all(directory / "q");
+    std::filesystem::remove_all(directory_ / "q");
   }
 
   const std::string svg = contents(path("plot.svg"));
@@ -237,15 +237,15 @@ TEST_F(Programs, CompareSaysWhatQuantizeAndPerplexitySay) {
   EXPECT_EQ(points, rows.size());
   EXPECT_NE(svg.find("Pareto front"), std::string::npos);
 
-  const json calibrated = expect_json("sinq_compare " + path("model") + tokens + " --calibration " +
+  const Json calibrated = expect_json("sinq_compare " + path("model") + tokens + " --calibration " +
                                       path("tokens.safetensors") + " --methods calibrated,rtn --bits 3 --json");
   EXPECT_EQ(calibrated.at("results").size(), 1u + 8 + 4);
-  for (const json& row : calibrated.at("results")) EXPECT_EQ(row.at("calibrated"), row.at("method") != "rtn") << row;
+  for (const Json& row : calibrated.at("results")) EXPECT_EQ(row.at("calibrated"), row.at("method") != "rtn") << row;
   // Calibrated with the very windows it is judged by, error feedback loses less than rounding to nearest.
   EXPECT_LT(row_of(calibrated, "gptq").at("kl").get<double>(), row_of(calibrated, "rtn").at("kl").get<double>());
 
   const std::string some = "sinq_compare " + path("model") + tokens + " --methods rtn,preset-8 --bits 8 --windows 2";
-  const json two = expect_json(some + " --json");
+  const Json two = expect_json(some + " --json");
   EXPECT_EQ(two.at("results").size(), 2u);
   EXPECT_EQ(expect_json(some + " --threads 1 --json").at("results")[0].at("kl"), two.at("results")[0].at("kl"));
   const programs::Outcome table = run(some);
@@ -254,9 +254,9 @@ TEST_F(Programs, CompareSaysWhatQuantizeAndPerplexitySay) {
 }
 
 TEST_F(Programs, CompareEncoders) {
-  tiny::save(directory / "bert", bert_config(), bert_tensors());
-  tiny::save_windows(directory / "tokens.safetensors", 37);
-  const json result = expect_json("sinq_compare " + path("bert") + " --tokens " + path("tokens.safetensors") +
+  tiny::save(directory_ / "bert", bert_config(), bert_tensors());
+  tiny::save_windows(directory_ / "tokens.safetensors", 37);
+  const Json result = expect_json("sinq_compare " + path("bert") + " --tokens " + path("tokens.safetensors") +
                                   " --methods rtn --bits 2,8 --json");
   const double two = row_of(result, "rtn", 2).at("cosine_distance");
   const double eight = row_of(result, "rtn", 8).at("cosine_distance");
@@ -267,21 +267,21 @@ TEST_F(Programs, CompareEncoders) {
 
   const std::string compare = "sinq_compare " + path("bert") + " --tokens " + path("tokens.safetensors");
   expect_failure(compare + " --methods gptq", 2, {"--calibration", "encoder"});
-  const json calibrated =
+  const Json calibrated =
       expect_json(compare + " --calibration " + path("tokens.safetensors") + " --methods rtn,gptq --bits 2 --json");
   EXPECT_LT(row_of(calibrated, "gptq").at("cosine_distance").get<double>(), two);
 }
 
 TEST_F(Programs, CompareRefuses) {
   save_model("model");
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   const std::string compare = "sinq_compare " + path("model") + " --tokens " + path("tokens.safetensors") + " ";
   expect_failure(compare + "--methods sinc", 2, {"--methods", "sinc", "presets", "sinq-hqq"});
   expect_failure(compare + "--bits 7", 2, {"--bits", "7", "{2,3,4,5,6,8}"});
   expect_failure(compare + "--windows 0", 2, {"--windows", "1"});
   expect_failure(compare + "--plot " + path("nowhere/plot.svg"), 2, {"--plot", "nowhere"});
   expect_failure(compare + "--ggml " + path("tokens.safetensors"), 1, {"ggml", "tokens.safetensors"});
-  std::filesystem::create_directories(directory / "q");
+  std::filesystem::create_directories(directory_ / "q");
   ASSERT_EQ(run("sinq_quantize " + path("model") + " " + path("q")).code, 0);
   expect_failure("sinq_compare " + path("q") + " --tokens " + path("tokens.safetensors") + " --methods rtn", 1,
                  {"already quantized"});

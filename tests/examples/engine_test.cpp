@@ -10,7 +10,7 @@
 
 namespace {
 
-using tiny::json;
+using tiny::Json;
 using tiny::parse;
 using tiny::random_tensors;
 using tiny::tiny_config;
@@ -52,7 +52,7 @@ double difference(const engine::Matrix& logits, const reference::Rows& expected)
 }
 
 /// Prefill and steps of one token, against the reference.
-void expect_same_as_reference(const json& json_config) {
+void expect_same_as_reference(const Json& json_config) {
   const engine::ModelConfig config = parse(json_config);
   reference::Decoder reference{config, random_tensors(config), {}, config.rope.attention_factor};
   reference.frequencies = engine::rope_frequencies(config.rope, config.head_dim, 0);  // tested below
@@ -85,7 +85,7 @@ TEST(Engine, LlamaWithBiasesAndHead) {
                                 {{"attention_bias", true}, {"mlp_bias", true}, {"tie_word_embeddings", false}}));
 }
 TEST(Engine, LlamaDerivesHeadDimAndKvHeads) {
-  json config = tiny_config("LlamaForCausalLM");
+  Json config = tiny_config("LlamaForCausalLM");
   config.erase("head_dim");
   config.erase("num_key_value_heads");
   EXPECT_EQ(parse(config).head_dim, 4);
@@ -93,17 +93,17 @@ TEST(Engine, LlamaDerivesHeadDimAndKvHeads) {
   expect_same_as_reference(config);
 }
 TEST(Engine, Qwen2AgreesWithTheReference) {
-  const json config = tiny_config("Qwen2ForCausalLM");
+  const Json config = tiny_config("Qwen2ForCausalLM");
   EXPECT_TRUE(parse(config).qkv_bias);
   expect_same_as_reference(config);
   expect_same_as_reference(with(config, {{"tie_word_embeddings", false}}));
 }
 TEST(Engine, Qwen2SlidingWindow) {
-  const json config = with(tiny_config("Qwen2ForCausalLM"),
+  const Json config = with(tiny_config("Qwen2ForCausalLM"),
                            {{"use_sliding_window", true}, {"sliding_window", 4}, {"max_window_layers", 1}});
   EXPECT_EQ(parse(config).window, (std::vector<int>{0, 4}));
   expect_same_as_reference(config);
-  const json types = with(config, {{"layer_types", {"sliding_attention", "full_attention"}}});
+  const Json types = with(config, {{"layer_types", {"sliding_attention", "full_attention"}}});
   EXPECT_EQ(parse(types).window, (std::vector<int>{4, 0}));
   expect_same_as_reference(types);
 }
@@ -113,7 +113,7 @@ TEST(Engine, Qwen3AgreesWithTheReference) {
       with(tiny_config("Qwen3ForCausalLM"), {{"tie_word_embeddings", false}, {"attention_bias", true}}));
 }
 TEST(Engine, ScaledRopeReachesTheLogits) {
-  const json llama = tiny_config("LlamaForCausalLM");
+  const Json llama = tiny_config("LlamaForCausalLM");
   expect_same_as_reference(with(llama, {{"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}));
   expect_same_as_reference(with(llama, {{"rope_parameters", {{"rope_type", "yarn"}, {"factor", 4.0}}}}));
 }
@@ -140,7 +140,7 @@ TEST(Engine, TokenOutsideTheVocabulary) {
 
 // --- positions -----------------------------------------------------------------------------------------------------
 
-engine::RopeConfig parse_rope(const json& changes) {
+engine::RopeConfig parse_rope(const Json& changes) {
   return parse(with(tiny_config("LlamaForCausalLM"), changes)).rope;
 }
 
@@ -152,7 +152,7 @@ void expect_frequencies(const engine::RopeConfig& rope, int head_dim, std::int64
 }
 
 TEST(Rope, Plain) {
-  expect_frequencies(parse_rope(json::object()), 8, 1000, {1, 0.1, 0.01, 0.001});  // theta = 10000 by default
+  expect_frequencies(parse_rope(Json::object()), 8, 1000, {1, 0.1, 0.01, 0.001});  // theta = 10000 by default
   expect_frequencies(parse_rope({{"rope_theta", 1e6}}), 4, 1, {1, 1e-3});
   expect_frequencies(parse_rope({{"rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "default"}}}}), 4, 1,
                      {1, 1e-3});
@@ -164,14 +164,14 @@ TEST(Rope, Linear) {
 }
 
 TEST(Rope, DynamicStretchesBeyondTheTrainingLength) {
-  const json scaling = {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}};
+  const Json scaling = {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}};
   expect_frequencies(parse_rope(scaling), 4, 64, {1, 0.01});
   // 128 tokens: theta = 10^4 * (2 * 128 / 64 - 1)^(4 / 2) = 9 * 10^4
   expect_frequencies(parse_rope(scaling), 4, 128, {1, 1.0 / 300});
 }
 
 TEST(Rope, Llama3KeepsShortWavesAndStretchesLongOnes) {
-  json scaling = {{"rope_type", "llama3"},
+  Json scaling = {{"rope_type", "llama3"},
                   {"factor", 8.0},
                   {"low_freq_factor", 1.0},
                   {"high_freq_factor", 4.0},
@@ -186,7 +186,7 @@ TEST(Rope, Llama3KeepsShortWavesAndStretchesLongOnes) {
 }
 
 TEST(Rope, Yarn) {
-  json yarn = {{"rope_theta", 10000.0}, {"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 100}, {"beta_slow", 1}};
+  Json yarn = {{"rope_theta", 10000.0}, {"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 100}, {"beta_slow", 1}};
   // With 2000 pi positions dimension(turns) = 4 ln(1000 / turns) / ln 10^4: 1 for 100 turns, 3 for one turn.
   // Dimensions 0 ... 3 are interpolated by 0, 0, 1/2, 1.
   yarn["original_max_position_embeddings"] = 2000 * std::numbers::pi;
@@ -208,7 +208,7 @@ TEST(Rope, Yarn) {
 
 // --- what is not supported says so ----------------------------------------------------------------------------------
 
-void expect_error(const json& changes, const std::string& part) {
+void expect_error(const Json& changes, const std::string& part) {
   try {
     (void)parse(with(tiny_config("LlamaForCausalLM"), changes));
     ADD_FAILURE() << "no error for " << changes;
@@ -221,7 +221,7 @@ TEST(ModelConfig, ErrorsNameTheKeyAndWhatIsSupported) {
   expect_error({{"architectures", {"GemmaForCausalLM"}}},
                "\"architectures\" is \"GemmaForCausalLM\", which is not supported; supported are LlamaForCausalLM");
   expect_error({{"architectures", nullptr}}, "\"model_type\" is missing");
-  expect_error({{"architectures", json::array()}}, "\"architectures\" is empty");
+  expect_error({{"architectures", Json::array()}}, "\"architectures\" is empty");
   expect_error({{"hidden_size", nullptr}}, "\"hidden_size\" is missing");
   expect_error({{"hidden_size", "24"}}, "\"hidden_size\" is not an integer");
   expect_error({{"hidden_size", -24}}, "\"hidden_size\" is -24, allowed are 1 to");
@@ -274,7 +274,7 @@ TEST(Collect, SeesWhatTheLayersGet) {
 
 TEST(Generate, OwnTextIsTheSameOnAnyNumberOfThreads) {
   for (bool with_bos : {true, false}) {
-    json json_config = tiny_config("LlamaForCausalLM");
+    Json json_config = tiny_config("LlamaForCausalLM");
     if (with_bos) json_config["bos_token_id"] = 7;
     const engine::ModelConfig config = parse(json_config);
     const auto tensors = random_tensors(config);

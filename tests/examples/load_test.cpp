@@ -10,7 +10,7 @@
 
 namespace {
 
-using tiny::json;
+using tiny::Json;
 
 void expect_error(const std::filesystem::path& directory, const std::vector<std::string>& parts) {
   try {
@@ -24,7 +24,7 @@ void expect_error(const std::filesystem::path& directory, const std::vector<std:
 
 TEST(LoadModel, MissingAndMisshapenTensorsAreNamed) {
   const tiny::Directory directory;
-  const json config = tiny::tiny_config("LlamaForCausalLM");
+  const Json config = tiny::tiny_config("LlamaForCausalLM");
   auto tensors = tiny::random_tensors(tiny::parse(config));
   tiny::save(directory / "good", config, tensors);
   EXPECT_EQ(engine::load_model(directory / "good").layers.size(), 2u);
@@ -45,7 +45,7 @@ TEST(LoadModel, MissingAndMisshapenTensorsAreNamed) {
 
 TEST(LoadModel, Qwen2NeedsItsBiases) {
   const tiny::Directory directory;
-  const json config = tiny::tiny_config("Qwen2ForCausalLM");
+  const Json config = tiny::tiny_config("Qwen2ForCausalLM");
   auto tensors = tiny::random_tensors(tiny::parse(config));
   tensors.erase("model.layers.0.self_attn.k_proj.bias");
   tiny::save(directory / "model", config, tensors);
@@ -56,7 +56,7 @@ TEST(LoadModel, Qwen2NeedsItsBiases) {
 /// what the kernel multiplies with is what `dequantize` says.
 TEST(LoadModel, QuantizedWeightsMultiplyAsTheyAreRestored) {
   const tiny::Directory directory;
-  const json config = tiny::with(tiny::tiny_config("Qwen3ForCausalLM"), {{"hidden_size", 48}});
+  const Json config = tiny::with(tiny::tiny_config("Qwen3ForCausalLM"), {{"hidden_size", 48}});
   const engine::ModelConfig parsed = tiny::parse(config);
   reference::Decoder reference{parsed, tiny::random_tensors(parsed), {}, 1.0};
   reference.frequencies = engine::rope_frequencies(parsed.rope, parsed.head_dim, 0);

@@ -10,7 +10,7 @@
 
 namespace programs {
 
-using tiny::json;
+using tiny::Json;
 
 struct Outcome {
   int code = -1;
@@ -26,10 +26,10 @@ inline std::string contents(const std::filesystem::path& path) {
 class Programs : public testing::Test {
  protected:
   Outcome run(const std::string& command) const {
-    const std::string line = std::string(SINQ_PROGRAM_DIR "/") + command + " > '" + (directory / "out").string() +
-                             "' 2> '" + (directory / "err").string() + "' < /dev/null";
+    const std::string line = std::string(SINQ_PROGRAM_DIR "/") + command + " > '" + (directory_ / "out").string() +
+                             "' 2> '" + (directory_ / "err").string() + "' < /dev/null";
     const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(directory / "out"), contents(directory / "err")};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(directory_ / "out"), contents(directory_ / "err")};
   }
 
   void expect_failure(const std::string& command, int code, const std::vector<std::string>& parts) const {
@@ -41,26 +41,26 @@ class Programs : public testing::Test {
   }
 
   /// Standard output is one JSON object and nothing else.
-  json expect_json(const std::string& command) const {
+  Json expect_json(const std::string& command) const {
     const Outcome o = run(command);
     EXPECT_EQ(o.code, 0) << command << "\n" << o.err;
     EXPECT_EQ(std::count(o.out.begin(), o.out.end(), '\n'), 1) << command;
     return sinq::store::parse_json(o.out, command);
   }
 
-  [[nodiscard]] std::string path(const std::string& name) const { return (directory / name).string(); }
+  [[nodiscard]] std::string path(const std::string& name) const { return (directory_ / name).string(); }
 
   /// A byte-level model: what all programs can do.
-  std::map<std::string, reference::Tensor> save_model(const std::string& name, const json& changes = json::object()) {
-    const json config = tiny::with(tiny::with(tiny::tiny_config("LlamaForCausalLM"),
+  std::map<std::string, reference::Tensor> save_model(const std::string& name, const Json& changes = Json::object()) {
+    const Json config = tiny::with(tiny::with(tiny::tiny_config("LlamaForCausalLM"),
                                               {{"vocab_size", 256}, {"hidden_size", 48}, {"intermediate_size", 80}}),
                                    changes);
     auto tensors = tiny::random_tensors(tiny::parse(config));
-    tiny::save(directory / name, config, tensors);
+    tiny::save(directory_ / name, config, tensors);
     return tensors;
   }
 
-  tiny::Directory directory;
+  tiny::Directory directory_;
 };
 
 }  // namespace programs

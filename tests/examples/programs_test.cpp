@@ -12,7 +12,7 @@ namespace {
 using programs::contents;
 using programs::Outcome;
 using programs::Programs;
-using tiny::json;
+using tiny::Json;
 
 constexpr const char* kPrograms[] = {"sinq_quantize", "sinq_perplexity", "sinq_inspect", "sinq_generate",
                                      "sinq_fold",     "sinq_demo",       "sinq_compare"};
@@ -29,7 +29,7 @@ TEST_F(Programs, HelpGoesToStandardOutput) {
 
 TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   save_model("model");
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   const std::string model = path("model");
   for (const std::string program : kPrograms) {
     expect_failure(program + " --colour", 2, {"--colour", "allowed:", "--help"});
@@ -91,19 +91,19 @@ TEST_F(Programs, WrongUsageSaysWhatIsAllowed) {
   expect_failure("sinq_generate " + model + " --tokens ''", 2, {"--tokens", "empty"});
   for (const char* tokens : {"1,x", "1,,2", "1,", "99999999999"})
     expect_failure("sinq_generate " + model + " --tokens " + tokens, 2, {"--tokens", "whole numbers"});
-  EXPECT_FALSE(std::filesystem::exists(directory / "q"));
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "q"));
 }
 
 TEST_F(Programs, FailuresNameTheCause) {
   save_model("model");
-  std::filesystem::create_directories(directory / "empty");
+  std::filesystem::create_directories(directory_ / "empty");
   expect_failure("sinq_inspect " + path("empty"), 1, {"empty", "model.safetensors"});
   expect_failure("sinq_quantize " + path("empty") + " " + path("q"), 1, {"empty", "model.safetensors"});
   expect_failure("sinq_generate " + path("empty") + " --prompt a", 1, {"config.json"});
   expect_failure("sinq_quantize " + path("model") + " " + path("model"), 1, {"the model itself"});
   expect_failure("sinq_perplexity " + path("model") + " --tokens " + path("model/model.safetensors"), 1, {"tokens"});
   expect_failure("sinq_generate " + path("model") + " --tokens 3,256", 1, {"token 1 is 256", "0 to 255"});
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   save_model("other", {{"vocab_size", 300}});
   expect_failure(
       "sinq_perplexity " + path("model") + " --tokens " + path("tokens.safetensors") + " --reference " + path("other"),
@@ -113,21 +113,21 @@ TEST_F(Programs, FailuresNameTheCause) {
 
 TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   const auto tensors = save_model("model");
-  std::ofstream(directory / "model" / "tokenizer.json") << "{}";
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  std::ofstream(directory_ / "model" / "tokenizer.json") << "{}";
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   const std::string quantized = path("q");
-  const json report = expect_json("sinq_quantize " + path("model") + " " + quantized +
+  const Json report = expect_json("sinq_quantize " + path("model") + " " + quantized +
                                   " --bits 3 --group-size 32 --threads 2 --json --report " + path("report.json"));
   EXPECT_EQ(report.at("quantized").size(), 14u);
   EXPECT_EQ(report.at("left_alone").size(), 6u);
   EXPECT_EQ(report.at("settings").at("bits"), 3);
-  json written = sinq::store::read_json(directory / "report.json");
+  Json written = sinq::store::read_json(directory_ / "report.json");
   EXPECT_EQ(written, report);
-  EXPECT_TRUE(std::filesystem::exists(directory / "q" / "tokenizer.json"));
-  EXPECT_EQ(sinq::store::Config(directory / "q" / "config.json").object("quantization_config").integer("bits"), 3);
+  EXPECT_TRUE(std::filesystem::exists(directory_ / "q" / "tokenizer.json"));
+  EXPECT_EQ(sinq::store::Config(directory_ / "q" / "config.json").object("quantization_config").integer("bits"), 3);
 
   // What lies on the disk is what the library makes of the same weights.
-  const auto loaded = sinq::store::load(directory / "q");
+  const auto loaded = sinq::store::load(directory_ / "q");
   ASSERT_EQ(loaded.size(), 14u);
   for (const auto& [name, q] : loaded) {
     const auto& t = tensors.at(name);
@@ -137,11 +137,11 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   }
 
   const std::string perplexity = "sinq_perplexity " + quantized + " --tokens " + path("tokens.safetensors") + " --json";
-  const json alone = expect_json(perplexity);
+  const Json alone = expect_json(perplexity);
   EXPECT_EQ(alone.at("predicted_tokens"), 60);
   EXPECT_GT(alone.at("perplexity").get<double>(), 1);
   EXPECT_FALSE(alone.contains("kl"));
-  const json compared = expect_json(perplexity + " --threads 2 --reference " + path("model"));
+  const Json compared = expect_json(perplexity + " --threads 2 --reference " + path("model"));
   EXPECT_EQ(compared.at("perplexity"), alone.at("perplexity"));  // to the last bit, whatever the threads
   const double fast = expect_json(perplexity + " --numerics fast").at("perplexity").get<double>();
   EXPECT_NE(fast, alone.at("perplexity").get<double>());
@@ -151,13 +151,13 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   EXPECT_GT(compared.at("tokens_per_second").get<double>(), 0);
   EXPECT_EQ(compared.at("instruction_set"), sinq::name_of(sinq::current_isa()));
   EXPECT_EQ(compared.at("bits_per_weight"), report.at("bits_per_weight"));
-  const json full = expect_json("sinq_perplexity " + path("model") + " --tokens " + path("tokens.safetensors") +
+  const Json full = expect_json("sinq_perplexity " + path("model") + " --tokens " + path("tokens.safetensors") +
                                 " --reference " + path("model") + " --json");
   EXPECT_TRUE(full.at("bits_per_weight").is_null());
   EXPECT_EQ(full.at("kl"), 0);
   EXPECT_EQ(full.at("flip_rate_percent"), 0);
 
-  const json inspected = expect_json("sinq_inspect " + quantized + " --original " + path("model") + " --json");
+  const Json inspected = expect_json("sinq_inspect " + quantized + " --original " + path("model") + " --json");
   EXPECT_EQ(inspected.at("tensors").size(), 20u);
   EXPECT_EQ(inspected.at("bits_per_weight"), report.at("bits_per_weight"));
   std::map<std::string, double> errors;
@@ -171,14 +171,14 @@ TEST_F(Programs, QuantizePerplexityInspectGenerate) {
   }
 
   const std::string generate = "sinq_generate " + quantized + " --prompt 'To be' --count 12 --json";
-  const json greedy = expect_json(generate);
+  const Json greedy = expect_json(generate);
   EXPECT_EQ(greedy.at("tokens").size(), 12u);
   EXPECT_GT(greedy.at("tokens_per_second").get<double>(), 0);
   EXPECT_EQ(greedy.at("instruction_set"), sinq::name_of(sinq::current_isa()));
   EXPECT_EQ(expect_json(generate + " --threads 2").at("tokens"), greedy.at("tokens"));
   EXPECT_EQ(expect_json("sinq_generate " + quantized + " --tokens 84,111,32,98,101 --count 12 --json").at("tokens"),
             greedy.at("tokens"));
-  const json sampled = expect_json(generate + " --temperature 1 --seed 3");
+  const Json sampled = expect_json(generate + " --temperature 1 --seed 3");
   EXPECT_EQ(expect_json(generate + " --temperature 1 --seed 3").at("tokens"), sampled.at("tokens"));
   EXPECT_NE(expect_json(generate + " --temperature 1 --seed 4").at("tokens"), sampled.at("tokens"));
 
@@ -199,9 +199,9 @@ TEST_F(Programs, InspectGoesOnWhereATensorHasNoMeasure) {
   reference::Tensor mask = tensors.begin()->second;
   std::fill(mask.values.begin(), mask.values.end(), -3.4e38f);
   tensors["model.mask"] = mask;
-  tiny::save(directory / "model", sinq::store::read_json(directory / "model" / "config.json"), tensors);
+  tiny::save(directory_ / "model", sinq::store::read_json(directory_ / "model" / "config.json"), tensors);
   const std::string why = "sinq: weights(0, 0) = -3.4e+38: must be below 2^120 in magnitude";
-  const json inspected = expect_json("sinq_inspect " + path("model") + " --json");
+  const Json inspected = expect_json("sinq_inspect " + path("model") + " --json");
   EXPECT_EQ(inspected.at("tensors").size(), tensors.size());
   for (const auto& t : inspected.at("tensors")) {
     const bool is_mask = t.at("name") == "model.mask";
@@ -219,7 +219,7 @@ TEST_F(Programs, InspectGoesOnWhereATensorHasNoMeasure) {
 
 TEST_F(Programs, EveryMethodGoesThrough) {
   save_model("model");
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   for (const char* options :
        {"--bits 2 --balance none", "--bits 3 --refine hqq", "--bits 5 --tile square --group-size 16",
         "--bits 6 --rounding symmetric", "--preset 2.5", "--bits 3 --rounding table --refine fit --aux-bits 6",
@@ -228,7 +228,7 @@ TEST_F(Programs, EveryMethodGoesThrough) {
         "--calibration weighted --preset 3.5 --windows 2", "--calibration awq --bits 4 --balance none --windows 2"}) {
     const Outcome o = run("sinq_quantize " + path("model") + " " + path("q") + " " + options);
     EXPECT_EQ(o.code, 0) << options << "\n" << o.err;
-    const json result = expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
+    const Json result = expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
                                     " --json --reference " + path("model"));
     EXPECT_LT(result.at("kl").get<double>(), 2) << options;
   }
@@ -237,9 +237,9 @@ TEST_F(Programs, EveryMethodGoesThrough) {
 // Calibrated with a text, the model departs less from its original on that text.
 TEST_F(Programs, CalibrationHelpsOnItsText) {
   save_model("model");
-  tiny::save_windows(directory / "tokens.safetensors", 256);
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
   const auto kl = [&](const std::string& options) {
-    const json report =
+    const Json report =
         expect_json("sinq_quantize " + path("model") + " " + path("q") + " --preset 3 --json" + options);
     EXPECT_EQ(report.at("settings").contains("calibration"), !options.empty());
     return expect_json("sinq_perplexity " + path("q") + " --tokens " + path("tokens.safetensors") +
@@ -256,18 +256,18 @@ TEST_F(Programs, CalibrationHelpsOnItsText) {
 /// Two commands make a model that any engine runs: balanced, and without a second axis.
 TEST_F(Programs, FoldThenQuantizeWithoutBalancing) {
   save_model("model");
-  tiny::save_windows(directory / "tokens.safetensors", 256);
-  const json report = expect_json("sinq_fold " + path("model") + " " + path("folded") + " --group-size 32 --json");
+  tiny::save_windows(directory_ / "tokens.safetensors", 256);
+  const Json report = expect_json("sinq_fold " + path("model") + " " + path("folded") + " --group-size 32 --json");
   EXPECT_EQ(report.at("groups").size(), 8u);
   EXPECT_LT(report.at("rounding_error").get<double>(), 0x1p-24);
   const std::string compare = " --json --tokens " + path("tokens.safetensors") + " --reference " + path("model");
   // Logits off by 1e-4 of themselves (fold_test.cpp) change a KL divergence by the square of that.
   EXPECT_LT(expect_json("sinq_perplexity " + path("folded") + compare).at("kl").get<double>(), 1e-7);
 
-  const json quantized =
+  const Json quantized =
       expect_json("sinq_quantize " + path("folded") + " " + path("q") + " --preset 4.5 --balance none --json");
-  EXPECT_EQ(quantized.at("settings"), json({{"preset", 4.5}, {"balance", "none"}}));
-  for (const auto& [name, q] : sinq::store::load(directory / "q")) EXPECT_TRUE(q.col_scale.empty()) << name;
+  EXPECT_EQ(quantized.at("settings"), Json({{"preset", 4.5}, {"balance", "none"}}));
+  for (const auto& [name, q] : sinq::store::load(directory_ / "q")) EXPECT_TRUE(q.col_scale.empty()) << name;
   EXPECT_LT(expect_json("sinq_perplexity " + path("q") + compare).at("kl").get<double>(), 0.1);
   const Outcome text = run("sinq_fold " + path("model") + " " + path("text"));
   EXPECT_NE(text.out.find("q, k, v -> input_layernorm"), std::string::npos) << text.out;
@@ -277,8 +277,8 @@ TEST_F(Programs, FoldThenQuantizeWithoutBalancing) {
 TEST_F(Programs, BudgetIsKept) {
   save_model("model");
   const std::string command = "sinq_quantize " + path("model") + " " + path("q") + " --json --budget ";
-  const json small = expect_json(command + "4.2");
-  const json large = expect_json(command + "6.3 --balance none");
+  const Json small = expect_json(command + "4.2");
+  const Json large = expect_json(command + "6.3 --balance none");
   EXPECT_LE(small.at("bits_per_weight").get<double>(), 4.2);
   EXPECT_GT(small.at("bits_per_weight").get<double>(), 4.1);  // a step of the smallest matrix is 0.02 of the whole
   EXPECT_LE(large.at("bits_per_weight").get<double>(), 6.3);
@@ -296,11 +296,11 @@ TEST_F(Programs, BudgetIsKept) {
 TEST_F(Programs, TiedEmbeddingIsStoredOnce) {
   auto tensors = save_model("model");
   tensors["lm_head.weight"] = tensors.at("model.embed_tokens.weight");  // some checkpoints hold both
-  const json config = sinq::store::read_json(directory / "model" / "config.json");
-  tiny::save(directory / "model", config, tensors);
-  const json report =
+  const Json config = sinq::store::read_json(directory_ / "model" / "config.json");
+  tiny::save(directory_ / "model", config, tensors);
+  const Json report =
       expect_json("sinq_quantize " + path("model") + " " + path("q") + " --include embed_tokens --json");
-  const sinq::store::Checkpoint checkpoint(directory / "q");
+  const sinq::store::Checkpoint checkpoint(directory_ / "q");
   EXPECT_TRUE(sinq::store::is_quantized(checkpoint, "model.embed_tokens.weight"));
   EXPECT_EQ(checkpoint.find("lm_head.weight"), nullptr);
   EXPECT_FALSE(sinq::store::is_quantized(checkpoint, "lm_head.weight"));
@@ -312,35 +312,35 @@ TEST_F(Programs, TiedEmbeddingIsStoredOnce) {
 
 TEST_F(Programs, FusedExpertsAreQuantizedOneByOne) {
   auto tensors = save_model("model");
-  const json config = sinq::store::read_json(directory / "model" / "config.json");
-  std::filesystem::create_directories(directory / "moe");
-  std::ofstream(directory / "moe" / "config.json") << config.dump();
+  const Json config = sinq::store::read_json(directory_ / "model" / "config.json");
+  std::filesystem::create_directories(directory_ / "moe");
+  std::ofstream(directory_ / "moe" / "config.json") << config.dump();
   const std::string experts = "model.layers.0.mlp.experts.gate_up_proj";
   std::mt19937 random(1);
   std::vector<float> values(3 * 20 * 32);
   for (float& x : values) x = std::normal_distribution<float>()(random);
   {
-    sinq::store::Writer out(directory / "moe" / "model.safetensors");
+    sinq::store::Writer out(directory_ / "moe" / "model.safetensors");
     out.add(experts, sinq::store::ElementType::f32, {3, 20, 32}, std::as_bytes(std::span(values)));
     out.add("model.layers.0.mlp.gate.weight", sinq::store::ElementType::f32, {3, 32},
             std::as_bytes(std::span(values).first(96)));
     out.finish();
   }
-  const json report = expect_json("sinq_quantize " + path("moe") + " " + path("q") + " --json");
+  const Json report = expect_json("sinq_quantize " + path("moe") + " " + path("q") + " --json");
   ASSERT_EQ(report.at("quantized").size(), 1u);
   EXPECT_EQ(report.at("quantized")[0].at("matrices"), 3);
   EXPECT_EQ(report.at("left_alone")[0].at("reason"), "routes between experts");
-  const auto loaded = sinq::store::load(directory / "q");
+  const auto loaded = sinq::store::load(directory_ / "q");
   ASSERT_EQ(loaded.size(), 3u);
   for (int k = 0; k < 3; ++k)
     EXPECT_EQ(loaded.at(experts + "." + std::to_string(k)),
               sinq::quantize(sinq::WeightView(values.data() + k * 640, sinq::DType::f32, 20, 32)));
-  const json inspected = expect_json("sinq_inspect " + path("q") + " --original " + path("moe") + " --json");
+  const Json inspected = expect_json("sinq_inspect " + path("q") + " --original " + path("moe") + " --json");
   for (const auto& t : inspected.at("tensors")) EXPECT_TRUE(t.at("relative_error").is_number()) << t;
 
   values[2 * 640 + 3 * 32 + 5] = std::numeric_limits<float>::quiet_NaN();
   {
-    sinq::store::Writer out(directory / "moe" / "model.safetensors");
+    sinq::store::Writer out(directory_ / "moe" / "model.safetensors");
     out.add(experts, sinq::store::ElementType::f32, {3, 20, 32}, std::as_bytes(std::span(values)));
     out.finish();
   }
@@ -351,11 +351,11 @@ TEST_F(Programs, NothingIsLeftOfAModelWithNaN) {
   auto tensors = save_model("model");
   const std::string name = "model.layers.1.mlp.down_proj.weight";
   tensors.at(name).values[7 * 80 + 11] = std::numeric_limits<float>::quiet_NaN();
-  const json config = sinq::store::read_json(directory / "model" / "config.json");
-  tiny::save(directory / "model", config, tensors);
+  const Json config = sinq::store::read_json(directory_ / "model" / "config.json");
+  tiny::save(directory_ / "model", config, tensors);
   expect_failure("sinq_quantize " + path("model") + " " + path("q"), 1, {name, "(7, 11)"});
   std::vector<std::string> left;
-  for (const auto& entry : std::filesystem::directory_iterator(directory / "."))
+  for (const auto& entry : std::filesystem::directory_iterator(directory_ / "."))
     left.push_back(entry.path().filename().string());
   std::sort(left.begin(), left.end());
   EXPECT_EQ(left, (std::vector<std::string>{"err", "model", "out"}));
@@ -364,7 +364,7 @@ TEST_F(Programs, NothingIsLeftOfAModelWithNaN) {
 TEST_F(Programs, DemoShowsEveryMethod) {
   const std::filesystem::path model = SINQ_EXAMPLES_DIR "/demo-model";
   if (!std::filesystem::exists(model / "model.safetensors")) GTEST_SKIP() << "*** there is no demo model yet ***";
-  const json result = expect_json("sinq_demo --windows 2 --json --out " + path("demo"));
+  const Json result = expect_json("sinq_demo --windows 2 --json --out " + path("demo"));
   const auto& rows = result.at("results");
   ASSERT_EQ(rows.size(), 22u);  // the original, 16 published methods, 5 presets
   for (const auto& row : rows) {

@@ -22,7 +22,10 @@ struct Tensor {
   int rows = 0;
   int cols = 0;
   std::vector<float> values;
-  [[nodiscard]] double at(int i, int j) const { return double{values[static_cast<std::size_t>(i * cols + j)]}; }
+  [[nodiscard]] std::size_t index(int i, int j) const {
+    return static_cast<std::size_t>(i) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(j);
+  }
+  [[nodiscard]] double at(int i, int j) const { return double{values[index(i, j)]}; }
 };
 
 struct Decoder {

@@ -12,14 +12,14 @@
 
 namespace tiny {
 
-using json = sinq::store::Json;
+using sinq::store::Json;
 
-inline engine::ModelConfig parse(const json& config) {
+inline engine::ModelConfig parse(const Json& config) {
   return engine::parse_config({config, "config.json"});
 }
 
 /// Small numbers that no mistake in a shape survives: all sizes differ.
-inline json tiny_config(const std::string& architecture) {
+inline Json tiny_config(const std::string& architecture) {
   return {{"architectures", {architecture}},
           {"hidden_size", 24},
           {"intermediate_size", 40},
@@ -33,7 +33,7 @@ inline json tiny_config(const std::string& architecture) {
           {"tie_word_embeddings", true}};
 }
 
-inline json with(json config, const json& changes) {
+inline Json with(Json config, const Json& changes) {
   config.update(changes);
   return config;
 }
@@ -96,7 +96,7 @@ class Directory {
 };
 
 /// Writes a model directory. Tensors of one row are vectors.
-inline void save(const std::filesystem::path& directory, const json& config,
+inline void save(const std::filesystem::path& directory, const Json& config,
                  const std::map<std::string, reference::Tensor>& tensors) {
   using sinq::store::ElementType;
   std::filesystem::create_directories(directory);

@@ -454,7 +454,7 @@ TYPED_TEST(ElementTest, NanAndInfinityAreNamedWhateverTheThreads) {
 TYPED_TEST(ElementTest, IsQuantizedAsItsFloats) {
   using Typed = Eigen::Matrix<TypeParam, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const Typed w = weights_and_outliers(33, 100, 15).template cast<TypeParam>();
-  const Matrix floats = w.template cast<float>();
+  const Matrix& floats = w.template cast<float>();  // `w` itself where it is of floats
   EXPECT_EQ(quantize(w), quantize(floats));
   EXPECT_EQ(quantize(WeightView(w.data(), DTypeOf<TypeParam>::value, 33, 100)), quantize(floats));
 }
