@@ -148,7 +148,7 @@ struct Sixteen {
 
   [[SINQ_TARGET, gnu::always_inline]] inline Sixteen(const void* begin, std::int64_t token) noexcept
       : first(static_cast<const std::int8_t*>(begin)), one(token) {
-    asm volatile("" : "+r"(first), "+r"(one)::"memory");  // what `multiplied` reads has been written
+    asm volatile("" : "+r"(first), "+r"(one)::"memory");  // what the products read has been written
     ninth = first + 8 * one;
     three = 3 * one;
     five = 5 * one;
@@ -156,35 +156,7 @@ struct Sixteen {
     asm("" : "+r"(ninth), "+r"(three), "+r"(five), "+r"(seven));
   }
 
-  /// sum + a x, x being the float of token kT that lies kBy bytes behind `at`.
-  template <int kT, int kBy>
-  [[SINQ_TARGET, gnu::always_inline]] inline Floats multiplied(Floats sum, Floats a, std::int64_t at) const noexcept {
-    if constexpr (kT % 8 == 0)
-      asm("{vfmadd231ps %c3(%2)%{1to16%}, %1, %0|vfmadd231ps %0, %1, dword ptr [%2+%c3]%{1to16%}}"
-          : "+v"(sum)
-          : "v"(a), "r"(from<kT>(at)), "i"(kBy));
-    else
-      asm("{vfmadd231ps %c3(%2,%4,%c5)%{1to16%}, %1, %0|vfmadd231ps %0, %1, dword ptr [%2+%4*%c5+%c3]%{1to16%}}"
-          : "+v"(sum)
-          : "v"(a), "r"(from<kT>(at)), "i"(kBy), "r"(distance<kT % 8>()), "i"(kTimes<kT % 8>));
-    return sum;
-  }
-  /// The same with the products of four unsigned bytes and four signed ones.
-  template <int kT, int kBy>
-  [[gnu::target("avx512vnni"), SINQ_TARGET, gnu::always_inline]] inline Ints multiplied(
-      Ints sum, Ints bytes, std::int64_t at) const noexcept {
-    if constexpr (kT % 8 == 0)
-      asm("{vpdpbusd %c3(%2)%{1to16%}, %1, %0|vpdpbusd %0, %1, dword ptr [%2+%c3]%{1to16%}}"
-          : "+v"(sum)
-          : "v"(bytes), "r"(from<kT>(at)), "i"(kBy));
-    else
-      asm("{vpdpbusd %c3(%2,%4,%c5)%{1to16%}, %1, %0|vpdpbusd %0, %1, dword ptr [%2+%4*%c5+%c3]%{1to16%}}"
-          : "+v"(sum)
-          : "v"(bytes), "r"(from<kT>(at)), "i"(kBy), "r"(distance<kT % 8>()), "i"(kTimes<kT % 8>));
-    return sum;
-  }
-
- private:
+ protected:
   template <int kFurther>
   static constexpr int kTimes = kFurther == 4                    ? 4
                                 : kFurther == 2 || kFurther == 6 ? 2
@@ -222,6 +194,19 @@ struct FloatTokens<16> : Sixteen {
   }
 
  private:
+  /// sum + a x, x being the activation of token kT that lies kBy bytes behind `at`.
+  template <int kT, int kBy>
+  [[SINQ_TARGET, gnu::always_inline]] inline Floats multiplied(Floats sum, Floats a, std::int64_t at) const noexcept {
+    if constexpr (kT % 8 == 0)
+      asm("{vfmadd231ps %c3(%2)%{1to16%}, %1, %0|vfmadd231ps %0, %1, dword ptr [%2+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(a), "r"(from<kT>(at)), "i"(kBy));
+    else
+      asm("{vfmadd231ps %c3(%2,%4,%c5)%{1to16%}, %1, %0|vfmadd231ps %0, %1, dword ptr [%2+%4*%c5+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(a), "r"(from<kT>(at)), "i"(kBy), "r"(distance<kT % 8>()), "i"(kTimes<kT % 8>));
+    return sum;
+  }
   template <int kColumn, int... kT>
   [[SINQ_TARGET, gnu::always_inline]] inline void add_column(Floats w, std::int64_t at, Floats (&sum)[16][1],
                                                              std::integer_sequence<int, kT...> /*all*/) const noexcept {
@@ -305,30 +290,44 @@ struct Tokens<16> : Sixteen {
   /// As in general.
   template <class T>
   [[SINQ_TARGET, gnu::always_inline]] inline T number(int t, std::int64_t at) const noexcept {
-    const std::int64_t distance = t % 8 == 0   ? 0
-                                  : t % 8 == 1 ? one
-                                  : t % 8 == 2 ? 2 * one
-                                  : t % 8 == 3 ? three
-                                  : t % 8 == 4 ? 4 * one
-                                  : t % 8 == 5 ? five
-                                  : t % 8 == 6 ? 2 * three
-                                               : seven;
-    return *reinterpret_cast<const T*>((t < 8 ? first : ninth) + at + distance);
+    const std::int64_t further = t % 8 == 0   ? 0
+                                 : t % 8 == 1 ? one
+                                 : t % 8 == 2 ? 2 * one
+                                 : t % 8 == 3 ? three
+                                 : t % 8 == 4 ? 4 * one
+                                 : t % 8 == 5 ? five
+                                 : t % 8 == 6 ? 2 * three
+                                              : seven;
+    return *reinterpret_cast<const T*>((t < 8 ? first : ninth) + at + further);
+  }
+
+  /// To the sums of all tokens, their products with four bytes each, kBy bytes behind `at`.
+  template <int kBy>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add(Ints (&sum)[16][1][1], Ints bytes,
+                                                      std::int64_t at) const noexcept {
+    add<kBy>(sum, bytes, at, std::make_integer_sequence<int, 16>{});
+  }
+
+ private:
+  template <int kBy, int... kT>
+  [[SINQ_TARGET, gnu::always_inline]] inline void add(Ints (&sum)[16][1][1], Ints bytes, std::int64_t at,
+                                                      std::integer_sequence<int, kT...> /*all*/) const noexcept {
+    ((sum[kT][0][0] = multiplied<kT, kBy>(sum[kT][0][0], bytes, at)), ...);
+  }
+  /// `dot` with four activations of token kT.
+  template <int kT, int kBy>
+  [[SINQ_TARGET, gnu::always_inline]] inline Ints multiplied(Ints sum, Ints bytes, std::int64_t at) const noexcept {
+    if constexpr (kT % 8 == 0)
+      asm("{vpdpbusd %c3(%2)%{1to16%}, %1, %0|vpdpbusd %0, %1, dword ptr [%2+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(bytes), "r"(from<kT>(at)), "i"(kBy));
+    else
+      asm("{vpdpbusd %c3(%2,%4,%c5)%{1to16%}, %1, %0|vpdpbusd %0, %1, dword ptr [%2+%4*%c5+%c3]%{1to16%}}"
+          : "+v"(sum)
+          : "v"(bytes), "r"(from<kT>(at)), "i"(kBy), "r"(distance<kT % 8>()), "i"(kTimes<kT % 8>));
+    return sum;
   }
 };
-
-/// To the sums of sixteen tokens, the products of bytes with their activations kBy bytes behind `at`.
-template <int kBy, int... kT>
-[[SINQ_TARGET, gnu::always_inline]] inline void add_sixteen(Ints (&sum)[16][1][1], Ints bytes, const Tokens<16>& x,
-                                                            std::int64_t at,
-                                                            std::integer_sequence<int, kT...> /*all*/) noexcept {
-  ((sum[kT][0][0] = x.multiplied<kT, kBy>(sum[kT][0][0], bytes, at)), ...);
-}
-template <int kBy>
-[[SINQ_TARGET, gnu::always_inline]] inline void add_sixteen(Ints (&sum)[16][1][1], Ints bytes, const Tokens<16>& x,
-                                                            std::int64_t at) noexcept {
-  add_sixteen<kBy>(sum, bytes, x, at, std::make_integer_sequence<int, 16>{});
-}
 
 #include "fours.inc"
 
