@@ -135,7 +135,8 @@ void for_tokens(std::int64_t n, Serve&& serve, std::int64_t most = kMost) noexce
     for (std::int64_t t = 0; t < n; ++t) serve(std::integral_constant<int, 1>{}, t);
     return;
   }
-  for (std::int64_t t = 0; t < n;) {  // a kernel called in two places would come out slower (g++ 12)
+  std::int64_t t = 0;
+  while (t < n) {  // a kernel called in two places would come out slower (g++ 12)
     const auto serves = [&](auto count) {
       if (count > 4 && (count > most || count > n || 2 * (n - t) <= count)) return false;
       serve(count, std::min(t, n - count));
