@@ -67,7 +67,7 @@ using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>
 template <class X, class Y>
 void products(const QuantizedMatrix& q, Choices& c, std::mt19937& random) {
   const Format& f = q.format;
-  const std::int64_t tokens = c.below(8) == 7 ? 60 + c.below(20) : 1 + c.below(10);
+  const std::int64_t tokens = c.below(8) >= 6 ? 11 + c.below(70) : 1 + c.below(10);
   // Magnitudes over a few or many powers of two; halves have fewer.
   const int range = std::is_same_v<X, half> ? 4 : 1 + static_cast<int>(c.below(40));
   const int middle = std::is_same_v<X, half> || std::is_same_v<Y, half> ? 0 : static_cast<int>(c.below(120)) - 70;
