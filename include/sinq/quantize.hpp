@@ -28,9 +28,9 @@
 // to contain it, since its zero must be a code; balanced groups practically always do.
 //
 // The result has the same bits on every machine and with any number of threads, calibrated or not. Two flags of the
-// including translation unit void that: -ffast-math, and clang's -ffp-contract=fast or fast-honor-pragmas, which fuse
-// products and sums that the code keeps apart. (g++'s default of that name does not: there the code hides its
-// products.)
+// file that compiles `quantize` (kernels.hpp) void that: -ffast-math, and clang's -ffp-contract=fast or
+// fast-honor-pragmas, which fuse products and sums that the code keeps apart. (g++'s default of that name does not:
+// there the code hides its products.)
 //
 // Why the codes come last: a coarse auxiliary is an error that every weight of the group shares, and choosing the codes
 // against the stored value removes most of it for free.
@@ -41,3 +41,6 @@
 #include "quantize/metrics.hpp"
 #include "quantize/preset.hpp"
 #include "quantize/quantize_matrix.hpp"
+#ifndef SINQ_EXTERN_KERNELS
+#include "quantize/passes.hpp"
+#endif

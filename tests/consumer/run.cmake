@@ -65,7 +65,7 @@ if(CONSUMER MATCHES "/add_subdirectory$")  # the other files only declare them: 
   if(NOT refused)
     message(FATAL_ERROR "with SINQ_EXTERN_KERNELS a program links without kernels")
   endif()
-  foreach(kernel matmul::choose quantize::fit_strip quantize::hqq_round balance::sweep)
+  foreach(kernel "matmul::choose[(]" "::quantize[(]")
     if(NOT output MATCHES "undefined [^\n]*${kernel}")
       message(FATAL_ERROR "it is not the declaration of ${kernel} that does not link:\n${output}")
     endif()

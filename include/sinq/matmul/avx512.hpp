@@ -287,7 +287,8 @@ struct Tokens<16> : Sixteen {
   [[SINQ_TARGET, gnu::always_inline]] inline Tokens(const Prepared& x, std::int64_t n) noexcept
       : Sixteen(x.bytes(n), 4 * x.token) {}
 
-  /// As in general.
+  /// As in general. Where loops are unrolled t is known; t * one would be a product, since g++ does not see through the
+  /// others.
   template <class T>
   [[SINQ_TARGET, gnu::always_inline]] inline T number(int t, std::int64_t at) const noexcept {
     const std::int64_t further = t % 8 == 0   ? 0

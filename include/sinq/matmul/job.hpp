@@ -126,11 +126,12 @@ struct Job {
 
 using Kernel = void (*)(const Job&) noexcept;
 
-/// Calls serve(count, first) until all n tokens are served: below four one by one, then 16, 8 or 4 at a time (at most
-/// `most`, at most kMost), whatever more than half of is left; the last ones share their pass with some that have been
-/// served before. kMost = 1: always one by one.
+/// Calls serve(count, first) until all n tokens are served: below four one by one, from four on 16 or 8 at a time (at
+/// most `most`, at most kMost) where more than half of them are left, else 4. The last ones share their pass with some
+/// that have been served before. kMost = 1: always one by one.
 template <int kMost, class Serve>
 void for_tokens(std::int64_t n, Serve&& serve, std::int64_t most = kMost) noexcept {
+  static_assert(kMost == 1 || kMost >= 4);
   if (kMost == 1 || n < 4) {
     for (std::int64_t t = 0; t < n; ++t) serve(std::integral_constant<int, 1>{}, t);
     return;
@@ -147,14 +148,20 @@ void for_tokens(std::int64_t n, Serve&& serve, std::int64_t most = kMost) noexce
       if (serves(std::integral_constant<int, 16>{})) continue;
     if constexpr (kMost >= 8)
       if (serves(std::integral_constant<int, 8>{})) continue;
-    if constexpr (kMost >= 4) serves(std::integral_constant<int, 4>{});
+    if constexpr (kMost >= 4) (void)serves(std::integral_constant<int, 4>{});
   }
 }
 
-/// Sums of different tokens and planes that leave registers for as many others.
+/// Sums of different tokens and planes that are enough to keep two units busy, and leave registers for as many totals.
 inline constexpr int kFewSums = 12;
 
-/// How codes are multiplied for one token; where there are fewer than kFewSums sums; where there are more.
+/// Tokens at once: groups of 16 have a total beside each sum, or are scaled so often that more of them gain nothing.
+template <int kPlanes, int kMost>
+[[nodiscard]] constexpr std::int64_t most_at_once(const Tiling& t) noexcept {
+  return t.group_size == 16 ? kFewSums / kPlanes : kMost;
+}
+
+/// How codes are multiplied: for one token; below kFewSums sums; from there on.
 template <int kTokens, int kPlanes, class One, class Few, class Many>
 using CodesFor = std::conditional_t<kTokens == 1, One, std::conditional_t<(kTokens * kPlanes < kFewSums), Few, Many>>;
 

@@ -152,7 +152,7 @@ template <int kBits, bool kTable>
   return {avx2::prepare_bytes<1, false>, avx2::vnni::multiply_bytes<kBits, 1, 4, Few, Many>, avx2::deliver};
 }
 
-/// As choose_avx512.
+/// Digits as with AVX-512, but for any number of tokens.
 [[nodiscard]] inline Method choose_avxvnni(const Format& f, const Tiling& t, std::int64_t tokens, bool exact) noexcept {
   if (exact && core::is_nf(f.levels)) return choose_avx2(f, t, tokens, exact);
   return with_codes(f, [&](auto bits, auto table) { return bytes_avxvnni<bits(), table()>(exact); });

@@ -32,8 +32,8 @@ enum class TileProducts : std::uint8_t { none, bytes, bfloat16 };
   return tokens >= kFewestTokens && cols >= 32 ? TileProducts::bytes : TileProducts::none;
 }
 
-/// Whether exact numerics multiply in floats even with products of four bytes (VNNI), three digits of every activation:
-/// NF levels are no integers, and of many tokens, the sums of groups of 16 take too long to scale.
+/// Whether vectors of 512 bits multiply in floats in exact numerics, not in three digits of every activation (VNNI): NF
+/// levels are no integers, and from 16 tokens on, sums of groups of 16 take longer to scale (measured).
 [[nodiscard]] inline bool exact_in_floats(const Format& f, const Tiling& t, std::int64_t tokens) noexcept {
   return core::is_nf(f.levels) || (tokens >= 16 && t.group_size == 16);
 }

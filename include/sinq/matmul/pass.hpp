@@ -24,9 +24,9 @@ struct Pass {
 }
 
 /// The strips of a product as tasks: of `size` strips, many, since what a kernel asks the memory for behind the last
-/// one is lost; the last quarter, or all where a strip takes long, of fewer, so that all workers end at about the same
-/// time. Where every panel has column scales of its own (square), a task is a panel, for which the tokens are then
-/// prepared once.
+/// one is lost, while there are tasks enough for all workers; the last quarter, or all where a strip takes long, of
+/// fewer (of as many as tiles take at once), so that all workers end at about the same time. Where every panel has
+/// column scales of its own (square), a task is a panel, for which the tokens are then prepared once.
 struct Tasks {
   Tasks(const pack::StripOrder& o, std::int64_t tokens, int width) noexcept : strips(o.strips) {
     constexpr std::int64_t kManyTokens = 16;
@@ -46,11 +46,11 @@ struct Tasks {
   std::int64_t large;  // tasks of `size` strips
   std::int64_t count;
 };
-[[nodiscard]] inline Tasks tasks(const Product& p, const Pass& pass) noexcept {
+[[nodiscard]] inline Tasks tasks_in(const Product& p, const Pass& pass) noexcept {
   return {pack::StripAccess::order(*p.w), tokens_of(p, pass), pass.width};
 }
 [[nodiscard]] inline std::int64_t tasks_of(const Product& p, const Pass& pass) noexcept {
-  return tasks(p, pass).count;
+  return tasks_in(p, pass).count;
 }
 
 /// Tokens that are prepared before the tasks begin.
@@ -111,7 +111,7 @@ inline void run_task(const Place& at, const Pass& pass, int worker, float* scrat
   const pack::StripOrder& o = w.order();
   const std::int64_t tokens = tokens_of(p, pass);
   const Method method = choose(w.format(), w.tiling(), tokens, pass.numerics);
-  const Tasks all = tasks(p, pass);
+  const Tasks all = tasks_in(p, pass);
   const std::int64_t begin = all.begin(at.index);
   const std::int64_t end = all.begin(at.index + 1);
   Prepared x(o.tiling, at.prepared);

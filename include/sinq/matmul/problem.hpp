@@ -13,9 +13,10 @@ namespace sinq::inline SINQ_ABI {
 ///
 ///   exact   as accurate as a float product with the dequantized weights. Activations keep 23 bits of the largest
 ///           magnitude among those that share a step: a group (256 columns of a longer one, 64 columns of groups of 16
-///           and 32). With NF levels, in portable code and NEON, and with AVX2 from four tokens on, they stay floats.
-///           The default: what quantizing the weights cost is then all that is lost. How a row of results is rounded
-///           (its last bits) may depend on the number of tokens
+///           and 32). With NF levels, in portable code and NEON, with AVX2 from four tokens on, and with AVX-512 from
+///           16 tokens on where groups are of 16 columns, they stay floats. The default: what quantizing the weights
+///           cost is then all that is lost. How a row of results is rounded (its last bits) may depend on the number of
+///           tokens
 ///   fast    activations keep 7 bits of it (a 254th of the largest magnitude), NF levels are rounded to multiples of
 ///           1/127. Many tokens in AMX's tiles (from 11 to 128 on, by the group size): activations and dequantized
 ///           weights keep 8 bits each (bfloat16). Portable code rounds neither: it has exact numerics only

@@ -16,6 +16,9 @@
 
 #include "metrics.hpp"
 #include "quantize_matrix.hpp"
+#ifndef SINQ_EXTERN_KERNELS
+#include "passes.hpp"
+#endif
 
 namespace sinq::inline SINQ_ABI {
 

@@ -32,7 +32,7 @@ namespace sinq::inline SINQ_ABI::detail::quantize {
   return {static_cast<float>((1 << bits) - 1), static_cast<float>(o.p - 1), static_cast<float>(1 / o.beta)};
 }
 
-#ifdef SINQ_EXTERN_KERNELS
+#ifdef SINQ_EXTERN_KERNELS  // else it has been defined above
 /// One round on all rows of a tile (x: rows.size() x padded(cols)): new zeros from old ones. Returns the sum of
 /// |x - restored|, restored with the old ones (hqq_round.hpp).
 SINQ_KERNEL double hqq_round(const float* x, std::int64_t cols, std::span<const ScaleZero> rows, float* new_zeros,

@@ -38,7 +38,3 @@ template <class Derived>
 }
 
 }  // namespace sinq::inline SINQ_ABI
-
-#ifndef SINQ_EXTERN_KERNELS
-#include "passes.hpp"
-#endif
