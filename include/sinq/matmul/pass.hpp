@@ -23,34 +23,16 @@ struct Pass {
   return std::clamp<std::int64_t>(p.y.rows - pass.first, 0, token_block(pass.numerics));
 }
 
-/// The strips of a product as tasks: of `size` strips, many, since what a kernel asks the memory for behind the last
-/// one is lost, while there are tasks enough for all workers; the last quarter, or all where a strip takes long, of
-/// fewer (of as many as tiles take at once), so that all workers end at about the same time. Where every panel has
-/// column scales of its own (square), a task is a panel, for which the tokens are then prepared once.
-struct Tasks {
-  Tasks(const pack::StripOrder& o, std::int64_t tokens, int width) noexcept : strips(o.strips) {
-    constexpr std::int64_t kManyTokens = 16;
-    size = o.tiling.panels() == 1 ? std::clamp<std::int64_t>(strips / (16 * width), 1, 16) : o.strips_per_panel;
-    last_size = o.tiling.panels() == 1 ? std::min(size, kMostStrips) : size;
-    large = tokens >= kManyTokens ? 0 : strips * 3 / 4 / size;
-    count = tokens == 0 ? 0 : large + (strips - large * size + last_size - 1) / last_size;
-  }
-  /// The first strip of a task; of the one behind the last, the number of strips.
-  [[nodiscard]] std::int64_t begin(std::int64_t task) const noexcept {
-    return std::min(std::min(task, large) * size + std::max<std::int64_t>(0, task - large) * last_size, strips);
-  }
-
-  std::int64_t strips;
-  std::int64_t size;
-  std::int64_t last_size;
-  std::int64_t large;  // tasks of `size` strips
-  std::int64_t count;
-};
-[[nodiscard]] inline Tasks tasks_in(const Product& p, const Pass& pass) noexcept {
-  return {pack::StripAccess::order(*p.w), tokens_of(p, pass), pass.width};
+/// Strips that one task multiplies: many, since what a kernel asks the memory for behind the last one is lost, while
+/// there are tasks enough for all workers; or, where every panel has column scales of its own (square), those of a
+/// panel, for which the tokens are then prepared once.
+[[nodiscard]] inline std::int64_t strips_per_task(const pack::StripOrder& o, int width) noexcept {
+  return o.tiling.panels() == 1 ? std::clamp<std::int64_t>(o.strips / (16 * width), 1, 16) : o.strips_per_panel;
 }
 [[nodiscard]] inline std::int64_t tasks_of(const Product& p, const Pass& pass) noexcept {
-  return tasks_in(p, pass).count;
+  const pack::StripOrder& o = pack::StripAccess::order(*p.w);
+  const std::int64_t strips = strips_per_task(o, pass.width);
+  return tokens_of(p, pass) == 0 ? 0 : (o.strips + strips - 1) / strips;
 }
 
 /// Tokens that are prepared before the tasks begin.
@@ -111,9 +93,8 @@ inline void run_task(const Place& at, const Pass& pass, int worker, float* scrat
   const pack::StripOrder& o = w.order();
   const std::int64_t tokens = tokens_of(p, pass);
   const Method method = choose(w.format(), w.tiling(), tokens, pass.numerics);
-  const Tasks all = tasks_in(p, pass);
-  const std::int64_t begin = all.begin(at.index);
-  const std::int64_t end = all.begin(at.index + 1);
+  const std::int64_t begin = at.index * strips_per_task(o, pass.width);
+  const std::int64_t end = std::min(begin + strips_per_task(o, pass.width), o.strips);
   Prepared x(o.tiling, at.prepared);
   if (o.tiling.panels() > 1) {
     x.base += worker * x.token * std::min(p.y.rows, most_tokens());
